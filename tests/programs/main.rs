@@ -1,0 +1,3 @@
+//! `specimen`: the processes that tests checkpoint.
+
+fn main() {}

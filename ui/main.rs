@@ -1,0 +1,3 @@
+//! The front end: command line and terminal UI.
+
+fn main() {}
