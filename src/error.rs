@@ -142,7 +142,10 @@ impl Error {
 
     /// Like [`Error::io`]; the text is `action path`, e.g. `Cannot read /a/b`.
     pub fn path(action: &str, path: impl AsRef<Path>, source: io::Error) -> Self {
-        Self::io(format!("Cannot {action} {}", path.as_ref().display()), source)
+        Self::io(
+            format!("Cannot {action} {}", path.as_ref().display()),
+            source,
+        )
     }
 
     /// A damaged image.
@@ -219,7 +222,10 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|s| &**s as &(dyn std::error::Error + 'static))
+        self.0
+            .source
+            .as_ref()
+            .map(|s| &**s as &(dyn std::error::Error + 'static))
     }
 }
 
@@ -242,7 +248,11 @@ impl Obstacle {
 
     /// An obstacle of another kind.
     pub fn new(kind: Kind, what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), hint: hint.into() }
+        Self {
+            kind,
+            what: what.into(),
+            hint: hint.into(),
+        }
     }
 }
 

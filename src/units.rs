@@ -22,7 +22,10 @@ pub struct PageRange {
 impl PageRange {
     /// The range `[start, end)`; an end before the start gives an empty range.
     pub fn new(start: Vaddr, end: Vaddr) -> Self {
-        Self { start, end: end.max(start) }
+        Self {
+            start,
+            end: end.max(start),
+        }
     }
 
     /// The range of `pages` pages from `start` on.

@@ -65,7 +65,11 @@ pub struct Pagemap {
 impl Pagemap {
     /// Bytes that the pages file must have: the sum of the present runs.
     pub fn stored_bytes(&self) -> u64 {
-        self.runs.iter().filter(|r| r.place == Place::Present).map(|r| r.pages * PAGE_SIZE).sum()
+        self.runs
+            .iter()
+            .filter(|r| r.place == Place::Present)
+            .map(|r| r.pages * PAGE_SIZE)
+            .sum()
     }
 
     /// Appends a run, merging it with the last one where they touch and agree.

@@ -1,9 +1,14 @@
 //! A thread in which system calls can be run, one batch at a time.
 
+use std::rc::Rc;
+
 use nix::errno::Errno;
 
-use crate::error::{Error, Kind, Result};
-use crate::units::{PageRange, Pid, Vaddr};
+use crate::arch::{self, Regs, stub};
+use crate::error::{Error, Kind, Result, TargetState};
+use crate::sys::ptrace::{self, Stop};
+use crate::sys::vm::Memory;
+use crate::units::{PAGE_SIZE, PageRange, Pid, Vaddr};
 
 /// One system call to be run inside another task: number, six arguments, and its result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +24,10 @@ pub struct Call {
 impl Call {
     /// A call with up to six arguments; missing ones are 0.
     pub fn new(nr: i64, args: &[u64]) -> Self {
-        let mut call = Self { nr, ..Self::default() };
+        let mut call = Self {
+            nr,
+            ..Self::default()
+        };
         call.args[..args.len()].copy_from_slice(args);
         call
     }
@@ -37,33 +45,142 @@ impl Call {
     }
 }
 
+/// Where in a task the stub stands and the batch lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    /// Address of the stub.
+    pub(crate) stub: Vaddr,
+    /// The mapping that holds the batch (first part) and the scratch area (the rest).
+    pub(crate) batch: PageRange,
+    /// The signal of the soft break.
+    pub(crate) signal: i32,
+}
+
+/// Bytes of a batch mapping.
+pub(crate) const BATCH_BYTES: u64 = 32 * PAGE_SIZE;
+/// Bytes of it that hold the batch itself.
+const CALLS_BYTES: u64 = 8 * PAGE_SIZE;
+const ENTRY: usize = 64;
+/// Calls that fit in one run of the stub.
+const MAX_CALLS: usize = CALLS_BYTES as usize / ENTRY - 1;
+
 /// A stopped thread of another process in which system calls can be run.
 #[derive(Debug)]
 pub struct Remote {
     tid: Pid,
-    scratch: PageRange,
+    site: Site,
+    memory: Rc<Memory>,
+    /// Registers that a run starts from: the stack pointer and segments of the thread.
+    base: Regs,
+    /// Signals that stopped the thread while it worked for us; they are to be sent again.
+    held: Vec<i32>,
 }
 
 impl Remote {
+    pub(crate) fn new(tid: Pid, site: Site, memory: Rc<Memory>, base: Regs) -> Self {
+        Self {
+            tid,
+            site,
+            memory,
+            base,
+            held: Vec::new(),
+        }
+    }
+
     /// The thread in which the calls run.
     pub fn tid(&self) -> Pid {
         self.tid
     }
 
     /// Writable memory inside the task for arguments and results (at least 16 KiB). Its contents
-    /// survive from one batch to the next, and are gone when the remote is.
+    /// survive from one batch to the next, and are gone when the task is cured.
     pub fn scratch(&self) -> PageRange {
-        self.scratch
+        PageRange::new(self.site.batch.start + CALLS_BYTES, self.site.batch.end)
     }
 
-    /// Runs `calls` in order, all of them whatever they return, in one go. Results are in
-    /// [`Call::result`].
+    /// Signals that arrived meanwhile and could not be blocked, in order.
+    pub(crate) fn take_held(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// Runs `calls` in order, all of them whatever they return, in one go (several when they are
+    /// more than a batch holds). Results are in [`Call::result`].
     ///
     /// # Errors
     /// When the thread died or cannot be controlled; a failing call is not an error here.
     pub fn run(&mut self, calls: &mut [Call]) -> Result<()> {
-        let _ = calls;
-        Err(Error::new(Kind::Unsupported, "Not yet"))
+        for part in calls.chunks_mut(MAX_CALLS) {
+            self.run_batch(part)?;
+        }
+        Ok(())
+    }
+
+    fn run_batch(&mut self, calls: &mut [Call]) -> Result<()> {
+        self.prepare(calls)?;
+        let mut regs = self.base;
+        regs.rip = self.site.stub + stub::BATCH;
+        regs.rbx = self.site.batch.start;
+        regs.orig_rax = u64::MAX;
+        ptrace::set_regs(self.tid, &regs).map_err(|e| self.lost("set the registers of", e))?;
+        ptrace::cont(self.tid, 0).map_err(|e| self.lost("continue", e))?;
+        self.await_break()?;
+        let mut entries = vec![0u8; calls.len() * ENTRY];
+        self.read(self.site.batch.start + ENTRY as u64, &mut entries)?;
+        for (call, entry) in calls.iter_mut().zip(entries.chunks_exact(ENTRY)) {
+            call.result = i64::from_le_bytes([
+                entry[56], entry[57], entry[58], entry[59], entry[60], entry[61], entry[62],
+                entry[63],
+            ]);
+        }
+        Ok(())
+    }
+
+    /// Writes the batch; with none, the header of an empty one.
+    pub(crate) fn prepare(&self, calls: &[Call]) -> Result<()> {
+        let mut bytes = vec![0u8; ENTRY * (calls.len() + 1)];
+        bytes[..8].copy_from_slice(&(calls.len() as u64).to_le_bytes());
+        for (call, entry) in calls.iter().zip(bytes[ENTRY..].chunks_exact_mut(ENTRY)) {
+            entry[..8].copy_from_slice(&call.nr.to_le_bytes());
+            for (arg, slot) in call.args.iter().zip(entry[8..56].chunks_exact_mut(8)) {
+                slot.copy_from_slice(&arg.to_le_bytes());
+            }
+        }
+        self.write(self.site.batch.start, &bytes)
+    }
+
+    /// Waits for the soft break; other signals are held back.
+    pub(crate) fn await_break(&mut self) -> Result<()> {
+        loop {
+            match ptrace::wait(self.tid).map_err(|e| self.lost("wait for", e))? {
+                Stop::Signal(signal) if signal == self.site.signal && self.is_soft_break() => {
+                    return Ok(());
+                }
+                Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGILL | libc::SIGBUS)) => {
+                    return Err(Error::new(
+                        Kind::Failed,
+                        format!("Thread {} got signal {signal} inside our code", self.tid),
+                    )
+                    .target(TargetState::Unknown));
+                }
+                Stop::Signal(signal) => self.held.push(signal),
+                Stop::Interrupt | Stop::Group(_) | Stop::Event(_) => {}
+                Stop::Gone(status) => {
+                    return Err(Error::new(
+                        Kind::TargetGone,
+                        format!(
+                            "Thread {} ended (status {status:#x}) while it was frozen",
+                            self.tid
+                        ),
+                    )
+                    .target(TargetState::Unknown));
+                }
+            }
+            ptrace::cont(self.tid, 0).map_err(|e| self.lost("continue", e))?;
+        }
+    }
+
+    fn is_soft_break(&self) -> bool {
+        ptrace::siginfo(self.tid).is_ok_and(|(_, code, _)| code == arch::SI_TKILL)
     }
 
     /// Runs one call. `what` names it in the error, e.g. `setsid`.
@@ -83,8 +200,9 @@ impl Remote {
     /// # Errors
     /// When the memory cannot be written, or the bytes do not fit.
     pub fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<Vaddr> {
-        let _ = (offset, bytes);
-        Err(Error::new(Kind::Unsupported, "Not yet"))
+        let at = self.inside_scratch(offset, bytes.len())?;
+        self.write(at, bytes)?;
+        Ok(at)
     }
 
     /// Reads `buffer.len()` bytes from `offset` bytes into the scratch area.
@@ -92,7 +210,44 @@ impl Remote {
     /// # Errors
     /// When the memory cannot be read.
     pub fn get(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let _ = (offset, buffer);
-        Err(Error::new(Kind::Unsupported, "Not yet"))
+        let at = self.inside_scratch(offset, buffer.len())?;
+        self.read(at, buffer)
+    }
+
+    /// The memory of the process.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    fn inside_scratch(&self, offset: u64, len: usize) -> Result<Vaddr> {
+        let scratch = self.scratch();
+        if offset + len as u64 > scratch.bytes() {
+            return Err(Error::new(
+                Kind::Failed,
+                format!(
+                    "{len} bytes at {offset} do not fit in the scratch area of {}",
+                    self.tid
+                ),
+            ));
+        }
+        Ok(scratch.start + offset)
+    }
+
+    fn write(&self, at: Vaddr, bytes: &[u8]) -> Result<()> {
+        self.memory
+            .write(at, bytes)
+            .map_err(|e| Error::io(format!("Cannot write memory of {} at {at:x}", self.tid), e))
+    }
+
+    fn read(&self, at: Vaddr, buffer: &mut [u8]) -> Result<()> {
+        self.memory
+            .read(at, buffer)
+            .map_err(|e| Error::io(format!("Cannot read memory of {} at {at:x}", self.tid), e))
+    }
+
+    fn lost(&self, action: &str, errno: Errno) -> Error {
+        Error::os(format!("Cannot {action} thread {}", self.tid), errno)
+            .kinded(Kind::TargetGone)
+            .target(TargetState::Unknown)
     }
 }

@@ -1,1 +1,5 @@
-//! (to be filled)
+//! The kernel, one operation per function, with typed arguments: the only `unsafe` of the engine.
+
+pub mod clone;
+pub mod ptrace;
+pub mod vm;

@@ -1,0 +1,302 @@
+//! A stopped process that can be made to run system calls, and that is cured afterwards.
+//!
+//! The order keeps the target safe at every instant (see `arch::stub`): the stub is written with the
+//! thread's own registers as constants before its registers point to it; its signals are blocked
+//! only after that, so that every way out restores the mask.
+
+use std::rc::Rc;
+
+use procfs::process::{MemoryMap, Process, Status};
+
+use super::remote::{BATCH_BYTES, Remote, Site};
+use super::slack::{self, Slack};
+use crate::arch::{self, Regs, restart, stub};
+use crate::error::{Error, Kind, Result, TargetState};
+use crate::sys::ptrace;
+use crate::sys::vm::Memory;
+use crate::units::{PageRange, Pid};
+
+/// Signals that do nothing unless a program handles them: candidates for the soft break.
+const HARMLESS: [i32; 4] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT];
+
+/// A process with our stub in its slack. All of its threads are stopped, and traced by this thread.
+/// Dropping it cures it.
+#[derive(Debug)]
+pub struct Infected {
+    pid: Pid,
+    own_pid: Pid,
+    slack: Slack,
+    site: Site,
+    memory: Rc<Memory>,
+    held: Vec<i32>,
+    cured: bool,
+}
+
+/// A thread as it was before it worked for us.
+#[derive(Debug)]
+struct Before {
+    tid: Pid,
+    regs: Regs,
+    mask: u64,
+}
+
+impl Infected {
+    /// Puts the stub into the stopped process `pid` and maps a batch there. All `threads` are
+    /// stopped and traced by the caller.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] when the process leaves no room or no harmless signal; the process is
+    /// then as it was.
+    pub fn new(pid: Pid, threads: &[Pid]) -> Result<Self> {
+        let proc = Process::new(pid.as_raw()).map_err(|e| gone(pid, e))?;
+        let status = proc.status().map_err(|e| gone(pid, e))?;
+        let maps: Vec<MemoryMap> = proc.maps().map_err(|e| gone(pid, e))?.into_iter().collect();
+        let memory = Rc::new(
+            Memory::open(pid)
+                .map_err(|e| Error::io(format!("Cannot open the memory of process {pid}"), e))?,
+        );
+        let slack = slack::find(pid, &maps, &memory)?;
+        for tid in threads {
+            leave_stub(*tid, &slack)?;
+        }
+        let signal = harmless_signal(pid, threads, &status)?;
+        let site = Site {
+            stub: slack.stub,
+            batch: PageRange::new(0, 0),
+            signal,
+        };
+        let own_pid = own_id(&status, pid);
+        let mut infected = Self {
+            pid,
+            own_pid,
+            slack,
+            site,
+            memory,
+            held: vec![],
+            cured: false,
+        };
+        infected.map_batch()?;
+        Ok(infected)
+    }
+
+    /// Lets the leader map the batch through the stub's first entry.
+    fn map_batch(&mut self) -> Result<()> {
+        let before = before(self.pid)?;
+        self.write_stub(&before, BATCH_BYTES)?;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let mut regs = before.regs;
+        regs.rip = self.site.stub + stub::ONE;
+        regs.rax = libc::SYS_mmap.cast_unsigned();
+        regs.rdi = 0;
+        regs.rsi = BATCH_BYTES;
+        regs.rdx = u64::from(prot.cast_unsigned());
+        regs.r10 = u64::from(flags.cast_unsigned());
+        regs.r8 = u64::MAX;
+        regs.r9 = 0;
+        let result = self.run_one(&before, regs);
+        self.put_back(&before)?;
+        let start = result?;
+        if (-4095..0).contains(&start.cast_signed()) {
+            let errno = i32::try_from(-start.cast_signed()).unwrap_or(0);
+            let error = nix::errno::Errno::from_raw(errno);
+            return Err(Error::os(
+                format!("Process {} cannot map a page for us", self.pid),
+                error,
+            ));
+        }
+        self.site.batch = PageRange::new(start, start + BATCH_BYTES);
+        Ok(())
+    }
+
+    /// Runs the one call in `regs` and returns what it gave.
+    fn run_one(&mut self, before: &Before, regs: Regs) -> Result<u64> {
+        let mut regs = regs;
+        regs.orig_rax = u64::MAX;
+        let tid = before.tid;
+        let lost = |e| Error::os(format!("Cannot control thread {tid}"), e);
+        ptrace::set_regs(tid, &regs).map_err(lost)?;
+        ptrace::set_sigmask(tid, self.blocked()).map_err(lost)?;
+        ptrace::cont(tid, 0).map_err(lost)?;
+        let mut remote = Remote::new(tid, self.site, Rc::clone(&self.memory), before.regs);
+        remote.await_break()?;
+        self.held.append(&mut remote.take_held());
+        Ok(ptrace::regs(tid).map_err(lost)?.rbx)
+    }
+
+    /// Everything but the soft break's signal.
+    fn blocked(&self) -> u64 {
+        !(1 << (self.site.signal - 1))
+    }
+
+    /// Runs `work` with thread `tid` of this process able to run system calls; its registers and
+    /// mask are put back afterwards, whatever happens.
+    ///
+    /// # Errors
+    /// What `work` returns, or when the thread cannot be controlled.
+    pub fn with<T>(&mut self, tid: Pid, work: impl FnOnce(&mut Remote) -> Result<T>) -> Result<T> {
+        let before = before(tid)?;
+        self.write_stub(&before, BATCH_BYTES)?;
+        let mut remote = Remote::new(tid, self.site, Rc::clone(&self.memory), before.regs);
+        // An empty batch: should we die now, the stub runs nothing and goes home.
+        remote.prepare(&[])?;
+        let mut regs = before.regs;
+        regs.rip = self.site.stub + stub::BATCH;
+        regs.rbx = self.site.batch.start;
+        regs.orig_rax = u64::MAX;
+        let lost = |e| Error::os(format!("Cannot control thread {tid}"), e);
+        ptrace::set_regs(tid, &regs).map_err(lost)?;
+        let result = ptrace::set_sigmask(tid, self.blocked())
+            .map_err(lost)
+            .and_then(|()| work(&mut remote));
+        self.held.append(&mut remote.take_held());
+        self.put_back(&before)?;
+        result
+    }
+
+    fn write_stub(&self, before: &Before, unmap: u64) -> Result<()> {
+        let regs = restart::by_itself(&before.regs);
+        let own_tid = if before.tid == self.pid {
+            self.own_pid
+        } else {
+            own_tid(before.tid)?
+        };
+        let bytes = stub::bytes(&stub::Return {
+            own_ids: (self.own_pid, own_tid),
+            signal: self.site.signal,
+            unmap,
+            mask: before.mask,
+            regs: &regs,
+        });
+        self.memory
+            .write(self.site.stub, &bytes)
+            .map_err(|e| Error::io(format!("Cannot write the slack of process {}", self.pid), e))
+    }
+
+    fn put_back(&self, before: &Before) -> Result<()> {
+        let tid = before.tid;
+        let lost = |e| {
+            Error::os(format!("Cannot put back the registers of thread {tid}"), e)
+                .target(TargetState::Unknown)
+        };
+        ptrace::set_sigmask(tid, before.mask).map_err(lost)?;
+        ptrace::set_regs(tid, &before.regs).map_err(lost)
+    }
+
+    /// Removes everything of ours from the process. Signals that could not be blocked meanwhile are
+    /// returned: the caller sends them again once the process runs.
+    ///
+    /// # Errors
+    /// When the process died or cannot be controlled.
+    pub fn cure(mut self) -> Result<Vec<i32>> {
+        self.undo()?;
+        Ok(std::mem::take(&mut self.held))
+    }
+
+    fn undo(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.cured, true) {
+            return Ok(());
+        }
+        if !self.site.batch.is_empty() {
+            let before = before(self.pid)?;
+            // From here on there is nothing left to unmap for the stub.
+            self.write_stub(&before, 0)?;
+            let mut regs = before.regs;
+            regs.rip = self.site.stub + stub::ONE;
+            regs.rax = libc::SYS_munmap.cast_unsigned();
+            regs.rdi = self.site.batch.start;
+            regs.rsi = self.site.batch.bytes();
+            let result = self.run_one(&before, regs);
+            self.put_back(&before)?;
+            result?;
+        }
+        self.memory
+            .write(self.slack.stub, &self.slack.original)
+            .map_err(|e| Error::io(format!("Cannot clean the slack of process {}", self.pid), e))
+    }
+}
+
+impl Drop for Infected {
+    fn drop(&mut self) {
+        if let Err(error) = self.undo() {
+            tracing::warn!("process {} not cured: {}", self.pid, error.one_line());
+        }
+    }
+}
+
+fn before(tid: Pid) -> Result<Before> {
+    let lost = |e| Error::os(format!("Cannot read the registers of thread {tid}"), e);
+    let mut regs = ptrace::regs(tid).map_err(lost)?;
+    if regs.cs != arch::CODE_SEGMENT_64 {
+        return Err(
+            Error::new(Kind::Unsupported, format!("Thread {tid} runs 32-bit code"))
+                .hint("only 64-bit programs can be dumped"),
+        );
+    }
+    restart::hide_stop(&mut regs);
+    Ok(Before {
+        tid,
+        regs,
+        mask: ptrace::sigmask(tid).map_err(lost)?,
+    })
+}
+
+/// Lets a thread that stands inside a dead engine's stub run out of it.
+fn leave_stub(tid: Pid, slack: &Slack) -> Result<()> {
+    let lost = |e| Error::os(format!("Cannot control thread {tid}"), e);
+    for _ in 0..1000 {
+        if !stub::holds(slack.stub, ptrace::regs(tid).map_err(lost)?.rip) {
+            return Ok(());
+        }
+        ptrace::cont(tid, 0).map_err(lost)?;
+        ptrace::interrupt(tid).map_err(lost)?;
+        while !matches!(ptrace::wait(tid).map_err(lost)?, ptrace::Stop::Interrupt) {
+            ptrace::cont(tid, 0).map_err(lost)?;
+        }
+    }
+    Err(Error::new(
+        Kind::Busy,
+        format!("Thread {tid} is inside another engine's code"),
+    )
+    .hint("try again in a moment"))
+}
+
+/// A signal that the process neither handles nor blocks in any thread.
+fn harmless_signal(pid: Pid, threads: &[Pid], status: &Status) -> Result<i32> {
+    let mut taken = status.sigcgt;
+    for tid in threads {
+        taken |= ptrace::sigmask(*tid)
+            .map_err(|e| Error::os(format!("Cannot read the signal mask of thread {tid}"), e))?;
+    }
+    HARMLESS
+        .into_iter()
+        .find(|s| taken & 1 << (s - 1) == 0)
+        .ok_or_else(|| {
+            Error::new(
+                Kind::Unsupported,
+                format!("Process {pid} handles or blocks SIGURG, SIGWINCH, SIGCHLD and SIGCONT"),
+            )
+            .hint("one of them must be free to stop the injected code safely")
+        })
+}
+
+/// The id of a task in its own pid namespace: the last of NSpid/NStgid (proc_pid_status(5)).
+fn own_id(status: &Status, fallback: Pid) -> Pid {
+    let last = status.nspid.as_ref().and_then(|ids| ids.last().copied());
+    Pid::from_raw(last.unwrap_or(fallback.as_raw()))
+}
+
+fn own_tid(tid: Pid) -> Result<Pid> {
+    let status = Process::new(tid.as_raw())
+        .and_then(|p| p.status())
+        .map_err(|e| gone(tid, e))?;
+    Ok(own_id(&status, tid))
+}
+
+fn gone(pid: Pid, error: procfs::ProcError) -> Error {
+    Error::new(
+        Kind::TargetGone,
+        format!("Cannot read /proc of process {pid}"),
+    )
+    .because(error)
+}

@@ -1,0 +1,347 @@
+//! ptrace(2), the requests that the engine uses. Everything here acts on a thread that the calling
+//! OS thread has seized; ptrace belongs to a thread, so none of it may move to another one.
+#![expect(unsafe_code, reason = "ptrace(2) has no safe interface")]
+
+use std::ptr;
+
+use nix::errno::Errno;
+
+use crate::units::{Pid, Vaddr};
+
+/// A status word of waitpid(2), decoded for a seized thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// PTRACE_EVENT_STOP by PTRACE_INTERRUPT, or the first stop of a new child.
+    Interrupt,
+    /// PTRACE_EVENT_STOP of a group stop by this signal (job control).
+    Group(i32),
+    /// About to receive this signal.
+    Signal(i32),
+    /// Another ptrace event (`PTRACE_EVENT_CLONE`, …).
+    Event(i32),
+    /// The thread is gone; the raw wait status.
+    Gone(i32),
+}
+
+/// Attaches to `tid` without stopping it (PTRACE_SEIZE). `options` are `PTRACE_O_*` bits.
+///
+/// # Errors
+/// EPERM without the right to trace or when somebody else traces it, ESRCH when it is gone.
+pub fn seize(tid: Pid, options: i32) -> nix::Result<()> {
+    request(
+        libc::PTRACE_SEIZE,
+        tid,
+        0,
+        usize::try_from(options).unwrap_or(0),
+    )
+}
+
+/// Asks a seized thread to stop (PTRACE_INTERRUPT); [`wait`] tells when it did.
+///
+/// # Errors
+/// ESRCH when it is gone.
+pub fn interrupt(tid: Pid) -> nix::Result<()> {
+    request(libc::PTRACE_INTERRUPT, tid, 0, 0)
+}
+
+/// Lets a stopped thread run, delivering `signal` (0: none) (PTRACE_CONT).
+///
+/// # Errors
+/// ESRCH when it is gone or not stopped.
+pub fn cont(tid: Pid, signal: i32) -> nix::Result<()> {
+    request(
+        libc::PTRACE_CONT,
+        tid,
+        0,
+        usize::try_from(signal).unwrap_or(0),
+    )
+}
+
+/// Lets a stopped thread run one instruction (PTRACE_SINGLESTEP). Only for processes of our own
+/// making: a tracer that dies here takes the tracee with it.
+///
+/// # Errors
+/// ESRCH when it is gone or not stopped.
+pub fn step(tid: Pid) -> nix::Result<()> {
+    request(libc::PTRACE_SINGLESTEP, tid, 0, 0)
+}
+
+/// Lets go of a stopped thread, delivering `signal` (0: none) (PTRACE_DETACH).
+///
+/// # Errors
+/// ESRCH when it is gone or not stopped.
+pub fn detach(tid: Pid, signal: i32) -> nix::Result<()> {
+    request(
+        libc::PTRACE_DETACH,
+        tid,
+        0,
+        usize::try_from(signal).unwrap_or(0),
+    )
+}
+
+/// Replaces the `PTRACE_O_*` options.
+///
+/// # Errors
+/// ESRCH when it is gone or not stopped.
+pub fn set_options(tid: Pid, options: i32) -> nix::Result<()> {
+    request(
+        libc::PTRACE_SETOPTIONS,
+        tid,
+        0,
+        usize::try_from(options).unwrap_or(0),
+    )
+}
+
+/// Waits until the thread stops or ends (waitpid(2) with `__WALL`).
+///
+/// # Errors
+/// ECHILD when it is not ours to wait for.
+pub fn wait(tid: Pid) -> nix::Result<Stop> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place for an int for the length of the call.
+        let got = unsafe { libc::waitpid(tid.as_raw(), &raw mut status, libc::__WALL) };
+        match Errno::result(got) {
+            Ok(_) => return Ok(decode(status)),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Like [`wait`], but returns `None` at once when nothing happened yet.
+///
+/// # Errors
+/// ECHILD when it is not ours to wait for.
+pub fn try_wait(tid: Pid) -> nix::Result<Option<Stop>> {
+    let mut status = 0;
+    let flags = libc::__WALL | libc::WNOHANG;
+    // SAFETY: `status` is a valid place for an int for the length of the call.
+    let got = unsafe { libc::waitpid(tid.as_raw(), &raw mut status, flags) };
+    match Errno::result(got)? {
+        0 => Ok(None),
+        _ => Ok(Some(decode(status))),
+    }
+}
+
+fn decode(status: i32) -> Stop {
+    if !libc::WIFSTOPPED(status) {
+        return Stop::Gone(status);
+    }
+    let signal = libc::WSTOPSIG(status);
+    match status >> 16 {
+        0 => Stop::Signal(signal),
+        libc::PTRACE_EVENT_STOP if signal == libc::SIGTRAP => Stop::Interrupt,
+        libc::PTRACE_EVENT_STOP => Stop::Group(signal),
+        event => Stop::Event(event),
+    }
+}
+
+/// General registers (PTRACE_GETREGS).
+///
+/// # Errors
+/// ESRCH when the thread is gone or not stopped.
+pub fn regs(tid: Pid) -> nix::Result<libc::user_regs_struct> {
+    nix::sys::ptrace::getregs(tid)
+}
+
+/// Sets the general registers (PTRACE_SETREGS).
+///
+/// # Errors
+/// ESRCH when the thread is gone or not stopped, EIO when a value is not allowed.
+pub fn set_regs(tid: Pid, regs: &libc::user_regs_struct) -> nix::Result<()> {
+    nix::sys::ptrace::setregs(tid, *regs)
+}
+
+const NT_X86_XSTATE: usize = 0x202;
+
+/// The whole XSAVE area in standard (non-compacted) format (PTRACE_GETREGSET, NT_X86_XSTATE).
+///
+/// # Errors
+/// ESRCH when the thread is gone or not stopped, ENODEV on a CPU without XSAVE.
+pub fn xstate(tid: Pid) -> nix::Result<Vec<u8>> {
+    let mut area = vec![0u8; 64 * 1024];
+    let mut iov = libc::iovec {
+        iov_base: area.as_mut_ptr().cast(),
+        iov_len: area.len(),
+    };
+    request(
+        libc::PTRACE_GETREGSET,
+        tid,
+        NT_X86_XSTATE,
+        (&raw mut iov).addr_exposed(),
+    )?;
+    area.truncate(iov.iov_len);
+    Ok(area)
+}
+
+/// Sets the XSAVE area, standard format (PTRACE_SETREGSET, NT_X86_XSTATE).
+///
+/// # Errors
+/// EINVAL when the CPU does not accept the area.
+pub fn set_xstate(tid: Pid, area: &mut [u8]) -> nix::Result<()> {
+    let mut iov = libc::iovec {
+        iov_base: area.as_mut_ptr().cast(),
+        iov_len: area.len(),
+    };
+    request(
+        libc::PTRACE_SETREGSET,
+        tid,
+        NT_X86_XSTATE,
+        (&raw mut iov).addr_exposed(),
+    )
+}
+
+/// The real signal mask of the thread, bit `n - 1` for signal `n` (PTRACE_GETSIGMASK).
+///
+/// # Errors
+/// ESRCH when the thread is gone or not stopped.
+pub fn sigmask(tid: Pid) -> nix::Result<u64> {
+    let mut mask = 0u64;
+    request(
+        libc::PTRACE_GETSIGMASK,
+        tid,
+        8,
+        (&raw mut mask).addr_exposed(),
+    )?;
+    Ok(mask)
+}
+
+/// Sets the signal mask (PTRACE_SETSIGMASK).
+///
+/// # Errors
+/// ESRCH when the thread is gone or not stopped.
+pub fn set_sigmask(tid: Pid, mask: u64) -> nix::Result<()> {
+    let mut mask = mask;
+    request(
+        libc::PTRACE_SETSIGMASK,
+        tid,
+        8,
+        (&raw mut mask).addr_exposed(),
+    )
+}
+
+/// The new task of a `PTRACE_EVENT_CLONE` or `_FORK` stop (PTRACE_GETEVENTMSG), in our pid namespace.
+///
+/// # Errors
+/// ESRCH when the thread is gone or not stopped.
+pub fn event_message(tid: Pid) -> nix::Result<u64> {
+    let mut message = 0u64;
+    request(
+        libc::PTRACE_GETEVENTMSG,
+        tid,
+        0,
+        (&raw mut message).addr_exposed(),
+    )?;
+    Ok(message)
+}
+
+/// The siginfo of the present signal-delivery stop: (`si_signo`, `si_code`, `si_pid`)
+/// (PTRACE_GETSIGINFO).
+///
+/// # Errors
+/// EINVAL in a group stop, ESRCH when the thread is gone.
+pub fn siginfo(tid: Pid) -> nix::Result<(i32, i32, i32)> {
+    let info = nix::sys::ptrace::getsiginfo(tid)?;
+    // SAFETY: every siginfo that can stop a thread here was filled by the kernel; the union member
+    // is plain data in any case.
+    let pid = unsafe { info.si_pid() };
+    Ok((info.si_signo, info.si_code, pid))
+}
+
+/// Bytes of one siginfo_t as the kernel and CRIU's images have it.
+pub const SIGINFO_SIZE: usize = 128;
+
+/// Pending signals in queue order: of the thread, or of the whole process when `shared`
+/// (PTRACE_PEEKSIGINFO).
+///
+/// # Errors
+/// ESRCH when the thread is gone or not stopped.
+pub fn peek_siginfo(tid: Pid, shared: bool) -> nix::Result<Vec<[u8; SIGINFO_SIZE]>> {
+    let mut all = Vec::new();
+    loop {
+        let mut batch = [[0u8; SIGINFO_SIZE]; 32];
+        let args = libc::ptrace_peeksiginfo_args {
+            off: all.len() as u64,
+            flags: u32::from(shared),
+            nr: 32,
+        };
+        // SAFETY: `args` and `batch` outlive the call; the kernel writes at most `nr` entries of
+        // SIGINFO_SIZE bytes, which is what `batch` holds.
+        let got = unsafe {
+            libc::ptrace(
+                libc::PTRACE_PEEKSIGINFO,
+                tid.as_raw(),
+                &raw const args,
+                batch.as_mut_ptr(),
+            )
+        };
+        let got = usize::try_from(Errno::result(got)?).unwrap_or(0);
+        all.extend_from_slice(&batch[..got]);
+        if got < batch.len() {
+            return Ok(all);
+        }
+    }
+}
+
+/// The rseq area that a thread registered (rseq(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RseqConfiguration {
+    /// Address of `struct rseq` in the task.
+    pub ptr: Vaddr,
+    /// Its registered length in bytes.
+    pub size: u32,
+    /// Signature before each abort handler.
+    pub signature: u32,
+    /// Registration flags.
+    pub flags: u32,
+}
+
+/// The thread's rseq registration, if any (PTRACE_GET_RSEQ_CONFIGURATION, Linux 5.13).
+///
+/// # Errors
+/// EIO on kernels without it, ESRCH when the thread is gone or not stopped.
+pub fn rseq_configuration(tid: Pid) -> nix::Result<Option<RseqConfiguration>> {
+    const PTRACE_GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+    let mut raw = [0u8; 24];
+    request(
+        PTRACE_GET_RSEQ_CONFIGURATION,
+        tid,
+        raw.len(),
+        raw.as_mut_ptr().addr_exposed(),
+    )?;
+    let word = |at: usize| u32::from_le_bytes([raw[at], raw[at + 1], raw[at + 2], raw[at + 3]]);
+    let ptr = u64::from(word(0)) | u64::from(word(4)) << 32;
+    Ok((ptr != 0).then(|| RseqConfiguration {
+        ptr,
+        size: word(8),
+        signature: word(12),
+        flags: word(16),
+    }))
+}
+
+/// `addr` and `data` are numbers, or the address of a live object of ours that fits the request.
+fn request(request: u32, tid: Pid, addr: usize, data: usize) -> nix::Result<()> {
+    // SAFETY: the callers of this private function pass numbers, or the address of a local that
+    // outlives the call and has the size that the request reads or writes.
+    let result = unsafe {
+        libc::ptrace(
+            request,
+            tid.as_raw(),
+            ptr::without_provenance_mut::<libc::c_void>(addr),
+            ptr::with_exposed_provenance_mut::<libc::c_void>(data),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// The address of an object of ours as a number for [`request`].
+trait AddrExposed {
+    fn addr_exposed(self) -> usize;
+}
+
+impl<T> AddrExposed for *mut T {
+    fn addr_exposed(self) -> usize {
+        self.expose_provenance()
+    }
+}
