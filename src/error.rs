@@ -11,7 +11,7 @@ use nix::errno::Errno;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What sort of failure it is. Exit codes follow from it (see [`Kind::exit_code`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Kind {
     /// Any other failure.
     Failed,
@@ -230,7 +230,7 @@ impl std::error::Error for Error {
 }
 
 /// Why a plan cannot be applied (or, as a warning, what will not be as it was).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Obstacle {
     /// Decides the exit code when the plan is refused.
     pub kind: Kind,

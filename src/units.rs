@@ -60,6 +60,13 @@ impl PageRange {
     }
 }
 
+/// In JSON a range is text, as in `/proc/PID/maps`: addresses do not fit every reader's numbers.
+impl serde::Serialize for PageRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Debug for PageRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}", self.start, self.end)

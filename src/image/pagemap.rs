@@ -14,6 +14,13 @@ pub enum PagemapId {
     Shared(u64),
 }
 
+/// In JSON a pagemap is its file name.
+impl serde::Serialize for PagemapId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.file_name())
+    }
+}
+
 impl PagemapId {
     /// The file name inside the layer directory.
     pub fn file_name(self) -> String {

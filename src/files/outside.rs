@@ -1,0 +1,58 @@
+//! Who outside of the target holds the other end of a pipe, or a memfd, of the target.
+//!
+//! Such a thing cannot be restored: the outsider would keep the old one. Processes that may not be
+//! looked into are taken as holding nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs;
+
+use super::descriptor::{self, Stat};
+use crate::units::Pid;
+
+/// A process outside of the target.
+#[derive(Clone, Debug)]
+pub struct Holder {
+    /// Its pid.
+    pub pid: Pid,
+    /// Its command name.
+    pub comm: String,
+}
+
+/// The files of the target that outsiders hold too.
+#[derive(Clone, Debug, Default)]
+pub struct Outside {
+    holders: HashMap<(u64, u64), Holder>,
+}
+
+impl Outside {
+    /// Looks through all processes but those of `target` for files whose links say one of `texts`.
+    pub fn scan(target: &HashSet<Pid>, texts: &HashSet<OsString>) -> Self {
+        let mut holders = HashMap::new();
+        if texts.is_empty() {
+            return Self { holders };
+        }
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+        for pid in pids.filter(|pid| !target.contains(pid)) {
+            let Ok(numbers) = descriptor::numbers(pid) else { continue };
+            for number in numbers {
+                let link = format!("/proc/{pid}/fd/{number}");
+                let Ok(text) = fs::read_link(&link) else { continue };
+                if !texts.contains(text.as_os_str()) {
+                    continue;
+                }
+                let Ok(stat) = fs::metadata(&link).map(|meta| Stat::from(&meta)) else { continue };
+                holders
+                    .entry((stat.dev, stat.ino))
+                    .or_insert_with(|| Holder { pid, comm: descriptor::comm(pid) });
+            }
+        }
+        Self { holders }
+    }
+
+    /// An outsider that holds the file with this stat.
+    pub fn holder(&self, stat: &Stat) -> Option<&Holder> {
+        self.holders.get(&(stat.dev, stat.ino))
+    }
+}

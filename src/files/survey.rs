@@ -1,0 +1,165 @@
+//! What a dump of some processes would meet, found while they run.
+//!
+//! Nothing here stops or changes a process. What opens between the survey and the freeze is met
+//! again by the dump half, which refuses by the same rules.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
+
+use super::descriptor::{self, Descriptor};
+use super::{Outside, Refusal, kind_of, refusal};
+use crate::error::{Obstacle, Result};
+use crate::units::Pid;
+
+/// The open files of some processes, judged.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// What cannot be dumped: one obstacle per process and thing.
+    pub obstacles: Vec<Obstacle>,
+    /// Number of open descriptors.
+    pub descriptors: usize,
+}
+
+/// Looks through the descriptors, exe, cwd and root of `pids`, which together are the target.
+///
+/// # Errors
+/// When a process may not be looked into.
+pub fn survey(pids: &[Pid]) -> Result<Survey> {
+    let target: HashSet<Pid> = pids.iter().copied().collect();
+    let mut files = Vec::new();
+    for &pid in pids {
+        let comm = descriptor::comm(pid);
+        for number in descriptor::numbers(pid)? {
+            files.extend(Descriptor::read(pid, &comm, number)?);
+        }
+        for name in ["exe", "cwd", "root"] {
+            let link = PathBuf::from(format!("/proc/{pid}/{name}"));
+            files.extend(Descriptor::of_link(pid, &comm, &link, 0)?);
+        }
+    }
+    let asked = files.iter().filter(|f| kind_of(f).is_some_and(super::FileKind::asks_outside));
+    let outside = Outside::scan(&target, &asked.map(|f| f.text.clone()).collect());
+    let mut found = Found::default();
+    for file in &files {
+        if let Some(refusal) = refusal(file, &outside) {
+            found.add(file, refusal);
+        }
+    }
+    Ok(Survey {
+        obstacles: found.into_obstacles(),
+        descriptors: files.iter().filter(|f| f.number.is_some()).count(),
+    })
+}
+
+/// Why the file behind a magic link of `pid` (a mapped file: `/proc/PID/map_files/…`) cannot be
+/// dumped; `None` when it can, or when the link is gone.
+///
+/// # Errors
+/// When the process may not be looked into.
+pub fn survey_link(pid: Pid, link: &Path) -> Result<Option<Obstacle>> {
+    let Some(file) = Descriptor::of_link(pid, &descriptor::comm(pid), link, 0)? else {
+        return Ok(None);
+    };
+    Ok(refusal(&file, &Outside::default()).map(|refusal| obstacle(&file, refusal)))
+}
+
+/// One file's refusal as an obstacle.
+pub(super) fn obstacle(file: &Descriptor, refusal: Refusal) -> Obstacle {
+    let mut found = Found::default();
+    found.add(file, refusal);
+    let Found(mut all) = found;
+    all.pop_first().map_or_else(
+        || Obstacle::unsupported(String::new(), String::new()),
+        |(key, holding)| holding.obstacle(key),
+    )
+}
+
+/// Refusals by process and thing, so that a terminal on descriptors 0, 1 and 2 is told once.
+#[derive(Debug, Default)]
+struct Found(BTreeMap<(i32, Refusal), Holding>);
+
+/// How a process holds the thing.
+#[derive(Debug)]
+struct Holding {
+    comm: String,
+    numbers: Vec<RawFd>,
+    /// Last part of the links that are not descriptors: `exe`, `cwd`, an address range.
+    links: Vec<String>,
+}
+
+impl Found {
+    fn add(&mut self, file: &Descriptor, refusal: Refusal) {
+        let holding = self.0.entry((file.pid.as_raw(), refusal)).or_insert_with(|| Holding {
+            comm: file.comm.clone(),
+            numbers: Vec::new(),
+            links: Vec::new(),
+        });
+        match file.number {
+            Some(number) => holding.numbers.push(number),
+            None => holding
+                .links
+                .extend(file.link.file_name().map(|name| name.to_string_lossy().into_owned())),
+        }
+    }
+
+    fn into_obstacles(self) -> Vec<Obstacle> {
+        self.0.into_iter().map(|(key, holding)| holding.obstacle(key)).collect()
+    }
+}
+
+impl Holding {
+    fn obstacle(self, (pid, refusal): (i32, Refusal)) -> Obstacle {
+        let mut places = Vec::new();
+        if !self.numbers.is_empty() {
+            let word = if self.numbers.len() == 1 { "descriptor" } else { "descriptors" };
+            let numbers: Vec<String> = self.numbers.iter().map(ToString::to_string).collect();
+            places.push(format!("{word} {}", numbers.join(", ")));
+        }
+        places.extend(self.links.into_iter().map(|name| match name.as_str() {
+            "exe" => "its program".to_owned(),
+            "cwd" => "its working directory".to_owned(),
+            "root" => "its root directory".to_owned(),
+            _ => format!("a mapping at {name}"),
+        }));
+        let what =
+            format!("{} (pid {pid}) has {} as {}", self.comm, refusal.what, places.join(" and "));
+        Obstacle::unsupported(what, refusal.hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::descriptor::Stat;
+    use super::super::testing::descriptor;
+    use super::*;
+
+    #[test]
+    fn one_thing_on_several_descriptors_is_one_obstacle() {
+        let mut found = Found::default();
+        let mut file = descriptor("/dev/pts/3", Stat::default());
+        let refusal = Refusal { what: "the terminal /dev/pts/3".into(), hint: "no".into() };
+        for number in [0, 1, 2] {
+            file.number = Some(number);
+            found.add(&file, refusal.clone());
+        }
+        let obstacles = found.into_obstacles();
+        assert_eq!(obstacles.len(), 1);
+        assert_eq!(
+            obstacles[0].to_string(),
+            "prog (pid 7) has the terminal /dev/pts/3 as descriptors 0, 1, 2: no"
+        );
+    }
+
+    #[test]
+    fn a_deleted_program_is_named_as_such() {
+        let mut file = descriptor("/bin/x (deleted)", Stat::default());
+        file.number = None;
+        file.link = "/proc/7/exe".into();
+        let refusal = Refusal { what: "the deleted file /bin/x".into(), hint: "h".into() };
+        assert_eq!(
+            obstacle(&file, refusal).what,
+            "prog (pid 7) has the deleted file /bin/x as its program"
+        );
+    }
+}

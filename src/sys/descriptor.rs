@@ -1,0 +1,120 @@
+//! Operations on descriptors of our own that have no safe wrapper: fcntl(2), pipe(7).
+#![expect(unsafe_code, reason = "raw fcntl commands and descriptors chosen by number")]
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use linux_raw_sys::general::{
+    F_GETOWN_EX, F_GETOWNER_UIDS, F_GETSIG, F_SETOWN_EX, F_SETSIG, f_owner_ex,
+};
+use nix::errno::Errno;
+
+/// Who is told by signal about input and output (fcntl(2), `F_SETOWN_EX`, `F_SETSIG`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// `F_OWNER_TID` 0, `F_OWNER_PID` 1 or `F_OWNER_PGRP` 2.
+    pub kind: i32,
+    /// Thread, process or group; 0 when there is none.
+    pub pid: i32,
+    /// The signal; 0 means SIGIO.
+    pub signal: i32,
+    /// Real user of the process that set the owner.
+    pub uid: u32,
+    /// Effective user of the process that set the owner.
+    pub euid: u32,
+}
+
+/// A duplicate of `fd`, close-on-exec, with the lowest free number that is not below `least`.
+///
+/// # Errors
+/// `EINVAL` or `EMFILE` when the limit on descriptors does not allow the number.
+pub fn duplicate_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: fcntl with a number as argument; `fd` is open while `fd` is borrowed.
+    let new = Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })?;
+    // SAFETY: the kernel has just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// The signal owner of the description behind `fd`.
+///
+/// # Errors
+/// `EBADF` for an `O_PATH` descriptor.
+pub fn owner(fd: impl AsFd) -> nix::Result<Owner> {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut who = f_owner_ex { type_: 0, pid: 0 };
+    // SAFETY: `who` is a valid f_owner_ex that the kernel fills.
+    Errno::result(unsafe { libc::fcntl(fd, command(F_GETOWN_EX), &raw mut who) })?;
+    if who.pid == 0 {
+        return Ok(Owner::default());
+    }
+    // SAFETY: no argument.
+    let signal = Errno::result(unsafe { libc::fcntl(fd, command(F_GETSIG)) })?;
+    let mut users = [0_u32; 2];
+    // SAFETY: the kernel writes two uid_t (real, effective), exactly what `users` holds.
+    Errno::result(unsafe { libc::fcntl(fd, command(F_GETOWNER_UIDS), users.as_mut_ptr()) })?;
+    Ok(Owner { kind: who.type_, pid: who.pid, signal, uid: users[0], euid: users[1] })
+}
+
+/// Sets the signal owner of the description behind `fd`. The kernel records the caller's users.
+///
+/// # Errors
+/// `ESRCH` when the process or group does not exist (yet).
+pub fn set_owner(fd: impl AsFd, owner: &Owner) -> nix::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    let who = f_owner_ex { type_: owner.kind, pid: owner.pid };
+    // SAFETY: `who` is a valid f_owner_ex that the kernel only reads.
+    Errno::result(unsafe { libc::fcntl(fd, command(F_SETOWN_EX), &raw const who) })?;
+    // SAFETY: a number as argument.
+    Errno::result(unsafe { libc::fcntl(fd, command(F_SETSIG), owner.signal) })?;
+    Ok(())
+}
+
+/// Bytes that a read from the pipe or FIFO behind `fd` could return now (`FIONREAD`).
+///
+/// # Errors
+/// `ENOTTY` when it is nothing that has a queue.
+pub fn unread(fd: impl AsFd) -> nix::Result<usize> {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    Errno::result(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// The command as the C library takes it; all commands are small.
+fn command(number: u32) -> libc::c_int {
+    number.cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_duplicate_is_never_below_the_asked_number() {
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        let copy = duplicate_above(&read, 700).unwrap();
+        assert!(copy.as_raw_fd() >= 700);
+    }
+
+    #[test]
+    fn the_owner_comes_back_as_set() {
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        assert_eq!(owner(&read).unwrap(), Owner::default());
+        let me = nix::unistd::getpid().as_raw();
+        set_owner(&read, &Owner { kind: 1, pid: me, signal: libc::SIGUSR2, ..Owner::default() })
+            .unwrap();
+        let got = owner(&read).unwrap();
+        assert_eq!((got.kind, got.pid, got.signal), (1, me, libc::SIGUSR2));
+        assert_eq!(got.euid, nix::unistd::geteuid().as_raw());
+    }
+
+    #[test]
+    fn unread_bytes_of_a_pipe_are_counted() {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        std::fs::File::from(write).write_all(b"seven..").unwrap();
+        assert_eq!(unread(&read).unwrap(), 7);
+    }
+}

@@ -1,0 +1,52 @@
+//! Do two descriptors lead to the same open file description? (kcmp(2))
+//!
+//! The kernel also gives a total order on descriptions (scrambled addresses, stable until the next
+//! boot), so that n descriptors need n·log n questions. Needs the same right as ptrace.
+#![expect(unsafe_code, reason = "kcmp has no wrapper")]
+
+use std::cmp::Ordering;
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+
+use crate::units::Pid;
+
+const KCMP_FILE: i32 = 0;
+
+/// Compares the open file descriptions behind two descriptors of (possibly) different processes.
+///
+/// # Errors
+/// `EPERM` without the right to trace both, `ENOSYS` on a kernel without `CONFIG_KCMP`, `EBADF`,
+/// `ESRCH`.
+pub fn compare_files(a: (Pid, RawFd), b: (Pid, RawFd)) -> nix::Result<Ordering> {
+    // SAFETY: kcmp reads no memory of the caller; all five arguments are plain numbers.
+    let result = unsafe {
+        libc::syscall(libc::SYS_kcmp, a.0.as_raw(), b.0.as_raw(), KCMP_FILE, a.1, b.1)
+    };
+    match Errno::result(result)? {
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
+        _ => Ok(Ordering::Greater),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_duplicate_is_the_same_description_and_a_second_open_is_not() {
+        let me = Pid::this();
+        let first = File::open("/dev/null").unwrap();
+        let copy = first.try_clone().unwrap();
+        let second = File::open("/dev/null").unwrap();
+        let ask = |a: &File, b: &File| compare_files((me, a.as_raw_fd()), (me, b.as_raw_fd()));
+        assert_eq!(ask(&first, &copy).unwrap(), Ordering::Equal);
+        let order = ask(&first, &second).unwrap();
+        assert_ne!(order, Ordering::Equal);
+        assert_eq!(ask(&second, &first).unwrap(), order.reverse());
+    }
+}
