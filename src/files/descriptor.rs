@@ -98,9 +98,13 @@ impl Descriptor {
     /// Without the right to look, or when `/proc` is not as expected.
     pub fn read(pid: Pid, comm: &str, number: RawFd) -> Result<Option<Self>> {
         let link = PathBuf::from(format!("/proc/{pid}/fd/{number}"));
-        let Some((text, stat)) = resolve(&link)? else { return Ok(None) };
+        let Some((text, stat)) = resolve(&link)? else {
+            return Ok(None);
+        };
         let info = PathBuf::from(format!("/proc/{pid}/fdinfo/{number}"));
-        let Some(info) = present(fs::read_to_string(&info), &info)? else { return Ok(None) };
+        let Some(info) = present(fs::read_to_string(&info), &info)? else {
+            return Ok(None);
+        };
         let info = FdInfo::parse(&info);
         Ok(Some(Self {
             pid,
@@ -122,7 +126,9 @@ impl Descriptor {
     /// # Errors
     /// Without the right to look.
     pub fn of_link(pid: Pid, comm: &str, link: &Path, flags: u32) -> Result<Option<Self>> {
-        let Some((text, stat)) = resolve(link)? else { return Ok(None) };
+        let Some((text, stat)) = resolve(link)? else {
+            return Ok(None);
+        };
         Ok(Some(Self {
             pid,
             comm: comm.to_owned(),
@@ -150,7 +156,10 @@ impl Descriptor {
 
     /// First value of the fdinfo line `name`.
     pub fn detail(&self, name: &str) -> Option<&str> {
-        self.details.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.details
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -160,11 +169,20 @@ impl Descriptor {
 /// Without the right to look.
 pub fn numbers(pid: Pid) -> Result<Vec<RawFd>> {
     let dir = PathBuf::from(format!("/proc/{pid}/fd"));
-    let Some(entries) = present(fs::read_dir(&dir), &dir)? else { return Ok(Vec::new()) };
+    let Some(entries) = present(fs::read_dir(&dir), &dir)? else {
+        return Ok(Vec::new());
+    };
     let mut numbers = Vec::new();
     for entry in entries {
-        let Some(entry) = present(entry, &dir)? else { break };
-        numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+        let Some(entry) = present(entry, &dir)? else {
+            break;
+        };
+        numbers.extend(
+            entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<RawFd>().ok()),
+        );
     }
     numbers.sort_unstable();
     Ok(numbers)
@@ -174,14 +192,22 @@ pub fn numbers(pid: Pid) -> Result<Vec<RawFd>> {
 pub fn comm(pid: Pid) -> String {
     fs::read(format!("/proc/{pid}/comm")).map_or_else(
         |_| "?".to_owned(),
-        |bytes| String::from_utf8_lossy(&bytes).trim_end_matches('\n').to_owned(),
+        |bytes| {
+            String::from_utf8_lossy(&bytes)
+                .trim_end_matches('\n')
+                .to_owned()
+        },
     )
 }
 
 /// Text and stat of a magic link; `None` when it is not there.
 fn resolve(link: &Path) -> Result<Option<(OsString, Stat)>> {
-    let Some(text) = present(fs::read_link(link), link)? else { return Ok(None) };
-    let Some(meta) = present(fs::metadata(link), link)? else { return Ok(None) };
+    let Some(text) = present(fs::read_link(link), link)? else {
+        return Ok(None);
+    };
+    let Some(meta) = present(fs::metadata(link), link)? else {
+        return Ok(None);
+    };
     Ok(Some((text.into_os_string(), Stat::from(&meta))))
 }
 
@@ -194,7 +220,11 @@ fn present<T>(result: io::Result<T>, path: &Path) -> Result<Option<T>> {
         Err(e) => {
             let denied = e.kind() == ErrorKind::PermissionDenied;
             let error = Error::path("look at", path, e);
-            Err(if denied { error.hint("run as root") } else { error })
+            Err(if denied {
+                error.hint("run as root")
+            } else {
+                error
+            })
         }
     }
 }
@@ -212,7 +242,9 @@ impl FdInfo {
     fn parse(text: &str) -> Self {
         let mut info = Self::default();
         for line in text.lines() {
-            let Some((name, value)) = line.split_once(':') else { continue };
+            let Some((name, value)) = line.split_once(':') else {
+                continue;
+            };
             let (name, value) = (name.trim(), value.trim());
             match name {
                 // A negative offset (memory of a process as file) is kept as its bits.
@@ -250,7 +282,9 @@ mod tests {
     fn a_descriptor_shows_its_flags_and_close_on_exec_apart() {
         let file = fs::File::open("/dev/null").unwrap();
         let me = Pid::this();
-        let seen = Descriptor::read(me, "x", file.as_raw_fd()).unwrap().unwrap();
+        let seen = Descriptor::read(me, "x", file.as_raw_fd())
+            .unwrap()
+            .unwrap();
         assert!(seen.cloexec);
         assert_eq!(seen.flags & libc::O_CLOEXEC.cast_unsigned(), 0);
         assert_eq!(seen.path(), Some(Path::new("/dev/null")));
@@ -260,7 +294,11 @@ mod tests {
 
     #[test]
     fn a_closed_descriptor_and_a_gone_process_are_nothing() {
-        assert!(Descriptor::read(Pid::this(), "x", 999_999).unwrap().is_none());
+        assert!(
+            Descriptor::read(Pid::this(), "x", 999_999)
+                .unwrap()
+                .is_none()
+        );
         assert!(numbers(Pid::from_raw(i32::MAX - 1)).unwrap().is_empty());
     }
 }

@@ -57,7 +57,11 @@ impl FileKind for Memfd {
 /// The name that was given to memfd_create, or `/dev/zero` for shared anonymous memory.
 fn segment_name(text: &str) -> Option<&str> {
     let name = text.strip_suffix(" (deleted)")?;
-    if name == "/dev/zero" { Some(name) } else { name.strip_prefix(PREFIX) }
+    if name == "/dev/zero" {
+        Some(name)
+    } else {
+        name.strip_prefix(PREFIX)
+    }
 }
 
 /// True on the kernel's internal filesystems without a mount point; false for a deleted file that
@@ -91,9 +95,11 @@ mod tests {
     #[test]
     fn a_memfd_is_recognised_and_a_deleted_file_of_that_name_is_not() {
         let memfd = memfd_create(c"seg", MFdFlags::MFD_CLOEXEC).unwrap();
-        let mut file = Descriptor::read(Pid::this(), "x", memfd.as_raw_fd()).unwrap().unwrap();
+        let mut file = Descriptor::read(Pid::this(), "x", memfd.as_raw_fd())
+            .unwrap()
+            .unwrap();
         assert!(Memfd.recognises(&file));
-        file.stat.dev = 1;
+        file.stat.dev = u64::MAX;
         file.link = "/".into();
         assert!(!Memfd.recognises(&file));
     }

@@ -41,8 +41,7 @@ pub trait FileKind: Sync + fmt::Debug {
 }
 
 /// All kinds. The first that recognises a file is responsible for it.
-pub static KINDS: &[&dyn FileKind] =
-    &[&pipe::Pipe, &fifo::Fifo, &memfd::Memfd, &regular::Regular];
+pub static KINDS: &[&dyn FileKind] = &[&pipe::Pipe, &fifo::Fifo, &memfd::Memfd, &regular::Regular];
 
 /// Why a file cannot be dumped or restored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +64,9 @@ pub fn refusal(file: &Descriptor, outside: &Outside) -> Option<Refusal> {
         None => Some(unsupported::refusal(file)),
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 mod testing {

@@ -33,19 +33,29 @@ impl Outside {
             return Self { holders };
         }
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = processes.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+        let pids =
+            processes.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw));
         for pid in pids.filter(|pid| !target.contains(pid)) {
-            let Ok(numbers) = descriptor::numbers(pid) else { continue };
+            let Ok(numbers) = descriptor::numbers(pid) else {
+                continue;
+            };
             for number in numbers {
                 let link = format!("/proc/{pid}/fd/{number}");
-                let Ok(text) = fs::read_link(&link) else { continue };
+                let Ok(text) = fs::read_link(&link) else {
+                    continue;
+                };
                 if !texts.contains(text.as_os_str()) {
                     continue;
                 }
-                let Ok(stat) = fs::metadata(&link).map(|meta| Stat::from(&meta)) else { continue };
+                let Ok(stat) = fs::metadata(&link).map(|meta| Stat::from(&meta)) else {
+                    continue;
+                };
                 holders
                     .entry((stat.dev, stat.ino))
-                    .or_insert_with(|| Holder { pid, comm: descriptor::comm(pid) });
+                    .or_insert_with(|| Holder {
+                        pid,
+                        comm: descriptor::comm(pid),
+                    });
             }
         }
         Self { holders }

@@ -30,11 +30,7 @@ impl FileKind for Pipe {
 }
 
 /// The refusal of a pipe or FIFO that a process outside of the target holds too.
-pub(super) fn shared_outside(
-    file: &Descriptor,
-    what: &str,
-    outside: &Outside,
-) -> Option<Refusal> {
+pub(super) fn shared_outside(file: &Descriptor, what: &str, outside: &Outside) -> Option<Refusal> {
     let holder = outside.holder(&file.stat)?;
     let (pid, comm) = (holder.pid, &holder.comm);
     let hint = if file.number.is_some_and(|n| n <= 2) {
@@ -44,7 +40,10 @@ pub(super) fn shared_outside(
         "end the other process, or dump from a common ancestor of both processes"
     };
     Some(Refusal {
-        what: format!("{what} ({}) shared with {comm} (pid {pid}), not in the tree,", file.shown()),
+        what: format!(
+            "{what} ({}) shared with {comm} (pid {pid}), not in the tree,",
+            file.shown()
+        ),
         hint: hint.to_owned(),
     })
 }

@@ -54,7 +54,9 @@ pub(super) fn path_refusal(file: &Descriptor) -> Option<Refusal> {
             hint: "have the program close it before the dump".to_owned(),
         });
     }
-    let there = fs::symlink_metadata(path).ok().map(|meta| Stat::from(&meta));
+    let there = fs::symlink_metadata(path)
+        .ok()
+        .map(|meta| Stat::from(&meta));
     if there.is_some_and(|stat| stat.same_file(&file.stat)) {
         return None;
     }
@@ -104,8 +106,14 @@ mod tests {
     use crate::units::Pid;
 
     fn open_file(path: &Path) -> (fs::File, Descriptor) {
-        let file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd()).unwrap().unwrap();
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd())
+            .unwrap()
+            .unwrap();
         (file, seen)
     }
 
@@ -123,7 +131,9 @@ mod tests {
         let path = dir.path().join("a");
         let (file, _) = open_file(&path);
         fs::remove_file(&path).unwrap();
-        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd()).unwrap().unwrap();
+        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd())
+            .unwrap()
+            .unwrap();
         let deleted = format!("the deleted file {}", path.display());
         assert_eq!(path_refusal(&seen).unwrap().what, deleted);
         fs::write(&path, "another").unwrap();
@@ -135,14 +145,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (_file, mut seen) = open_file(&dir.path().join("a"));
         seen.stat.ino += 1;
-        assert!(path_refusal(&seen).unwrap().what.contains("leads elsewhere"));
+        assert!(
+            path_refusal(&seen)
+                .unwrap()
+                .what
+                .contains("leads elsewhere")
+        );
     }
 
     #[test]
     fn devices_without_state_are_files_and_others_are_not() {
         let device = |minor| {
             let rdev = libc::makedev(1, minor);
-            descriptor("/dev/x", Stat { mode: libc::S_IFCHR, rdev, ..Stat::default() })
+            descriptor(
+                "/dev/x",
+                Stat {
+                    mode: libc::S_IFCHR,
+                    rdev,
+                    ..Stat::default()
+                },
+            )
         };
         assert!(Regular.recognises(&device(3)));
         assert!(!Regular.recognises(&device(1)));
@@ -160,7 +182,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (file, _) = open_file(&dir.path().join("a"));
         file.lock().unwrap();
-        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd()).unwrap().unwrap();
-        assert!(Regular.refusal(&seen, &Outside::default()).unwrap().what.contains("FLOCK"));
+        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd())
+            .unwrap()
+            .unwrap();
+        assert!(
+            Regular
+                .refusal(&seen, &Outside::default())
+                .unwrap()
+                .what
+                .contains("FLOCK")
+        );
     }
 }

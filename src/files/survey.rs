@@ -38,7 +38,9 @@ pub fn survey(pids: &[Pid]) -> Result<Survey> {
             files.extend(Descriptor::of_link(pid, &comm, &link, 0)?);
         }
     }
-    let asked = files.iter().filter(|f| kind_of(f).is_some_and(super::FileKind::asks_outside));
+    let asked = files
+        .iter()
+        .filter(|f| kind_of(f).is_some_and(super::FileKind::asks_outside));
     let outside = Outside::scan(&target, &asked.map(|f| f.text.clone()).collect());
     let mut found = Found::default();
     for file in &files {
@@ -90,21 +92,29 @@ struct Holding {
 
 impl Found {
     fn add(&mut self, file: &Descriptor, refusal: Refusal) {
-        let holding = self.0.entry((file.pid.as_raw(), refusal)).or_insert_with(|| Holding {
-            comm: file.comm.clone(),
-            numbers: Vec::new(),
-            links: Vec::new(),
-        });
+        let holding = self
+            .0
+            .entry((file.pid.as_raw(), refusal))
+            .or_insert_with(|| Holding {
+                comm: file.comm.clone(),
+                numbers: Vec::new(),
+                links: Vec::new(),
+            });
         match file.number {
             Some(number) => holding.numbers.push(number),
-            None => holding
-                .links
-                .extend(file.link.file_name().map(|name| name.to_string_lossy().into_owned())),
+            None => holding.links.extend(
+                file.link
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned()),
+            ),
         }
     }
 
     fn into_obstacles(self) -> Vec<Obstacle> {
-        self.0.into_iter().map(|(key, holding)| holding.obstacle(key)).collect()
+        self.0
+            .into_iter()
+            .map(|(key, holding)| holding.obstacle(key))
+            .collect()
     }
 }
 
@@ -112,7 +122,11 @@ impl Holding {
     fn obstacle(self, (pid, refusal): (i32, Refusal)) -> Obstacle {
         let mut places = Vec::new();
         if !self.numbers.is_empty() {
-            let word = if self.numbers.len() == 1 { "descriptor" } else { "descriptors" };
+            let word = if self.numbers.len() == 1 {
+                "descriptor"
+            } else {
+                "descriptors"
+            };
             let numbers: Vec<String> = self.numbers.iter().map(ToString::to_string).collect();
             places.push(format!("{word} {}", numbers.join(", ")));
         }
@@ -122,8 +136,12 @@ impl Holding {
             "root" => "its root directory".to_owned(),
             _ => format!("a mapping at {name}"),
         }));
-        let what =
-            format!("{} (pid {pid}) has {} as {}", self.comm, refusal.what, places.join(" and "));
+        let what = format!(
+            "{} (pid {pid}) has {} as {}",
+            self.comm,
+            refusal.what,
+            places.join(" and ")
+        );
         Obstacle::unsupported(what, refusal.hint)
     }
 }
@@ -138,7 +156,10 @@ mod tests {
     fn one_thing_on_several_descriptors_is_one_obstacle() {
         let mut found = Found::default();
         let mut file = descriptor("/dev/pts/3", Stat::default());
-        let refusal = Refusal { what: "the terminal /dev/pts/3".into(), hint: "no".into() };
+        let refusal = Refusal {
+            what: "the terminal /dev/pts/3".into(),
+            hint: "no".into(),
+        };
         for number in [0, 1, 2] {
             file.number = Some(number);
             found.add(&file, refusal.clone());
@@ -156,7 +177,10 @@ mod tests {
         let mut file = descriptor("/bin/x (deleted)", Stat::default());
         file.number = None;
         file.link = "/proc/7/exe".into();
-        let refusal = Refusal { what: "the deleted file /bin/x".into(), hint: "h".into() };
+        let refusal = Refusal {
+            what: "the deleted file /bin/x".into(),
+            hint: "h".into(),
+        };
         assert_eq!(
             obstacle(&file, refusal).what,
             "prog (pid 7) has the deleted file /bin/x as its program"

@@ -43,12 +43,11 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
         (libc::S_IFCHR, _) if is_terminal(file) => {
             (format!("the terminal {text}"), NO_TERMINAL.to_owned())
         }
-        (libc::S_IFCHR | libc::S_IFBLK, _) => {
-            (format!("the device {text}"), CLOSE_IT.to_owned())
-        }
-        (libc::S_IFLNK, _) => {
-            (format!("the symbolic link {text} itself (O_PATH)"), CLOSE_IT.to_owned())
-        }
+        (libc::S_IFCHR | libc::S_IFBLK, _) => (format!("the device {text}"), CLOSE_IT.to_owned()),
+        (libc::S_IFLNK, _) => (
+            format!("the symbolic link {text} itself (O_PATH)"),
+            CLOSE_IT.to_owned(),
+        ),
         (_, Some(("anon_inode", name))) => {
             let known = ANONYMOUS.iter().find(|(tag, _)| *tag == name);
             let what = known.map_or("an anonymous inode", |(_, words)| *words);
@@ -58,7 +57,10 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
         (_, Some((name, inode))) if inode.starts_with('[') => {
             (format!("a {name} namespace ({text})"), CLOSE_IT.to_owned())
         }
-        _ => (format!("a file of a kind that cannot be dumped ({text})"), CLOSE_IT.to_owned()),
+        _ => (
+            format!("a file of a kind that cannot be dumped ({text})"),
+            CLOSE_IT.to_owned(),
+        ),
     };
     Refusal { what, hint }
 }
@@ -81,7 +83,11 @@ mod tests {
 
     #[test]
     fn a_terminal_is_named_with_the_way_around_it() {
-        let stat = Stat { mode: libc::S_IFCHR | 0o620, rdev: libc::makedev(136, 3), ..Stat::default() };
+        let stat = Stat {
+            mode: libc::S_IFCHR | 0o620,
+            rdev: libc::makedev(136, 3),
+            ..Stat::default()
+        };
         let refusal = said("/dev/pts/3", stat);
         assert_eq!(refusal.what, "the terminal /dev/pts/3");
         assert!(refusal.hint.contains("setsid"));
@@ -92,16 +98,32 @@ mod tests {
         let refusal = said("anon_inode:[io_uring]", Stat::default());
         assert_eq!(refusal.what, "an io_uring instance (anon_inode:[io_uring])");
         let refusal = said("anon_inode:[never-heard-of]", Stat::default());
-        assert_eq!(refusal.what, "an anonymous inode (anon_inode:[never-heard-of])");
+        assert_eq!(
+            refusal.what,
+            "an anonymous inode (anon_inode:[never-heard-of])"
+        );
     }
 
     #[test]
     fn sockets_devices_and_namespaces_are_told_apart() {
-        let socket = Stat { mode: libc::S_IFSOCK | 0o777, ..Stat::default() };
+        let socket = Stat {
+            mode: libc::S_IFSOCK | 0o777,
+            ..Stat::default()
+        };
         assert!(said("socket:[77]", socket).what.starts_with("a socket"));
-        let kvm = Stat { mode: libc::S_IFCHR, rdev: libc::makedev(10, 232), ..Stat::default() };
+        let kvm = Stat {
+            mode: libc::S_IFCHR,
+            rdev: libc::makedev(10, 232),
+            ..Stat::default()
+        };
         assert_eq!(said("/dev/kvm", kvm).what, "the device /dev/kvm");
-        let net = Stat { mode: libc::S_IFREG | 0o444, ..Stat::default() };
-        assert_eq!(said("net:[4026531840]", net).what, "a net namespace (net:[4026531840])");
+        let net = Stat {
+            mode: libc::S_IFREG | 0o444,
+            ..Stat::default()
+        };
+        assert_eq!(
+            said("net:[4026531840]", net).what,
+            "a net namespace (net:[4026531840])"
+        );
     }
 }

@@ -1,7 +1,10 @@
 //! Operations on descriptors of our own that have no safe wrapper: fcntl(2), pipe(7).
-#![expect(unsafe_code, reason = "raw fcntl commands and descriptors chosen by number")]
+#![expect(
+    unsafe_code,
+    reason = "raw fcntl commands and descriptors chosen by number"
+)]
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use linux_raw_sys::general::{
     F_GETOWN_EX, F_GETOWNER_UIDS, F_GETSIG, F_SETOWN_EX, F_SETSIG, f_owner_ex,
@@ -52,7 +55,13 @@ pub fn owner(fd: impl AsFd) -> nix::Result<Owner> {
     let mut users = [0_u32; 2];
     // SAFETY: the kernel writes two uid_t (real, effective), exactly what `users` holds.
     Errno::result(unsafe { libc::fcntl(fd, command(F_GETOWNER_UIDS), users.as_mut_ptr()) })?;
-    Ok(Owner { kind: who.type_, pid: who.pid, signal, uid: users[0], euid: users[1] })
+    Ok(Owner {
+        kind: who.type_,
+        pid: who.pid,
+        signal,
+        uid: users[0],
+        euid: users[1],
+    })
 }
 
 /// Sets the signal owner of the description behind `fd`. The kernel records the caller's users.
@@ -61,7 +70,10 @@ pub fn owner(fd: impl AsFd) -> nix::Result<Owner> {
 /// `ESRCH` when the process or group does not exist (yet).
 pub fn set_owner(fd: impl AsFd, owner: &Owner) -> nix::Result<()> {
     let fd = fd.as_fd().as_raw_fd();
-    let who = f_owner_ex { type_: owner.kind, pid: owner.pid };
+    let who = f_owner_ex {
+        type_: owner.kind,
+        pid: owner.pid,
+    };
     // SAFETY: `who` is a valid f_owner_ex that the kernel only reads.
     Errno::result(unsafe { libc::fcntl(fd, command(F_SETOWN_EX), &raw const who) })?;
     // SAFETY: a number as argument.
@@ -79,6 +91,25 @@ pub fn unread(fd: impl AsFd) -> nix::Result<usize> {
     // SAFETY: FIONREAD writes one int.
     Errno::result(unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) })?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Marks all descriptors from `first` on close-on-exec (close_range(2)), so that programs started
+/// from here on get none of what this process inherited by accident.
+///
+/// # Errors
+/// `EINVAL` on a kernel before 5.11.
+pub fn close_on_exec_from(first: u32) -> nix::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: changes a flag of descriptors only; none is closed here.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// The command as the C library takes it; all commands are small.
@@ -104,8 +135,16 @@ mod tests {
         let (read, _write) = nix::unistd::pipe().unwrap();
         assert_eq!(owner(&read).unwrap(), Owner::default());
         let me = nix::unistd::getpid().as_raw();
-        set_owner(&read, &Owner { kind: 1, pid: me, signal: libc::SIGUSR2, ..Owner::default() })
-            .unwrap();
+        set_owner(
+            &read,
+            &Owner {
+                kind: 1,
+                pid: me,
+                signal: libc::SIGUSR2,
+                ..Owner::default()
+            },
+        )
+        .unwrap();
         let got = owner(&read).unwrap();
         assert_eq!((got.kind, got.pid, got.signal), (1, me, libc::SIGUSR2));
         assert_eq!(got.euid, nix::unistd::geteuid().as_raw());

@@ -21,7 +21,14 @@ const KCMP_FILE: i32 = 0;
 pub fn compare_files(a: (Pid, RawFd), b: (Pid, RawFd)) -> nix::Result<Ordering> {
     // SAFETY: kcmp reads no memory of the caller; all five arguments are plain numbers.
     let result = unsafe {
-        libc::syscall(libc::SYS_kcmp, a.0.as_raw(), b.0.as_raw(), KCMP_FILE, a.1, b.1)
+        libc::syscall(
+            libc::SYS_kcmp,
+            a.0.as_raw(),
+            b.0.as_raw(),
+            KCMP_FILE,
+            a.1,
+            b.1,
+        )
     };
     match Errno::result(result)? {
         0 => Ok(Ordering::Equal),
@@ -33,7 +40,7 @@ pub fn compare_files(a: (Pid, RawFd), b: (Pid, RawFd)) -> nix::Result<Ordering> 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::os::fd::AsRawFd;
+    use std::os::fd::AsRawFd as _;
 
     use super::*;
 
