@@ -1,5 +1,13 @@
 //! CRIU's image format, `img_version` 2: framing, the table of kinds, records, pagemaps.
 
+mod frame;
+mod images;
 mod pagemap;
+#[allow(missing_docs, missing_debug_implementations, reason = "tmp")]
+pub mod proto;
+mod writer;
 
+pub use frame::Record;
+pub use images::Images;
 pub use pagemap::{Pagemap, PagemapId, Place, Run};
+pub use writer::{LayerWriter, PagesFile};

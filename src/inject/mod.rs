@@ -4,10 +4,12 @@
 //! arguments; [`Remote`] is one of its threads in which calls can be run. Both undo what they did
 //! when they are dropped; should the engine die, the stub undoes it by itself (`arch::stub`).
 
+mod foothold;
 mod infected;
 mod remote;
 mod slack;
 
+pub use foothold::Foothold;
 pub use infected::Infected;
 pub use remote::{Call, Remote};
 

@@ -117,12 +117,7 @@ impl Remote {
 
     fn run_batch(&mut self, calls: &mut [Call]) -> Result<()> {
         self.prepare(calls)?;
-        let mut regs = self.base;
-        regs.rip = self.site.stub + stub::BATCH;
-        regs.rbx = self.site.batch.start;
-        regs.orig_rax = u64::MAX;
-        ptrace::set_regs(self.tid, &regs).map_err(|e| self.lost("set the registers of", e))?;
-        ptrace::cont(self.tid, 0).map_err(|e| self.lost("continue", e))?;
+        self.enter(stub::BATCH)?;
         self.await_break()?;
         let mut entries = vec![0u8; calls.len() * ENTRY];
         self.read(self.site.batch.start + ENTRY as u64, &mut entries)?;
@@ -193,6 +188,28 @@ impl Remote {
         calls[0]
             .value()
             .map_err(|e| Error::os(format!("{what} failed in thread {}", self.tid), e))
+    }
+
+    /// Starts exit_group(2) in a process of our own making; it ends without coming back.
+    ///
+    /// # Errors
+    /// When the thread cannot be controlled.
+    pub fn start_exit(&self, code: i32) -> Result<()> {
+        self.prepare(&[Call::new(
+            libc::SYS_exit_group,
+            &[u64::from(code.cast_unsigned())],
+        )])?;
+        self.enter(stub::BATCH)
+    }
+
+    /// Sets the registers to an entry of the stub and lets the thread run.
+    fn enter(&self, entry: u64) -> Result<()> {
+        let mut regs = self.base;
+        regs.rip = self.site.stub + entry;
+        regs.rbx = self.site.batch.start;
+        regs.orig_rax = u64::MAX;
+        ptrace::set_regs(self.tid, &regs).map_err(|e| self.lost("set the registers of", e))?;
+        ptrace::cont(self.tid, 0).map_err(|e| self.lost("continue", e))
     }
 
     /// Copies `bytes` to `offset` bytes into the scratch area and returns their address in the task.

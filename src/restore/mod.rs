@@ -1,1 +1,2 @@
-//! (to be filled)
+//! Restoring a layer.
+mod tree;

@@ -1,7 +1,9 @@
 //! The kernel, one operation per function, with typed arguments: the only `unsafe` of the engine.
 
 pub mod clone;
+pub mod cpu;
 pub mod descriptor;
 pub mod kcmp;
+pub mod pidfd;
 pub mod ptrace;
 pub mod vm;

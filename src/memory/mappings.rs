@@ -1,0 +1,315 @@
+//! The mappings of a process: what each one is, and whether it can be saved.
+//!
+//! Sources: proc_pid_maps(5), proc_pid_smaps(5) (`VmFlags`), CRIU's `vma_entry`.
+
+use std::path::{Path, PathBuf};
+
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
+
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::units::{PageRange, Pid};
+
+/// What gives a mapping its first contents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Nothing: zero pages.
+    Anonymous,
+    /// A file with a name.
+    File(PathBuf),
+    /// A segment of shared memory without a name in the file system: `/dev/zero` for shared
+    /// anonymous memory, `/memfd:NAME` for memfd_create(2).
+    Segment(String),
+    /// The kernel's code page for fast system calls.
+    Vdso,
+    /// The kernel's data pages for it.
+    Vvar,
+    /// The old fixed page at the end of the address space.
+    Vsyscall,
+}
+
+/// One mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its addresses.
+    pub range: PageRange,
+    /// `PROT_*` bits.
+    pub prot: u32,
+    /// MAP_SHARED rather than MAP_PRIVATE.
+    pub shared: bool,
+    /// What is behind it.
+    pub backing: Backing,
+    /// Offset into the backing, in bytes.
+    pub offset: u64,
+    /// Device of the backing (major, minor).
+    pub device: (u32, u32),
+    /// Inode of the backing, 0 for none.
+    pub inode: u64,
+    /// Part of the brk(2) heap.
+    pub heap: bool,
+    /// Kernel flags of the mapping.
+    pub vm: VmFlags,
+    /// What the kernel calls it, for people.
+    pub name: String,
+}
+
+const SHARED_ANONYMOUS: &str = "/dev/zero";
+const MEMFD: &str = "/memfd:";
+const DELETED: &str = " (deleted)";
+
+impl Mapping {
+    /// True when dirty private pages may be stored for it.
+    pub fn is_private_memory(&self) -> bool {
+        !self.shared
+            && !matches!(
+                self.backing,
+                Backing::Vvar | Backing::Vsyscall | Backing::Vdso
+            )
+    }
+
+    /// The segment of shared memory it shows, if any: identity (device, inode).
+    pub fn segment(&self) -> Option<((u32, u32), u64)> {
+        matches!(self.backing, Backing::Segment(_)).then_some((self.device, self.inode))
+    }
+
+    /// mmap(2) flags to make it again.
+    pub fn flags(&self) -> u32 {
+        let mut flags = if self.shared {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        if matches!(
+            self.backing,
+            Backing::Anonymous | Backing::Vdso | Backing::Vvar
+        ) {
+            flags |= libc::MAP_ANONYMOUS;
+        }
+        for (vm, flag) in [
+            (VmFlags::GD, libc::MAP_GROWSDOWN),
+            (VmFlags::LO, libc::MAP_LOCKED),
+            (VmFlags::NR, libc::MAP_NORESERVE),
+        ] {
+            if self.vm.contains(vm) {
+                flags |= flag;
+            }
+        }
+        flags.cast_unsigned()
+    }
+
+    /// madvise(2) advices that are in force, as a mask of `1 << MADV_*`.
+    pub fn advice(&self) -> u64 {
+        [
+            (VmFlags::RR, libc::MADV_RANDOM),
+            (VmFlags::SR, libc::MADV_SEQUENTIAL),
+            (VmFlags::DC, libc::MADV_DONTFORK),
+            (VmFlags::MG, libc::MADV_MERGEABLE),
+            (VmFlags::HG, libc::MADV_HUGEPAGE),
+            (VmFlags::NH, libc::MADV_NOHUGEPAGE),
+            (VmFlags::DD, libc::MADV_DONTDUMP),
+            (VmFlags::WF, libc::MADV_WIPEONFORK),
+        ]
+        .into_iter()
+        .filter(|(vm, _)| self.vm.contains(*vm))
+        .map(|(_, advice)| 1 << advice)
+        .sum()
+    }
+
+    fn from(map: &MemoryMap) -> Self {
+        let mut prot = 0;
+        for (perm, bit) in [
+            (MMPermissions::READ, libc::PROT_READ),
+            (MMPermissions::WRITE, libc::PROT_WRITE),
+            (MMPermissions::EXECUTE, libc::PROT_EXEC),
+        ] {
+            if map.perms.contains(perm) {
+                prot |= bit.cast_unsigned();
+            }
+        }
+        let (backing, name) = backing(&map.pathname);
+        let device = |n: i32| n.cast_unsigned();
+        Self {
+            range: PageRange::new(map.address.0, map.address.1),
+            prot,
+            shared: map.perms.contains(MMPermissions::SHARED),
+            backing,
+            offset: map.offset,
+            device: (device(map.dev.0), device(map.dev.1)),
+            inode: map.inode,
+            heap: map.pathname == MMapPath::Heap,
+            vm: map.extension.vm_flags,
+            name,
+        }
+    }
+
+    /// Why it cannot be saved, if so.
+    fn obstacle(&self, pid: Pid) -> Option<Obstacle> {
+        let refuse = |what: &str, hint: &str| {
+            let text = format!(
+                "Process {pid} maps {what} at {} ({})",
+                self.range, self.name
+            );
+            Some(Obstacle::unsupported(text, hint))
+        };
+        if self.vm.contains(VmFlags::HT) {
+            return refuse("huge pages", "hugetlbfs mappings cannot be saved yet");
+        }
+        match &self.backing {
+            Backing::Vdso | Backing::Vvar | Backing::Vsyscall => None,
+            Backing::Anonymous if !self.name.is_empty() && self.name.starts_with('?') => {
+                refuse("a special area", "the kernel gives no way to make it again")
+            }
+            Backing::Anonymous => None,
+            Backing::Segment(name) if name.starts_with("/SYSV") => refuse(
+                "System V shared memory",
+                "shmat(2) segments cannot be saved yet",
+            ),
+            Backing::Segment(_) => None,
+            Backing::File(path) if !path.is_absolute() => {
+                refuse("something without a path", "close it before the dump")
+            }
+            Backing::File(_) if self.vm.intersects(VmFlags::IO | VmFlags::PF) => {
+                refuse("device memory", "device mappings cannot be saved")
+            }
+            Backing::File(path) => match mapped_file(pid, path) {
+                Some((device, inode)) if inode == self.inode && device == self.device => None,
+                // btrfs and overlayfs show another device in maps than in stat.
+                Some((_, inode)) if inode == self.inode => None,
+                Some(_) => refuse(
+                    "a file that was replaced since",
+                    "restart the program so that it uses the new file",
+                ),
+                None => refuse(
+                    "a deleted or unreachable file",
+                    "deleted files cannot be saved yet; restart the program",
+                ),
+            },
+        }
+    }
+}
+
+/// Device and inode of a mapped file as the process itself would find it.
+fn mapped_file(pid: Pid, path: &Path) -> Option<((u32, u32), u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let meta = std::fs::metadata(root.join(path.strip_prefix("/").ok()?)).ok()?;
+    let major = u32::try_from(nix::sys::stat::major(meta.dev())).ok()?;
+    let minor = u32::try_from(nix::sys::stat::minor(meta.dev())).ok()?;
+    Some(((major, minor), meta.ino()))
+}
+
+fn backing(path: &MMapPath) -> (Backing, String) {
+    match path {
+        MMapPath::Anonymous => (Backing::Anonymous, String::new()),
+        MMapPath::Heap => (Backing::Anonymous, "[heap]".into()),
+        MMapPath::Stack | MMapPath::TStack(_) => (Backing::Anonymous, "[stack]".into()),
+        MMapPath::Vdso => (Backing::Vdso, "[vdso]".into()),
+        MMapPath::Vvar => (Backing::Vvar, "[vvar]".into()),
+        MMapPath::Vsyscall => (Backing::Vsyscall, "[vsyscall]".into()),
+        MMapPath::Other(name) if name == "vvar_vclock" => (Backing::Vvar, format!("[{name}]")),
+        MMapPath::Other(name) if name.starts_with("anon:") => {
+            (Backing::Anonymous, format!("[{name}]"))
+        }
+        MMapPath::Other(name) => (Backing::Anonymous, format!("?[{name}]")),
+        MMapPath::Rollup => (Backing::Anonymous, "?[rollup]".into()),
+        MMapPath::Vsys(key) => {
+            let name = format!("/SYSV{key:08x}");
+            (Backing::Segment(name.clone()), name)
+        }
+        MMapPath::Path(path) => {
+            let text = path.to_string_lossy();
+            let bare = text.strip_suffix(DELETED);
+            match bare {
+                Some(bare) if bare == SHARED_ANONYMOUS || bare.starts_with(MEMFD) => {
+                    (Backing::Segment(bare.to_owned()), bare.to_owned())
+                }
+                _ => (Backing::File(path.clone()), text.into_owned()),
+            }
+        }
+    }
+}
+
+/// The mappings of `pid`, ascending.
+///
+/// # Errors
+/// When the process is gone or belongs to somebody else.
+pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
+    let cannot = |e| {
+        Error::new(
+            Kind::TargetGone,
+            format!("Cannot read the mappings of process {pid}"),
+        )
+        .because(e)
+    };
+    let maps = Process::new(pid.as_raw())
+        .and_then(|p| p.smaps())
+        .map_err(cannot)?;
+    Ok(maps.iter().map(Mapping::from).collect())
+}
+
+/// The mappings of `pid` with what was known from an earlier [`read`]: only when the layout changed
+/// since is the slow list with all kernel flags read again. Meant for a frozen process.
+///
+/// # Errors
+/// As [`read`].
+pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
+    let cannot = |e| {
+        Error::new(
+            Kind::TargetGone,
+            format!("Cannot read the mappings of process {pid}"),
+        )
+        .because(e)
+    };
+    let maps = Process::new(pid.as_raw())
+        .and_then(|p| p.maps())
+        .map_err(cannot)?;
+    let same = maps.len() == known.len()
+        && maps.iter().zip(&known).all(|(map, old)| {
+            let new = Mapping {
+                vm: old.vm,
+                ..Mapping::from(map)
+            };
+            new == *old
+        });
+    if same { Ok(known) } else { read(pid) }
+}
+
+/// What in `mappings` cannot be saved.
+pub fn obstacles(pid: Pid, mappings: &[Mapping]) -> Vec<Obstacle> {
+    mappings.iter().filter_map(|m| m.obstacle(pid)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_mappings_can_all_be_saved() {
+        let pid = nix::unistd::getpid();
+        let mappings = read(pid).unwrap();
+        assert_eq!(obstacles(pid, &mappings), []);
+        assert!(mappings.iter().any(|m| m.backing == Backing::Vdso));
+        assert!(mappings.iter().any(|m| m.heap || m.name == "[stack]"));
+        assert!(
+            mappings
+                .windows(2)
+                .all(|w| w[0].range.end <= w[1].range.start)
+        );
+    }
+
+    #[test]
+    fn segments_are_told_from_deleted_files() {
+        let of = |path: &str| backing(&MMapPath::Path(path.into())).0;
+        assert_eq!(
+            of("/dev/zero (deleted)"),
+            Backing::Segment("/dev/zero".into())
+        );
+        assert_eq!(
+            of("/memfd:x y (deleted)"),
+            Backing::Segment("/memfd:x y".into())
+        );
+        assert_eq!(
+            of("/tmp/gone (deleted)"),
+            Backing::File("/tmp/gone (deleted)".into())
+        );
+    }
+}

@@ -1,0 +1,311 @@
+//! The address space of a new process: everything inherited goes, the mappings of the image come.
+//!
+//! Sources: mmap(2), mremap(2), vdso(7), CRIU's `vma_entry`. The kernel's own pages (vDSO and its
+//! data) cannot be made, only moved: they are put aside, then to where the image has them.
+
+use std::os::fd::RawFd;
+
+use crate::error::{Error, Kind, Result};
+use crate::image::proto::VmaEntry;
+use crate::inject::{Call, Foothold, Remote};
+use crate::memory::mappings::{self, Backing};
+use crate::units::{PageRange, Pid};
+
+/// Bits of `vma_entry.status`.
+pub mod status {
+    /// A mapping to be made again.
+    pub const REGULAR: u32 = 1;
+    /// The fixed vsyscall page.
+    pub const VSYSCALL: u32 = 1 << 2;
+    /// The vDSO.
+    pub const VDSO: u32 = 1 << 3;
+    /// The brk(2) heap.
+    pub const HEAP: u32 = 1 << 5;
+    /// MAP_PRIVATE of a file.
+    pub const FILE_PRIVATE: u32 = 1 << 6;
+    /// MAP_SHARED of a file.
+    pub const FILE_SHARED: u32 = 1 << 7;
+    /// Shared anonymous memory, older way: `shmid` names the segment.
+    pub const ANON_SHARED: u32 = 1 << 8;
+    /// MAP_PRIVATE and MAP_ANONYMOUS.
+    pub const ANON_PRIVATE: u32 = 1 << 9;
+    /// System V shared memory.
+    pub const SYSVIPC: u32 = 1 << 10;
+    /// A mapped socket.
+    pub const SOCKET: u32 = 1 << 11;
+    /// The vDSO's data.
+    pub const VVAR: u32 = 1 << 12;
+    /// An AIO ring.
+    pub const AIORING: u32 = 1 << 13;
+    /// Of a memfd, or of shared anonymous memory, which is much the same: `shmid` is a file id.
+    pub const MEMFD: u32 = 1 << 14;
+    /// A shadow stack.
+    pub const SHSTK: u32 = 1 << 15;
+    /// Guard pages inside another mapping.
+    pub const GUARD: u32 = 1 << 16;
+    /// The uprobes page.
+    pub const UPROBES: u32 = 1 << 17;
+}
+
+/// One past the last address of a process (4-level page tables).
+const TASK_SIZE: u64 = 0x7fff_ffff_f000;
+/// Nothing of ours goes below (mmap_min_addr).
+const LOWEST: u64 = 0x10_0000;
+const MADV_GUARD_INSTALL: u64 = 102;
+
+/// True for the mappings that the kernel gives and that can only be moved.
+fn is_kernels(vma: &VmaEntry) -> bool {
+    vma.status & (status::VDSO | status::VVAR) != 0
+}
+
+fn range(vma: &VmaEntry) -> PageRange {
+    PageRange::new(vma.start, vma.end)
+}
+
+/// A range of `bytes` bytes that touches none of `taken`.
+pub fn hole(taken: impl IntoIterator<Item = PageRange>, bytes: u64) -> Option<PageRange> {
+    let mut taken: Vec<PageRange> = taken.into_iter().collect();
+    taken.sort_unstable();
+    // From high to low: low addresses are where programs grow.
+    let mut ceiling = TASK_SIZE - bytes;
+    for range in taken.iter().rev() {
+        if range.start >= TASK_SIZE {
+            continue;
+        }
+        if range.end <= ceiling && ceiling - range.end >= bytes + GAP {
+            break;
+        }
+        ceiling = ceiling.min(range.start);
+    }
+    let start = ceiling.checked_sub(bytes + GAP / 2)? & !0xfff;
+    (start >= LOWEST).then(|| PageRange::new(start, start + bytes))
+}
+
+/// Kept free around a hole: a stack next to it may need its guard gap (1 MiB).
+const GAP: u64 = 4 << 20;
+
+/// The kernel's mappings in a process as they are now: `[vvar]`, `[vvar_vclock]`, `[vdso]`.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn kernels_now(pid: Pid) -> Result<Vec<PageRange>> {
+    Ok(mappings::read(pid)?
+        .iter()
+        .filter(|m| matches!(m.backing, Backing::Vdso | Backing::Vvar))
+        .map(|m| m.range)
+        .collect())
+}
+
+/// The kernel's mappings of an image, ascending.
+pub fn kernels_then(vmas: &[VmaEntry]) -> Vec<PageRange> {
+    vmas.iter().filter(|v| is_kernels(v)).map(range).collect()
+}
+
+/// Why the kernel's pages of the image cannot be had here, if so. CRIU may have recorded adjacent
+/// ones as one.
+pub fn kernels_differ(now: &[PageRange], then: &[PageRange]) -> bool {
+    let sum = |ranges: &[PageRange]| ranges.iter().map(|r| r.bytes()).sum::<u64>();
+    !then.is_empty() && (sum(now) != sum(then) || then.len() > now.len())
+}
+
+/// Empties the address space of a new process but for the foothold, and puts the kernel's pages to
+/// where `vmas` has them.
+///
+/// # Errors
+/// [`Kind::Unsupported`] when this kernel's pages have another size than the image's.
+pub fn clear(pid: Pid, remote: &mut Remote, foothold: &Foothold, vmas: &[VmaEntry]) -> Result<()> {
+    let now = kernels_now(pid)?;
+    let then = kernels_then(vmas);
+    if kernels_differ(&now, &then) {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("The vDSO of process {pid} in the image is not of this kernel"),
+        )
+        .hint("restore on the kernel that the layer was made on"));
+    }
+    let mut calls = Vec::new();
+    let mut aside = foothold.spare().start;
+    let mut moved = Vec::new();
+    for range in &now {
+        calls.push(mremap(*range, aside));
+        moved.push(PageRange::new(aside, aside + range.bytes()));
+        aside += range.bytes();
+    }
+    let region = foothold.region();
+    calls.push(munmap(PageRange::new(0, region.start)));
+    calls.push(munmap(PageRange::new(region.end, TASK_SIZE)));
+    // Adjacent in the image as they are now: the first one's place gives all.
+    if then.len() == moved.len() {
+        calls.extend(
+            moved
+                .iter()
+                .zip(&then)
+                .map(|(from, to)| mremap(*from, to.start)),
+        );
+    } else if let Some(first) = then.first() {
+        let base = moved[0].start;
+        calls.extend(
+            moved
+                .iter()
+                .map(|from| mremap(*from, first.start + (from.start - base))),
+        );
+    }
+    check(remote, "rebuilding the address space", &mut calls)
+}
+
+/// Makes the mappings of the image. `fd` gives the descriptor, inherited by the process, of a file
+/// id. Private mappings that hold pages but may not be written stay writable until [`protect`].
+///
+/// # Errors
+/// When the kernel refuses a mapping.
+pub fn map(
+    remote: &mut Remote,
+    vmas: &[VmaEntry],
+    fd: &dyn Fn(u32) -> Option<RawFd>,
+) -> Result<()> {
+    let mut calls = Vec::new();
+    for vma in vmas.iter().filter(|v| is_made(v)) {
+        let by_file = vma.status
+            & (status::FILE_PRIVATE | status::FILE_SHARED | status::MEMFD | status::ANON_SHARED)
+            != 0;
+        let (fd, anonymous) = if by_file {
+            let id = u32::try_from(vma.shmid).unwrap_or(u32::MAX);
+            let fd = fd(id).ok_or_else(|| {
+                Error::corrupt(format!(
+                    "Mapping {} is of file {id}, which no image has",
+                    range(vma)
+                ))
+            })?;
+            (i64::from(fd).cast_unsigned(), 0)
+        } else {
+            (u64::MAX, libc::MAP_ANONYMOUS.cast_unsigned())
+        };
+        let keep = libc::MAP_SHARED
+            | libc::MAP_PRIVATE
+            | libc::MAP_GROWSDOWN
+            | libc::MAP_LOCKED
+            | libc::MAP_NORESERVE;
+        let flags = vma.flags & keep.cast_unsigned()
+            | anonymous
+            | libc::MAP_FIXED_NOREPLACE.cast_unsigned();
+        let offset = if by_file { vma.pgoff } else { 0 };
+        calls.push(Call::new(
+            libc::SYS_mmap,
+            &[
+                vma.start,
+                vma.end - vma.start,
+                u64::from(first_prot(vma)),
+                u64::from(flags),
+                fd,
+                offset,
+            ],
+        ));
+    }
+    check(remote, "mmap", &mut calls)
+}
+
+/// Gives the mappings their final protection and advice; the last step after their pages are there.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn protect(remote: &mut Remote, vmas: &[VmaEntry]) -> Result<()> {
+    let mut calls = Vec::new();
+    for vma in vmas {
+        let len = vma.end - vma.start;
+        if vma.status & status::GUARD != 0 {
+            calls.push(Call::new(
+                libc::SYS_madvise,
+                &[vma.start, len, MADV_GUARD_INSTALL],
+            ));
+        } else if is_made(vma) {
+            if first_prot(vma) != vma.prot {
+                calls.push(Call::new(
+                    libc::SYS_mprotect,
+                    &[vma.start, len, u64::from(vma.prot)],
+                ));
+            }
+            let advice = vma.madv.unwrap_or(0);
+            for bit in (0..64).filter(|bit| advice & 1 << bit != 0) {
+                calls.push(Call::new(libc::SYS_madvise, &[vma.start, len, bit]));
+            }
+        }
+    }
+    check(remote, "setting the protection of mappings", &mut calls)
+}
+
+/// Whether we make the mapping with mmap(2).
+fn is_made(vma: &VmaEntry) -> bool {
+    vma.status & status::REGULAR != 0 && vma.status & status::GUARD == 0 && !is_kernels(vma)
+}
+
+/// Protection while pages are filled in: inaccessible private memory must be writable until then.
+fn first_prot(vma: &VmaEntry) -> u32 {
+    let private = vma.flags & libc::MAP_PRIVATE.cast_unsigned() != 0;
+    if private && vma.prot & libc::PROT_WRITE.cast_unsigned() == 0 {
+        vma.prot | (libc::PROT_READ | libc::PROT_WRITE).cast_unsigned()
+    } else {
+        vma.prot
+    }
+}
+
+fn mremap(from: PageRange, to: u64) -> Call {
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    Call::new(
+        libc::SYS_mremap,
+        &[
+            from.start,
+            from.bytes(),
+            from.bytes(),
+            u64::from(flags.cast_unsigned()),
+            to,
+        ],
+    )
+}
+
+fn munmap(range: PageRange) -> Call {
+    Call::new(libc::SYS_munmap, &[range.start, range.bytes()])
+}
+
+/// Runs the calls; the first failure is the error.
+fn check(remote: &mut Remote, what: &str, calls: &mut [Call]) -> Result<()> {
+    remote.run(calls)?;
+    for call in calls {
+        call.value().map_err(|e| {
+            Error::os(
+                format!(
+                    "{what} failed in process {} (call {} at {:x}, {} bytes)",
+                    remote.tid(),
+                    call.nr,
+                    call.args[0],
+                    call.args[1]
+                ),
+                e,
+            )
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_hole_touches_nothing_that_is_taken(
+            starts in proptest::collection::vec((0x100u64..0x7_ffff_0000, 1u64..0x10_0000), 0..20),
+            bytes in 1u64..512,
+        ) {
+            let taken: Vec<_> =
+                starts.iter().map(|(s, n)| PageRange::of_pages(s << 12, *n)).collect();
+            if let Some(hole) = hole(taken.iter().copied(), bytes << 12) {
+                prop_assert_eq!(hole.bytes(), bytes << 12);
+                prop_assert!(hole.end <= TASK_SIZE && hole.start >= LOWEST);
+                for range in taken {
+                    prop_assert!(range.intersect(hole).is_empty());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! New processes with chosen pids, sessions and groups: the skeleton of a restored tree.
+//!
+//! Sources: clone(2) (`clone3`, `set_tid`), setsid(2), setpgid(2), credentials(7). A process is
+//! forked by its parent; a child that belongs to the session its parent was born into is forked
+//! before the parent starts its own.
+
+use std::collections::BTreeMap;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+
+use crate::error::{Error, Kind, Obstacle, Result, TargetState};
+use crate::image::proto::PstreeEntry;
+use crate::inject::{Call, Foothold, Remote};
+use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
+use crate::sys::ptrace::{self, Stop};
+use crate::units::{PageRange, Pid};
+
+/// A process to be made.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// pid, parent, group, session and threads (the leader first).
+    pub entry: PstreeEntry,
+    /// The raw wait status with which it ends at once: a zombie.
+    pub zombie: Option<i32>,
+}
+
+/// Processes of our own making, all stopped. Dropping it kills them all.
+#[derive(Debug)]
+pub struct Newborn {
+    foothold: Option<Foothold>,
+    remotes: BTreeMap<Pid, Remote>,
+    pids: Vec<Pid>,
+    tids: Vec<Pid>,
+    released: bool,
+}
+
+const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
+    | libc::PTRACE_O_TRACECLONE
+    | libc::PTRACE_O_TRACEFORK
+    | libc::PTRACE_O_TRACEVFORK;
+
+/// Relations that cannot be made: sessions and groups whose leader is not in the tree.
+pub fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    let Some(root) = tree.first().map(|w| &w.entry) else {
+        return found;
+    };
+    for entry in tree.iter().map(|w| &w.entry) {
+        let leads = |id: u32| tree.iter().any(|w| w.entry.pid == id && w.zombie.is_none());
+        let foreign = |id: u32, of_root: u32| !leads(id) && id != of_root;
+        if foreign(entry.sid, root.sid) {
+            found.push(Obstacle::unsupported(
+                format!(
+                    "Process {} is in session {}, whose leader has ended",
+                    entry.pid, entry.sid
+                ),
+                "such a session cannot be made again yet",
+            ));
+        }
+        if foreign(entry.pgid, root.pgid) {
+            found.push(Obstacle::unsupported(
+                format!(
+                    "Process {} is in group {}, whose leader has ended",
+                    entry.pid, entry.pgid
+                ),
+                "such a process group cannot be made again yet",
+            ));
+        }
+    }
+    found
+}
+
+impl Newborn {
+    /// Forks the tree. `taken` are all ranges that no process may lose to our working region;
+    /// `detach` makes init the parent of the root instead of us.
+    ///
+    /// # Errors
+    /// [`Kind::Busy`] when a pid is taken, [`Kind::Permission`] without the right to choose pids.
+    /// Nothing is left behind.
+    pub fn fork(tree: &[Wanted], region: PageRange, threads: u64, detach: bool) -> Result<Self> {
+        let mut born = Self {
+            foothold: None,
+            remotes: BTreeMap::new(),
+            pids: Vec::new(),
+            tids: Vec::new(),
+            released: false,
+        };
+        let root = tree
+            .first()
+            .ok_or_else(|| Error::corrupt("The image has no process"))?;
+        let root_pid = pid_of(root.entry.pid);
+        let foothold = if detach {
+            born.fork_root_by_another(root_pid, region, threads)?
+        } else {
+            fork_idle(Some(root_pid)).map_err(|e| cannot_fork(root_pid, e))?;
+            born.pids.push(root_pid);
+            adopt(root_pid)?;
+            Foothold::establish(root_pid, region, threads)?
+        };
+        born.foothold = Some(foothold);
+        born.remotes
+            .insert(root_pid, foothold.remote(root_pid, root_pid, 0)?);
+        born.tids.push(root_pid);
+        born.grow(tree, root)?;
+        born.join_groups(tree)?;
+        born.end_zombies(tree)?;
+        Ok(born)
+    }
+
+    /// The root is forked by a process that ends at once, so that init adopts it.
+    fn fork_root_by_another(
+        &mut self,
+        root: Pid,
+        region: PageRange,
+        threads: u64,
+    ) -> Result<Foothold> {
+        let go_between = fork_idle(None).map_err(|e| cannot_fork(root, e))?;
+        let result = adopt(go_between)
+            .and_then(|()| Foothold::establish(go_between, region, threads))
+            .and_then(|foothold| {
+                let mut remote = foothold.remote(go_between, go_between, 0)?;
+                self.clone(&mut remote, root, 0)?;
+                self.pids.push(root);
+                Ok(foothold)
+            });
+        let _gone = kill(go_between, Signal::SIGKILL);
+        while matches!(ptrace::wait(go_between), Ok(stop) if !matches!(stop, Stop::Gone(_))) {}
+        result
+    }
+
+    /// Lets `remote` clone a task with the chosen id; the new one is stopped and traced.
+    fn clone(&self, remote: &mut Remote, id: Pid, flags: u64) -> Result<()> {
+        let exit_signal = if flags == 0 { libc::SIGCHLD as u64 } else { 0 };
+        let set_tid = remote.put(0, &id.as_raw().to_le_bytes())?;
+        let args: Vec<u8> = clone_args(flags, exit_signal, set_tid)
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect();
+        let address = remote.put(64, &args)?;
+        let mut calls = [Call::new(libc::SYS_clone3, &[address, CLONE_ARGS_SIZE])];
+        remote.run(&mut calls)?;
+        let got = calls[0].value().map_err(|e| cannot_fork(id, e))?;
+        if got != u64::from(id.as_raw().unsigned_abs()) {
+            return Err(Error::new(
+                Kind::Failed,
+                format!("Wanted task {id}, got {got}"),
+            ));
+        }
+        await_birth(id)
+    }
+
+    /// Forks the descendants of `parent`, which exists, and starts its session at the right moment.
+    fn grow(&mut self, tree: &[Wanted], parent: &Wanted) -> Result<()> {
+        let me = parent.entry.pid;
+        let leads = parent.entry.sid == me;
+        let children: Vec<&Wanted> = tree.iter().filter(|w| w.entry.ppid == me).collect();
+        let (own, born_into): (Vec<_>, Vec<_>) = children
+            .into_iter()
+            .partition(|c| c.entry.sid == parent.entry.sid || c.entry.sid == c.entry.pid);
+        for child in born_into {
+            self.fork_child(tree, me, child)?;
+        }
+        if leads {
+            self.remote(pid_of(me))?
+                .call("setsid", libc::SYS_setsid, &[])?;
+        }
+        for child in own {
+            self.fork_child(tree, me, child)?;
+        }
+        Ok(())
+    }
+
+    fn fork_child(&mut self, tree: &[Wanted], parent: u32, child: &Wanted) -> Result<()> {
+        let pid = pid_of(child.entry.pid);
+        let mut remote = self.take(pid_of(parent))?;
+        let result = self.clone(&mut remote, pid, 0);
+        self.remotes.insert(pid_of(parent), remote);
+        result?;
+        self.pids.push(pid);
+        self.tids.push(pid);
+        let foothold = self.foothold()?;
+        self.remotes.insert(pid, foothold.remote(pid, pid, 0)?);
+        self.grow(tree, child)
+    }
+
+    /// Process groups, leaders first. A group that is not in the tree is the one we were born into.
+    fn join_groups(&mut self, tree: &[Wanted]) -> Result<()> {
+        let leads = |w: &&Wanted| w.entry.pgid == w.entry.pid;
+        let present = |id: u32| tree.iter().any(|w| w.entry.pid == id);
+        let (leaders, members): (Vec<_>, Vec<_>) = tree
+            .iter()
+            .filter(|w| present(w.entry.pgid))
+            .partition(leads);
+        for wanted in leaders.into_iter().chain(members) {
+            // A session leader has led its own group since setsid(2).
+            if wanted.entry.sid == wanted.entry.pid {
+                continue;
+            }
+            let group = u64::from(wanted.entry.pgid);
+            self.remote(pid_of(wanted.entry.pid))?.call(
+                "setpgid",
+                libc::SYS_setpgid,
+                &[0, group],
+            )?;
+        }
+        Ok(())
+    }
+
+    fn end_zombies(&mut self, tree: &[Wanted]) -> Result<()> {
+        for wanted in tree {
+            let Some(status) = wanted.zombie else {
+                continue;
+            };
+            let pid = pid_of(wanted.entry.pid);
+            let remote = self.take(pid)?;
+            end(&remote, pid, status)?;
+            self.tids.retain(|tid| *tid != pid);
+        }
+        Ok(())
+    }
+
+    /// Makes the other threads of a process; returns the remotes of all, the leader first.
+    ///
+    /// # Errors
+    /// As [`Newborn::fork`].
+    pub fn make_threads(&mut self, wanted: &Wanted) -> Result<Vec<Remote>> {
+        let flags = libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM;
+        let pid = pid_of(wanted.entry.pid);
+        let foothold = self.foothold()?;
+        let mut leader = self.take(pid)?;
+        let mut others = Vec::new();
+        for (slot, tid) in (1..).zip(
+            wanted
+                .entry
+                .threads
+                .iter()
+                .filter(|t| **t != wanted.entry.pid),
+        ) {
+            let tid = pid_of(*tid);
+            self.clone(&mut leader, tid, u64::from(flags.cast_unsigned()))?;
+            self.tids.push(tid);
+            others.push(foothold.remote(pid, tid, slot)?);
+        }
+        others.insert(0, leader);
+        Ok(others)
+    }
+
+    /// Our region in all of them.
+    ///
+    /// # Errors
+    /// Never after [`Newborn::fork`] succeeded.
+    pub fn foothold(&self) -> Result<Foothold> {
+        self.foothold
+            .ok_or_else(|| Error::new(Kind::Failed, "No process was made"))
+    }
+
+    /// The leader of a new process, ready for calls.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remote(&mut self, pid: Pid) -> Result<&mut Remote> {
+        self.remotes
+            .get_mut(&pid)
+            .ok_or_else(|| Error::new(Kind::Failed, format!("Process {pid} was not made")))
+    }
+
+    fn take(&mut self, pid: Pid) -> Result<Remote> {
+        self.remotes
+            .remove(&pid)
+            .ok_or_else(|| Error::new(Kind::Failed, format!("Process {pid} was not made")))
+    }
+
+    /// Lets all threads go on with the registers they have; those of the processes `stopped` are
+    /// stopped by the signal given first.
+    ///
+    /// # Errors
+    /// When one of them died; all are killed then.
+    pub fn release(mut self, stopped: &[(Pid, i32)]) -> Result<()> {
+        let lost = |tid: Pid| {
+            move |e| {
+                Error::os(format!("Cannot let go of thread {tid}"), e).target(TargetState::Killed)
+            }
+        };
+        for tid in &self.tids {
+            ptrace::set_options(*tid, 0).map_err(lost(*tid))?;
+        }
+        for (pid, signal) in stopped {
+            if let Ok(signal) = Signal::try_from(*signal) {
+                kill(*pid, signal).map_err(lost(*pid))?;
+            }
+        }
+        for tid in &self.tids {
+            ptrace::detach(*tid, 0).map_err(lost(*tid))?;
+        }
+        self.released = true;
+        Ok(())
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        if self.released {
+            return;
+        }
+        for pid in &self.pids {
+            let _gone = kill(*pid, Signal::SIGKILL);
+        }
+        for tid in self.tids.iter().rev() {
+            while matches!(ptrace::wait(*tid), Ok(stop) if !matches!(stop, Stop::Gone(_))) {
+                let _gone = ptrace::cont(*tid, 0);
+            }
+        }
+        for pid in &self.pids {
+            // Ours to wait for only when they are our children.
+            let _not_ours = waitpid(*pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
+fn pid_of(id: u32) -> Pid {
+    Pid::from_raw(id.cast_signed())
+}
+
+/// Seizes a child that we forked ourselves and stops it.
+fn adopt(pid: Pid) -> Result<()> {
+    ptrace::seize(pid, OPTIONS)
+        .and_then(|()| ptrace::interrupt(pid))
+        .map_err(|e| Error::os(format!("Cannot attach to our own child {pid}"), e))?;
+    await_birth(pid)
+}
+
+fn await_birth(pid: Pid) -> Result<()> {
+    loop {
+        match ptrace::wait(pid) {
+            Ok(Stop::Interrupt) => return Ok(()),
+            Ok(Stop::Gone(status)) => {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("New process {pid} ended at once (status {status:#x})"),
+                ));
+            }
+            Ok(_) => {
+                let _gone = ptrace::cont(pid, 0);
+            }
+            Err(e) => return Err(Error::os(format!("Cannot wait for new process {pid}"), e)),
+        }
+    }
+}
+
+/// Ends a process with a wait status: by exit, or by the signal that killed it.
+fn end(remote: &Remote, pid: Pid, status: i32) -> Result<()> {
+    let lost = |e| Error::os(format!("Cannot end zombie {pid}"), e);
+    let signal = status & 0x7f;
+    if signal == 0 {
+        remote.start_exit((status >> 8) & 0xff)?;
+    } else {
+        // The default action of the signal, which our mask must let through.
+        let signal = Signal::try_from(signal).map_err(lost)?;
+        ptrace::set_sigmask(pid, 0).map_err(lost)?;
+        kill(pid, signal).map_err(lost)?;
+        ptrace::cont(pid, 0).map_err(lost)?;
+    }
+    loop {
+        match ptrace::wait(pid).map_err(lost)? {
+            Stop::Gone(_) => return Ok(()),
+            Stop::Signal(s) if s == signal => ptrace::cont(pid, s).map_err(lost)?,
+            _ => ptrace::cont(pid, 0).map_err(lost)?,
+        }
+    }
+}
+
+fn cannot_fork(id: Pid, errno: Errno) -> Error {
+    match errno {
+        Errno::EEXIST => Error::new(Kind::Busy, format!("Task id {id} is taken"))
+            .because(errno)
+            .hint("end the process that has it, or restore in a new pid namespace"),
+        Errno::EPERM => Error::new(Kind::Permission, format!("Cannot choose the task id {id}"))
+            .because(errno)
+            .hint("restoring needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: run it as root"),
+        other => Error::os(format!("Cannot make task {id}"), other),
+    }
+}
