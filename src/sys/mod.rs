@@ -6,4 +6,5 @@ pub mod descriptor;
 pub mod kcmp;
 pub mod pidfd;
 pub mod ptrace;
+pub mod robust;
 pub mod vm;

@@ -1,0 +1,43 @@
+//! The alternate signal stack of a thread (sigaltstack(2); `thread_core.sas`).
+
+use super::words::{at, get, low, pair, words};
+use super::{DumpThread, Resource, RestoreThread};
+use crate::error::Result;
+use crate::image::proto::ThreadSasEntry;
+
+/// Set by the kernel while the thread runs on the stack; never an argument.
+const SS_ONSTACK: u32 = 1;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct AltStack;
+
+impl Resource for AltStack {
+    fn name(&self) -> &'static str {
+        "alternate signal stack"
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        let place = at(task.remote, 0);
+        task.remote
+            .call("sigaltstack", libc::SYS_sigaltstack, &[0, place])?;
+        let [sp, flags, size] = get(task.remote, 0)?;
+        task.thread().sas = Some(ThreadSasEntry {
+            ss_sp: sp,
+            ss_size: size,
+            ss_flags: low(flags) & !SS_ONSTACK,
+        });
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let Some(sas) = task.thread().and_then(|t| t.sas.as_ref()) else {
+            return Ok(());
+        };
+        let stack = words(&[sas.ss_sp, pair(sas.ss_flags & !SS_ONSTACK, 0), sas.ss_size]);
+        let place = task.remote.put(0, &stack)?;
+        task.remote
+            .call("sigaltstack", libc::SYS_sigaltstack, &[place, 0])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,358 @@
+//! Credentials of a thread: user and group ids, groups, capabilities, securebits, no_new_privs
+//! (credentials(7), capabilities(7); `thread_core.creds`).
+//!
+//! Restoring is a plan, a list of steps from the present credentials to the wanted ones, holding
+//! only what differs, so that without any right a process with our own credentials can be restored.
+//! The order follows from what each step needs: changing users must not take capabilities away
+//! (SECBIT_NO_SETUID_FIXUP); inheritable capabilities before the bounding set, which limits them;
+//! ambient ones while the permitted set is still large; the permitted and effective sets last,
+//! because everything else needs them.
+
+use super::words::{halves, high, low};
+use super::{DumpThread, Resource, RestoreThread, caps, proc};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::proto::{CoreEntry, CredsEntry};
+use crate::inject::{Call, Remote};
+use crate::units::Pid;
+
+const PR_GET_SECUREBITS: u64 = 27;
+const PR_SET_SECUREBITS: u64 = 28;
+const PR_CAPBSET_DROP: u64 = 24;
+const PR_SET_NO_NEW_PRIVS: u64 = 38;
+const PR_CAP_AMBIENT: u64 = 47;
+const PR_CAP_AMBIENT_RAISE: u64 = 2;
+const PR_CAP_AMBIENT_LOWER: u64 = 3;
+const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
+/// `_LINUX_CAPABILITY_VERSION_3`.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// Most groups that fit in the scratch area with room to spare.
+const MOST_GROUPS: usize = 3000;
+
+/// Where groups lie in the scratch area, after the slots of the capability calls.
+const GROUPS: u64 = 256;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Credentials;
+
+/// Real, effective, saved and file system id.
+type Ids = [u32; 4];
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Creds {
+    uids: Ids,
+    gids: Ids,
+    /// Sorted, as the kernel keeps them.
+    groups: Vec<u32>,
+    inheritable: u64,
+    permitted: u64,
+    effective: u64,
+    bounding: u64,
+    ambient: u64,
+    securebits: u32,
+    no_new_privs: bool,
+}
+
+impl Creds {
+    /// The present ones, all but the securebits from /proc.
+    fn of(pid: Pid, tid: Pid, remote: &mut Remote) -> Result<Self> {
+        let status = proc::status(pid, tid)?;
+        let bits = remote.call(
+            "prctl(PR_GET_SECUREBITS)",
+            libc::SYS_prctl,
+            &[PR_GET_SECUREBITS],
+        )?;
+        let mut groups = status.groups;
+        groups.sort_unstable();
+        Ok(Self {
+            uids: [status.ruid, status.euid, status.suid, status.fuid],
+            gids: [status.rgid, status.egid, status.sgid, status.fgid],
+            groups,
+            inheritable: status.capinh,
+            permitted: status.capprm,
+            effective: status.capeff,
+            bounding: status.capbnd.unwrap_or(0),
+            ambient: status.capamb.unwrap_or(0),
+            securebits: low(bits),
+            no_new_privs: status.nonewprivs.unwrap_or(0) != 0,
+        })
+    }
+}
+
+impl From<&Creds> for CredsEntry {
+    fn from(creds: &Creds) -> Self {
+        let set = |set: u64| vec![low(set), high(set)];
+        let [uid, euid, suid, fsuid] = creds.uids;
+        let [gid, egid, sgid, fsgid] = creds.gids;
+        Self {
+            uid,
+            gid,
+            euid,
+            egid,
+            suid,
+            sgid,
+            fsuid,
+            fsgid,
+            cap_inh: set(creds.inheritable),
+            cap_prm: set(creds.permitted),
+            cap_eff: set(creds.effective),
+            cap_bnd: set(creds.bounding),
+            cap_amb: set(creds.ambient),
+            secbits: creds.securebits,
+            groups: creds.groups.clone(),
+            no_new_privs: creds.no_new_privs.then_some(1),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<&CredsEntry> for Creds {
+    fn from(entry: &CredsEntry) -> Self {
+        let set = |set: &[u32]| match *set {
+            [] => 0,
+            [low] => u64::from(low),
+            [low, high, ..] => super::words::pair(low, high),
+        };
+        let mut groups = entry.groups.clone();
+        groups.sort_unstable();
+        Self {
+            uids: [entry.uid, entry.euid, entry.suid, entry.fsuid],
+            gids: [entry.gid, entry.egid, entry.sgid, entry.fsgid],
+            groups,
+            inheritable: set(&entry.cap_inh),
+            permitted: set(&entry.cap_prm),
+            effective: set(&entry.cap_eff),
+            bounding: set(&entry.cap_bnd),
+            ambient: set(&entry.cap_amb),
+            securebits: entry.secbits,
+            no_new_privs: entry.no_new_privs.unwrap_or(0) != 0,
+        }
+    }
+}
+
+/// One system call on the way to other credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Securebits(u32),
+    Groups(Vec<u32>),
+    /// Real, effective, saved.
+    Gids([u32; 3]),
+    FsGid(u32),
+    Uids([u32; 3]),
+    FsUid(u32),
+    /// Effective, permitted, inheritable.
+    Caps(u64, u64, u64),
+    LowerAmbient(u64),
+    RaiseAmbient(u64),
+    DropBounding(u64),
+    NoNewPrivs,
+}
+
+/// Steps from `present` to what of `wanted` can be had, and what cannot.
+fn plan(present: &Creds, wanted: &Creds) -> (Vec<Step>, Vec<(&'static str, u64)>) {
+    // Sets only shrink; what we lack ourselves nobody can give.
+    let bounding = wanted.bounding & present.bounding;
+    let permitted = wanted.permitted & present.permitted;
+    let effective = wanted.effective & permitted;
+    let inheritable = wanted.inheritable & (present.inheritable | present.bounding);
+    let ambient = wanted.ambient & permitted & inheritable;
+    let lost = [
+        ("bounding", wanted.bounding & !bounding),
+        ("permitted", wanted.permitted & !permitted),
+        ("effective", wanted.effective & !effective),
+        ("inheritable", wanted.inheritable & !inheritable),
+        ("ambient", wanted.ambient & !ambient),
+    ];
+    let mut steps = Vec::new();
+    let mut securebits = present.securebits;
+    if wanted.uids != present.uids && securebits & SECBIT_NO_SETUID_FIXUP == 0 {
+        securebits |= SECBIT_NO_SETUID_FIXUP;
+        steps.push(Step::Securebits(securebits));
+    }
+    if wanted.groups != present.groups {
+        steps.push(Step::Groups(wanted.groups.clone()));
+    }
+    let [rgid, egid, sgid, fsgid] = wanted.gids;
+    if wanted.gids != present.gids {
+        steps.push(Step::Gids([rgid, egid, sgid]));
+        if fsgid != egid {
+            steps.push(Step::FsGid(fsgid));
+        }
+    }
+    let [ruid, euid, suid, fsuid] = wanted.uids;
+    if wanted.uids != present.uids {
+        steps.push(Step::Uids([ruid, euid, suid]));
+        if fsuid != euid {
+            steps.push(Step::FsUid(fsuid));
+        }
+    }
+    if inheritable != present.inheritable {
+        steps.push(Step::Caps(
+            present.effective,
+            present.permitted,
+            inheritable,
+        ));
+    }
+    // The kernel takes out of the ambient set what is no longer inheritable.
+    let present_ambient = present.ambient & inheritable;
+    steps.extend(caps::members(present_ambient & !ambient).map(Step::LowerAmbient));
+    steps.extend(caps::members(ambient & !present_ambient).map(Step::RaiseAmbient));
+    steps.extend(caps::members(present.bounding & !bounding).map(Step::DropBounding));
+    if wanted.securebits != securebits {
+        steps.push(Step::Securebits(wanted.securebits));
+    }
+    if (effective, permitted) != (present.effective, present.permitted) {
+        steps.push(Step::Caps(effective, permitted, inheritable));
+    }
+    if wanted.no_new_privs && !present.no_new_privs {
+        steps.push(Step::NoNewPrivs);
+    }
+    (
+        steps,
+        lost.into_iter().filter(|(_, set)| *set != 0).collect(),
+    )
+}
+
+impl Step {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Securebits(_) => "prctl(PR_SET_SECUREBITS)",
+            Self::Groups(_) => "setgroups",
+            Self::Gids(_) => "setresgid",
+            Self::FsGid(_) => "setfsgid",
+            Self::Uids(_) => "setresuid",
+            Self::FsUid(_) => "setfsuid",
+            Self::Caps(..) => "capset",
+            Self::LowerAmbient(_) => "prctl(PR_CAP_AMBIENT_LOWER)",
+            Self::RaiseAmbient(_) => "prctl(PR_CAP_AMBIENT_RAISE)",
+            Self::DropBounding(_) => "prctl(PR_CAPBSET_DROP)",
+            Self::NoNewPrivs => "prctl(PR_SET_NO_NEW_PRIVS)",
+        }
+    }
+
+    /// The call; `slot` is a place of 64 bytes in the scratch area for this step alone.
+    fn call(&self, remote: &mut Remote, slot: u64) -> Result<Call> {
+        let ids = |ids: &[u32; 3]| ids.map(u64::from);
+        let prctl = |args: &[u64]| Call::new(libc::SYS_prctl, args);
+        Ok(match self {
+            Self::Securebits(bits) => prctl(&[PR_SET_SECUREBITS, u64::from(*bits)]),
+            Self::Groups(groups) => {
+                let place = remote.put(GROUPS, &halves(groups))?;
+                Call::new(libc::SYS_setgroups, &[groups.len() as u64, place])
+            }
+            Self::Gids(gids) => Call::new(libc::SYS_setresgid, &ids(gids)),
+            Self::FsGid(gid) => Call::new(libc::SYS_setfsgid, &[u64::from(*gid)]),
+            Self::Uids(uids) => Call::new(libc::SYS_setresuid, &ids(uids)),
+            Self::FsUid(uid) => Call::new(libc::SYS_setfsuid, &[u64::from(*uid)]),
+            Self::Caps(effective, permitted, inheritable) => {
+                let sets = [*effective, *permitted, *inheritable];
+                let [e0, p0, i0] = sets.map(low);
+                let [e1, p1, i1] = sets.map(high);
+                let header = [CAPABILITY_VERSION, 0, e0, p0, i0, e1, p1, i1];
+                let place = remote.put(slot, &halves(&header))?;
+                Call::new(libc::SYS_capset, &[place, place + 8])
+            }
+            Self::LowerAmbient(cap) => prctl(&[PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, *cap]),
+            Self::RaiseAmbient(cap) => prctl(&[PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, *cap]),
+            Self::DropBounding(cap) => prctl(&[PR_CAPBSET_DROP, *cap]),
+            Self::NoNewPrivs => prctl(&[PR_SET_NO_NEW_PRIVS, 1]),
+        })
+    }
+}
+
+impl Resource for Credentials {
+    fn name(&self) -> &'static str {
+        "credentials"
+    }
+
+    fn check(&self, pid: Pid) -> Result<Vec<Obstacle>> {
+        let mut obstacles = Vec::new();
+        for tid in proc::threads(pid)? {
+            let who = super::who(pid, tid);
+            let groups = proc::status(pid, tid)?.groups.len();
+            if groups > MOST_GROUPS {
+                obstacles.push(Obstacle::unsupported(
+                    format!("{who} is in {groups} groups"),
+                    format!("no more than {MOST_GROUPS} can be saved"),
+                ));
+            }
+            // Not there without the security module, EINVAL without any.
+            let profile = proc::line(pid, &format!("task/{tid}/attr/current")).unwrap_or_default();
+            let profile = profile.trim_end_matches(['\0', '\n']);
+            if !["", "unconfined", "kernel"].contains(&profile) {
+                obstacles.push(Obstacle::unsupported(
+                    format!("{who} is confined by the security module as {profile:?}"),
+                    "start it unconfined; such profiles cannot be saved yet",
+                ));
+            }
+        }
+        Ok(obstacles)
+    }
+
+    fn check_image(&self, tid: Pid, core: &CoreEntry) -> Vec<Obstacle> {
+        let creds = core.thread_core.as_ref().and_then(|t| t.creds.as_ref());
+        let profile = creds.and_then(|c| c.lsm_profile.as_ref());
+        profile.map_or_else(Vec::new, |profile| {
+            vec![Obstacle::unsupported(
+                format!("Thread {tid} was confined by the security module as {profile:?}"),
+                "such profiles cannot be restored yet; use criu restore",
+            )]
+        })
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        let creds = Creds::of(task.pid, task.tid, task.remote)?;
+        task.thread().creds = Some(CredsEntry::from(&creds));
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let Some(entry) = task.thread().and_then(|t| t.creds.as_ref()) else {
+            return Ok(());
+        };
+        let wanted = Creds::from(entry);
+        let present = Creds::of(task.pid, task.tid, task.remote)?;
+        let (steps, lost) = plan(&present, &wanted);
+        if present.no_new_privs && !wanted.no_new_privs {
+            task.warnings.push(Obstacle::new(
+                Kind::Permission,
+                format!("{} becomes no_new_privs", task.who()),
+                "icecore itself runs with no_new_privs, which is inherited for good",
+            ));
+        }
+        for (kind, set) in lost {
+            task.warnings.push(Obstacle::new(
+                Kind::Permission,
+                format!(
+                    "The {kind} set of {} lacks {}",
+                    task.who(),
+                    caps::names(set)
+                ),
+                "run icecore with all capabilities to restore it in full",
+            ));
+        }
+        let mut calls = Vec::new();
+        let mut slot = 0;
+        for step in &steps {
+            calls.push(step.call(task.remote, slot)?);
+            if matches!(step, Step::Caps(..)) {
+                slot += 64;
+            }
+        }
+        task.remote.run(&mut calls)?;
+        for (step, call) in steps.iter().zip(&calls) {
+            // setfsuid and setfsgid return the previous id, whatever it is.
+            if !matches!(step, Step::FsUid(_) | Step::FsGid(_))
+                && let Err(e) = call.value()
+            {
+                let what = format!("{} failed while restoring {}", step.name(), task.who());
+                return Err(Error::os(what, e).hint("run icecore as root"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! What the kernel does with futexes when a thread ends: the robust list (get_robust_list(2);
+//! `thread_core.futex_rla`) and the thread id that is cleared (set_tid_address(2);
+//! `thread_info.clear_tid_addr`).
+
+use super::words::{at, get};
+use super::{DumpThread, Resource, RestoreThread};
+use crate::error::{Error, Result};
+use crate::sys;
+
+const PR_GET_TID_ADDRESS: u64 = 40;
+
+/// The robust futex list.
+#[derive(Debug)]
+pub(super) struct RobustList;
+
+impl Resource for RobustList {
+    fn name(&self) -> &'static str {
+        "robust futex list"
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        let (head, len) = sys::robust::robust_list(task.tid).map_err(|e| {
+            Error::os(
+                format!("Cannot ask for the robust futex list of {}", task.who()),
+                e,
+            )
+        })?;
+        task.thread().futex_rla = head;
+        // Always sizeof(struct robust_list_head), 24.
+        task.thread().futex_rla_len = u32::try_from(len).unwrap_or(24);
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let Some(thread) = task.thread().filter(|t| t.futex_rla != 0) else {
+            return Ok(());
+        };
+        let args = [thread.futex_rla, u64::from(thread.futex_rla_len)];
+        task.remote
+            .call("set_robust_list", libc::SYS_set_robust_list, &args)?;
+        Ok(())
+    }
+}
+
+/// The address at which the kernel clears the thread id.
+#[derive(Debug)]
+pub(super) struct ClearTid;
+
+impl Resource for ClearTid {
+    fn name(&self) -> &'static str {
+        "address of the thread id"
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        let args = [PR_GET_TID_ADDRESS, at(task.remote, 0)];
+        task.remote
+            .call("prctl(PR_GET_TID_ADDRESS)", libc::SYS_prctl, &args)?;
+        let [address] = get(task.remote, 0)?;
+        task.info().clear_tid_addr = address;
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let Some(info) = task.core.thread_info.as_ref() else {
+            return Ok(());
+        };
+        task.remote.call(
+            "set_tid_address",
+            libc::SYS_set_tid_address,
+            &[info.clear_tid_addr],
+        )?;
+        Ok(())
+    }
+}

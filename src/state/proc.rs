@@ -1,0 +1,59 @@
+//! What /proc tells about a thread (proc(5)). Names of threads need not be UTF-8, so the files are
+//! read as bytes first.
+
+use std::fs;
+use std::io::Cursor;
+
+use procfs::process::{Stat, Status};
+use procfs::{FromBufRead as _, FromRead as _};
+
+use crate::error::{Error, Kind, Result};
+use crate::units::Pid;
+
+/// `/proc/PID/task/TID/status`.
+pub(super) fn status(pid: Pid, tid: Pid) -> Result<Status> {
+    let path = format!("/proc/{pid}/task/{tid}/status");
+    let text = text(&path)?;
+    Status::from_buf_read(Cursor::new(text)).map_err(|e| unreadable(&path, e))
+}
+
+/// `/proc/PID/task/TID/stat`.
+pub(super) fn stat(pid: Pid, tid: Pid) -> Result<Stat> {
+    let path = format!("/proc/{pid}/task/{tid}/stat");
+    let text = text(&path)?;
+    Stat::from_read(Cursor::new(text)).map_err(|e| unreadable(&path, e))
+}
+
+/// A file below `/proc/PID`, without the newline at its end.
+pub(super) fn line(pid: Pid, name: &str) -> Result<String> {
+    text(&format!("/proc/{pid}/{name}")).map(|t| t.trim_end_matches('\n').to_owned())
+}
+
+/// All threads of a process, the leader first.
+pub(super) fn threads(pid: Pid) -> Result<Vec<Pid>> {
+    let path = format!("/proc/{pid}/task");
+    let entries = fs::read_dir(&path).map_err(|e| Error::path("list", &path, e))?;
+    let mut tids: Vec<Pid> = entries
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw)
+        .collect();
+    tids.sort_by_key(|t| (*t != pid, *t));
+    Ok(tids)
+}
+
+fn text(path: &str) -> Result<String> {
+    let bytes = fs::read(path).map_err(|e| match e.raw_os_error() {
+        // The directory, or the task behind the open file, is gone.
+        Some(libc::ENOENT | libc::ESRCH) => Error::path("read", path, e).kinded(Kind::TargetGone),
+        _ => Error::path("read", path, e),
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A file of /proc that does not look as proc(5) says.
+pub(super) fn unreadable(
+    path: &str,
+    cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    Error::new(Kind::Unsupported, format!("Cannot make sense of {path}")).because(cause)
+}

@@ -1,0 +1,138 @@
+//! Small switches of a whole process: personality (personality(2); `tc.personality`), child
+//! subreaper (PR_SET_CHILD_SUBREAPER, prctl(2); `tc.child_subreaper`), membarrier registrations
+//! (membarrier(2); `tc.membarrier_registration_mask`), and what is only recorded, because it is
+//! CRIU's: kernel flags of the task and login uid (`tc.flags`, `tc.loginuid`).
+
+use super::words::{at, get, low};
+use super::{DumpThread, Resource, RestoreThread, proc};
+use crate::error::Result;
+use crate::inject::Call;
+
+const PR_SET_CHILD_SUBREAPER: u64 = 36;
+const PR_GET_CHILD_SUBREAPER: u64 = 37;
+
+/// The personality. It can change what mmap does, so memory must be mapped before.
+#[derive(Debug)]
+pub(super) struct Personality;
+
+impl Resource for Personality {
+    fn name(&self) -> &'static str {
+        "personality"
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        if task.leader {
+            let text = proc::line(task.pid, "personality")?;
+            let value = u32::from_str_radix(&text, 16);
+            task.task().personality = value.map_err(|e| proc::unreadable("personality", e))?;
+        }
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        // The personality belongs to each thread, but the image has one for all.
+        let Some(tc) = task.leader_core.tc.as_ref() else {
+            return Ok(());
+        };
+        let wanted = u64::from(tc.personality);
+        task.remote
+            .call("personality", libc::SYS_personality, &[wanted])?;
+        Ok(())
+    }
+}
+
+/// Whether orphaned descendants become children of this process.
+#[derive(Debug)]
+pub(super) struct ChildSubreaper;
+
+impl Resource for ChildSubreaper {
+    fn name(&self) -> &'static str {
+        "child subreaper"
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        if task.leader {
+            let args = [PR_GET_CHILD_SUBREAPER, at(task.remote, 0)];
+            task.remote
+                .call("prctl(PR_GET_CHILD_SUBREAPER)", libc::SYS_prctl, &args)?;
+            let [value] = get(task.remote, 0)?;
+            // An int: the high half is whatever was there.
+            task.task().child_subreaper = Some(low(value) != 0);
+        }
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let Some(wanted) = task.task().and_then(|t| t.child_subreaper) else {
+            return Ok(());
+        };
+        let args = [PR_SET_CHILD_SUBREAPER, u64::from(wanted)];
+        task.remote
+            .call("prctl(PR_SET_CHILD_SUBREAPER)", libc::SYS_prctl, &args)?;
+        Ok(())
+    }
+}
+
+/// The registrations that make expedited barriers work.
+#[derive(Debug)]
+pub(super) struct Membarrier;
+
+/// MEMBARRIER_CMD_GET_REGISTRATIONS, Linux 6.3.
+const GET_REGISTRATIONS: u64 = 1 << 9;
+
+impl Resource for Membarrier {
+    fn name(&self) -> &'static str {
+        "membarrier registrations"
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        if task.leader {
+            let mut calls = [Call::new(libc::SYS_membarrier, &[GET_REGISTRATIONS, 0, 0])];
+            task.remote.run(&mut calls)?;
+            // A kernel that cannot tell (or has no membarrier) leaves the field out, as CRIU does.
+            let mask = calls[0].value().map_or(0, low);
+            task.task().membarrier_registration_mask = Some(mask).filter(|m| *m != 0);
+        }
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let mask = task
+            .task()
+            .and_then(|t| t.membarrier_registration_mask)
+            .unwrap_or(0);
+        // Each bit is the command that makes the registration.
+        let mut calls: Vec<Call> = (0..32)
+            .map(|bit| 1 << bit)
+            .filter(|command| u64::from(mask) & command != 0)
+            .map(|command| Call::new(libc::SYS_membarrier, &[command, 0, 0]))
+            .collect();
+        super::run(task.remote, "membarrier", &mut calls)
+    }
+}
+
+/// What CRIU records and nobody restores.
+#[derive(Debug)]
+pub(super) struct Recorded;
+
+impl Resource for Recorded {
+    fn name(&self) -> &'static str {
+        "recorded facts"
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        if task.leader {
+            task.task().flags = proc::stat(task.pid, task.tid)?.flags;
+            // Kernels without audit have no such file: unset.
+            let loginuid = proc::line(task.pid, "loginuid")
+                .ok()
+                .and_then(|t| t.parse().ok());
+            task.task().loginuid = Some(loginuid.unwrap_or(u32::MAX));
+        }
+        Ok(())
+    }
+
+    fn restore(&self, _task: &mut RestoreThread<'_>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! How a thread is scheduled: policy, real-time priority, nice value (sched(7), setpriority(2);
+//! `thread_core.sched_*`).
+
+use super::words::halves;
+use super::{DumpThread, Resource, RestoreThread, proc};
+use crate::error::{Kind, Obstacle, Result};
+use crate::inject::Call;
+use crate::units::Pid;
+
+const SCHED_FIFO: u32 = 1;
+const SCHED_RR: u32 = 2;
+const SCHED_IDLE: u32 = 5;
+/// Set in the result of sched_getscheduler(2): children do not inherit the policy.
+const RESET_ON_FORK: u64 = 0x4000_0000;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Scheduling;
+
+/// Policy, real-time priority and nice value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    policy: u32,
+    priority: u32,
+    nice: i32,
+}
+
+impl Place {
+    fn of(pid: Pid, tid: Pid) -> Result<Self> {
+        let stat = proc::stat(pid, tid)?;
+        Ok(Self {
+            policy: stat.policy.unwrap_or(0),
+            priority: stat.rt_priority.unwrap_or(0),
+            nice: i32::try_from(stat.nice).unwrap_or(0),
+        })
+    }
+}
+
+fn is_real_time(policy: u32) -> bool {
+    policy == SCHED_FIFO || policy == SCHED_RR
+}
+
+impl Resource for Scheduling {
+    fn name(&self) -> &'static str {
+        "scheduling"
+    }
+
+    fn check(&self, pid: Pid) -> Result<Vec<Obstacle>> {
+        let mut obstacles = Vec::new();
+        for tid in proc::threads(pid)? {
+            let policy = Place::of(pid, tid)?.policy;
+            // SCHED_OTHER, FIFO, RR, BATCH and IDLE are what the image format has words for.
+            if policy > SCHED_IDLE || policy == 4 {
+                obstacles.push(Obstacle::unsupported(
+                    format!("{} has scheduling policy {policy}", super::who(pid, tid)),
+                    "only SCHED_OTHER, BATCH, IDLE, FIFO and RR can be saved; change it with chrt",
+                ));
+            }
+        }
+        Ok(obstacles)
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+        let place = Place::of(task.pid, task.tid)?;
+        let policy = task
+            .remote
+            .call("sched_getscheduler", libc::SYS_sched_getscheduler, &[0])?;
+        if policy & RESET_ON_FORK != 0 {
+            task.warnings.push(Obstacle::unsupported(
+                format!("{} has the scheduling flag RESET_ON_FORK", task.who()),
+                "the image format has no place for it; children will inherit after a restore",
+            ));
+        }
+        let thread = task.thread();
+        thread.sched_nice = Some(place.nice);
+        thread.sched_policy = Some(place.policy);
+        thread.sched_prio = is_real_time(place.policy).then_some(place.priority);
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let Some(thread) = task.thread() else {
+            return Ok(());
+        };
+        let present = Place::of(task.pid, task.tid)?;
+        let wanted = Place {
+            policy: thread.sched_policy.unwrap_or(0),
+            priority: thread.sched_prio.unwrap_or(0),
+            nice: thread.sched_nice.unwrap_or(0),
+        };
+        // Nice first: it counts for the policies that are not real-time, and is kept for the others.
+        let mut calls = Vec::new();
+        if wanted.nice != present.nice {
+            let nice = i64::from(wanted.nice).cast_unsigned();
+            calls.push(Call::new(libc::SYS_setpriority, &[0, 0, nice]));
+        }
+        if (wanted.policy, wanted.priority) != (present.policy, present.priority) {
+            let param = task.remote.put(0, &halves(&[wanted.priority]))?;
+            let args = [0, u64::from(wanted.policy), param];
+            calls.push(Call::new(libc::SYS_sched_setscheduler, &args));
+        }
+        task.remote.run(&mut calls)?;
+        if calls.iter().any(|call| call.value().is_err()) {
+            let got = Place::of(task.pid, task.tid)?;
+            task.warnings.push(Obstacle::new(
+                Kind::Permission,
+                format!("{} is scheduled with {got:?}, not {wanted:?}", task.who()),
+                "changing it needs CAP_SYS_NICE",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_thread_is_scheduled_as_the_kernel_says_and_nothing_is_in_the_way() {
+        let (pid, tid) = (nix::unistd::getpid(), nix::unistd::gettid());
+        let place = Place::of(pid, tid).unwrap();
+        assert_eq!((place.policy, place.priority), (0, 0));
+        assert_eq!(Scheduling.check(pid).unwrap(), []);
+    }
+}
