@@ -3,7 +3,6 @@
 mod frame;
 mod images;
 mod pagemap;
-#[allow(missing_docs, missing_debug_implementations, reason = "tmp")]
 pub mod proto;
 mod writer;
 

@@ -1,6 +1,8 @@
 //! Memory of a task: its mappings, its private pages, its shared segments.
 
 pub mod mappings;
+pub mod pages;
 pub mod space;
+pub mod vmas;
 
 pub use mappings::{Backing, Mapping};

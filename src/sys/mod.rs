@@ -4,6 +4,7 @@ pub mod clone;
 pub mod cpu;
 pub mod descriptor;
 pub mod kcmp;
+pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
 pub mod robust;

@@ -1,0 +1,49 @@
+//! Mappings to and from the `mm` image (CRIU's `vma_entry`).
+
+use super::mappings::{Backing, Mapping};
+use super::space::status;
+use crate::image::proto::VmaEntry;
+use crate::units::PageRange;
+
+/// The entry of a mapping. `file` is the id in `files.img` of what is behind it, and the open flags
+/// the mapping needs.
+pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>) -> VmaEntry {
+    let mut bits = match (&mapping.backing, mapping.shared) {
+        (Backing::Anonymous, _) => status::REGULAR | status::ANON_PRIVATE,
+        (Backing::File(_), false) => status::REGULAR | status::FILE_PRIVATE,
+        (Backing::File(_), true) => status::REGULAR | status::FILE_SHARED,
+        (Backing::Segment(_), false) => status::REGULAR | status::FILE_PRIVATE | status::MEMFD,
+        (Backing::Segment(_), true) => status::REGULAR | status::FILE_SHARED | status::MEMFD,
+        (Backing::Vdso, _) => status::REGULAR | status::VDSO | status::ANON_PRIVATE,
+        (Backing::Vvar, _) => status::REGULAR | status::VVAR | status::ANON_PRIVATE,
+        (Backing::Vsyscall, _) => status::VSYSCALL | status::ANON_PRIVATE,
+    };
+    if mapping.heap {
+        bits |= status::HEAP;
+    }
+    let by_file = file.is_some();
+    VmaEntry {
+        start: mapping.range.start,
+        end: mapping.range.end,
+        pgoff: if by_file { mapping.offset } else { 0 },
+        shmid: file.map_or(0, |(id, _)| u64::from(id)),
+        prot: mapping.prot,
+        flags: mapping.flags(),
+        status: bits,
+        fd: -1,
+        madv: Some(mapping.advice()).filter(|m| *m != 0),
+        fdflags: file.map(|(_, flags)| flags),
+    }
+}
+
+/// The entry of guard pages inside another mapping.
+pub fn guard(range: PageRange) -> VmaEntry {
+    VmaEntry {
+        start: range.start,
+        end: range.end,
+        flags: (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned(),
+        status: status::GUARD,
+        fd: -1,
+        ..VmaEntry::default()
+    }
+}
