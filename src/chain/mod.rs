@@ -4,12 +4,27 @@
 //! Everything here works on images only: no process, no privilege, any architecture. Nothing is
 //! ever computed page by page; all sets are ascending lists of ranges (see [`Ranges`]).
 
+mod catalog;
+mod check;
+mod holes;
+mod layer;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod owner;
 mod ranges;
+mod resolved;
+mod sidecar;
+mod stack;
 mod superseded;
 
+pub use catalog::Catalog;
+pub use check::{Report, check, check_dir};
+pub(crate) use holes::holes;
+pub use layer::{Extent, Layer, State};
 pub use owner::{Descent, Missing, Owned, Ownership, Why};
 pub use ranges::Ranges;
+pub use resolved::Resolved;
+pub use sidecar::{Consumed, Sidecar};
+pub(crate) use sidecar::mark_consumed;
+pub use stack::{Level, MAX_DEPTH, Stack};
 pub use superseded::{Affected, superseded};

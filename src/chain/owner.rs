@@ -10,7 +10,7 @@
 use serde::Serialize;
 
 use super::Ranges;
-use crate::image::{Pagemap, Place, Run};
+use crate::image::{Pagemap, Place};
 use crate::units::{PAGE_SIZE, PageRange, Vaddr};
 
 /// Pages whose bytes lie one after the other in one pages file.
@@ -146,8 +146,7 @@ impl Descent {
     /// Goes on with the parent's pagemap.
     pub fn below(&mut self, parent: &Pagemap) {
         let wanted = std::mem::take(&mut self.wanted);
-        let covered: Ranges = parent.runs.iter().map(Run::range).collect();
-        self.lose(&wanted.minus(&covered), Why::NotCovered);
+        self.lose(&wanted.minus(&Ranges::covered(parent)), Why::NotCovered);
         self.layer += 1;
         self.wanted = self.take(parent, Some(&wanted));
     }
@@ -177,13 +176,8 @@ impl Descent {
 
     /// Notes what this layer owns of the wanted pages (`None`: all) and returns what it sends on.
     fn take(&mut self, pagemap: &Pagemap, wanted: Option<&Ranges>) -> Ranges {
-        let everything;
-        let wanted = if let Some(wanted) = wanted {
-            wanted
-        } else {
-            everything = pagemap.runs.iter().map(Run::range).collect();
-            &everything
-        };
+        let everything = if wanted.is_none() { Ranges::covered(pagemap) } else { Ranges::new() };
+        let wanted = wanted.unwrap_or(&everything);
         let mut offset = 0;
         let mut further = Ranges::new();
         let mut want = wanted.iter().peekable();

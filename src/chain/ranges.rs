@@ -28,6 +28,15 @@ impl Ranges {
         set
     }
 
+    /// All pages of `pagemap`.
+    pub fn covered(pagemap: &Pagemap) -> Self {
+        let mut set = Self::new();
+        for run in &pagemap.runs {
+            set.push(run.range());
+        }
+        set
+    }
+
     /// Adds a range that starts nowhere before the last one that was added.
     pub fn push(&mut self, range: PageRange) {
         if range.is_empty() {
@@ -130,6 +139,14 @@ impl Ranges {
             rest.push(PageRange::new(start, range.end));
         }
         rest
+    }
+}
+
+impl From<PageRange> for Ranges {
+    fn from(range: PageRange) -> Self {
+        let mut set = Self::new();
+        set.push(range);
+        set
     }
 }
 

@@ -1,0 +1,225 @@
+//! A stack: a layer with all its ancestors, tip first; what a restore of that layer needs.
+//!
+//! The `parent` link of a layer is resolved relative to the layer's own directory, as CRIU does.
+//! A stack that opens has no loop, no missing parent, and no parent other than the recorded one.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::layer::name_of;
+use super::sidecar::{Sidecar, short_id};
+use super::{Descent, Ownership, Resolved, Why};
+use crate::error::{Error, Kind, Result};
+use crate::image::{Images, Pagemap, PagemapId};
+use crate::units::PAGE_SIZE;
+
+/// More layers than this are refused: CRIU would need as many open files per task.
+pub const MAX_DEPTH: usize = 4096;
+
+/// One layer of an open stack.
+#[derive(Debug)]
+pub struct Level {
+    images: Images,
+    sidecar: Option<Sidecar>,
+}
+
+impl Level {
+    fn open(dir: &Path) -> Result<Self> {
+        let images = Images::open(dir)?;
+        let sidecar = Sidecar::read(&images)?;
+        Ok(Self { images, sidecar })
+    }
+
+    /// The layer's directory, absolute and free of symlinks.
+    pub fn dir(&self) -> &Path {
+        self.images.dir()
+    }
+
+    /// The layer's files.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// What we noted beside the images, if the layer is ours or was marked by us.
+    pub fn sidecar(&self) -> Option<&Sidecar> {
+        self.sidecar.as_ref()
+    }
+
+    /// The last part of the directory, for messages.
+    pub fn name(&self) -> String {
+        name_of(self.dir())
+    }
+}
+
+/// A layer with all its ancestors, tip first.
+#[derive(Debug)]
+pub struct Stack {
+    levels: Vec<Level>,
+}
+
+impl Stack {
+    /// Opens the layer in `dir` and every layer below it.
+    ///
+    /// Fails on a missing, wrong or looping parent, and on more than [`MAX_DEPTH`] layers.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let mut next = Some(canonical(dir).map_err(|e| e.hint("Name an images directory"))?);
+        let mut seen = HashSet::new();
+        let mut levels: Vec<Level> = Vec::new();
+        while let Some(dir) = next {
+            let meta = fs::metadata(&dir).map_err(|e| Error::path("read", &dir, e))?;
+            if !seen.insert((meta.dev(), meta.ino())) {
+                return Err(Error::corrupt(format!(
+                    "The parents of {} run in a loop: {} is its own ancestor",
+                    levels.first().map_or_else(String::new, Level::name),
+                    dir.display()
+                ))
+                .hint("Correct the `parent` links: ls -l */parent"));
+            }
+            if levels.len() >= MAX_DEPTH {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("The stack has more than {MAX_DEPTH} layers"),
+                ));
+            }
+            let level = Level::open(&dir)?;
+            if let Some(child) = levels.last() {
+                same_parent(child.dir(), child.sidecar(), level.dir(), level.sidecar())?;
+            }
+            next = parent_dir(level.images(), level.sidecar())?;
+            levels.push(level);
+        }
+        Ok(Self { levels })
+    }
+
+    /// The layers, tip first; never empty.
+    pub fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    /// The layer that was opened.
+    pub fn tip(&self) -> &Level {
+        #[expect(clippy::indexing_slicing, reason = "open() never returns an empty stack")]
+        &self.levels[0]
+    }
+
+    /// The layer at `index` (0 = tip), or an error that names the index.
+    pub fn level(&self, index: usize) -> Result<&Level> {
+        self.levels.get(index).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("The stack has no layer number {index}"))
+        })
+    }
+
+    /// Number of layers.
+    pub fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// The pagemaps of `id`, tip first, down to the first layer that has none.
+    pub fn pagemaps(&self, id: PagemapId) -> impl Iterator<Item = Result<Pagemap>> + '_ {
+        self.levels.iter().map_while(move |level| pagemap(&level.images, id).transpose())
+    }
+
+    /// Who owns each page of `id` as of the tip. Empty if the tip has no such pagemap.
+    pub fn ownership(&self, id: PagemapId) -> Result<Ownership> {
+        let mut pagemaps = self.pagemaps(id);
+        let Some(tip) = pagemaps.next() else { return Ok(Ownership::default()) };
+        let mut descent = Descent::new(&tip?);
+        let mut depth = 1;
+        while !descent.is_done()
+            && let Some(parent) = pagemaps.next()
+        {
+            descent.below(&parent?);
+            depth += 1;
+        }
+        Ok(descent.end(if depth < self.depth() { Why::NoPagemap } else { Why::NoParent }))
+    }
+
+    /// The bytes of `id` as of the tip, ready to be read.
+    pub fn resolved(&self, id: PagemapId) -> Result<Resolved> {
+        Ok(Resolved::new(self, id, self.ownership(id)?))
+    }
+}
+
+/// The directory of the parent of a layer, if it has one. It exists, or this fails.
+pub(super) fn parent_dir(
+    images: &Images,
+    sidecar: Option<&Sidecar>,
+) -> Result<Option<PathBuf>> {
+    let dir = images.dir();
+    let Some(target) = images.parent_link()? else {
+        if sidecar.is_some_and(|s| !s.parent_id.is_empty()) {
+            return Err(Error::corrupt(format!(
+                "Layer {} has lost its `parent` link (it was made on top of another layer)",
+                dir.display()
+            ))
+            .hint(format!("Link it again: ln -s ../PARENT {}/parent", dir.display())));
+        }
+        return Ok(None);
+    };
+    canonical(&dir.join(&target)).map(Some).map_err(|e| {
+        Error::new(
+            e.kind(),
+            format!("The parent {} of layer {} is missing", target.display(), dir.display()),
+        )
+        .because(e)
+        .hint("Put the parent directory back where it was; every ancestor is needed")
+    })
+}
+
+/// Checks that the layer in `parent_dir` is the one that the layer in `dir` was made on.
+pub(super) fn same_parent(
+    dir: &Path,
+    sidecar: Option<&Sidecar>,
+    parent_dir: &Path,
+    parent: Option<&Sidecar>,
+) -> Result<()> {
+    let expected = sidecar.map(|s| s.parent_id.as_slice()).unwrap_or_default();
+    let actual = parent.map(|s| s.id.as_slice()).unwrap_or_default();
+    if expected.is_empty() || expected == actual {
+        return Ok(());
+    }
+    Err(Error::corrupt(format!(
+        "Wrong parent: layer {} was made on layer {}, but {} is {}",
+        dir.display(),
+        short_id(expected),
+        parent_dir.display(),
+        if actual.is_empty() { "without identity".to_owned() } else { short_id(actual) },
+    ))
+    .hint("Put the directory it was made on back to where the `parent` link points"))
+}
+
+/// A pagemap whose runs are ascending, disjoint, aligned and not empty, or an error.
+///
+/// Every computation on pagemaps relies on this.
+pub(super) fn pagemap(images: &Images, id: PagemapId) -> Result<Option<Pagemap>> {
+    let Some(pagemap) = images.pagemap(id)? else { return Ok(None) };
+    let mut end = 0;
+    for run in &pagemap.runs {
+        let bytes = run.pages.checked_mul(PAGE_SIZE).filter(|bytes| *bytes > 0);
+        let after = bytes.and_then(|bytes| run.start.checked_add(bytes));
+        match after {
+            Some(after) if run.start >= end && run.start % PAGE_SIZE == 0 => end = after,
+            _ => {
+                return Err(Error::corrupt(format!(
+                    "{}: the entry of {} pages at {:x} is empty, unaligned or out of order",
+                    images.dir().join(id.file_name()).display(),
+                    run.pages,
+                    run.start
+                ))
+                .hint("The image is damaged; restore another layer"));
+            }
+        }
+    }
+    Ok(Some(pagemap))
+}
+
+fn canonical(dir: &Path) -> Result<PathBuf> {
+    let found = fs::canonicalize(dir).map_err(|e| Error::path("open layer", dir, e))?;
+    if found.is_dir() {
+        return Ok(found);
+    }
+    Err(Error::new(Kind::NotFound, format!("{} is not a directory", found.display())))
+}
