@@ -49,22 +49,38 @@ impl Catalog {
                 continue;
             }
             let layer = Layer::read(&dir);
-            todo.extend(layer.parent.iter().filter(|parent| parent.is_dir()).cloned());
+            todo.extend(
+                layer
+                    .parent
+                    .iter()
+                    .filter(|parent| parent.is_dir())
+                    .cloned(),
+            );
             layers.insert(dir, layer);
         }
         let mut layers: Vec<Layer> = layers.into_values().collect();
         layers.sort_by(|a, b| natural(&a.dir).cmp(&natural(&b.dir)));
-        let index: HashMap<PathBuf, usize> =
-            layers.iter().enumerate().map(|(n, layer)| (layer.dir.clone(), n)).collect();
-        let parents: Vec<Option<usize>> =
-            layers.iter().map(|l| l.parent.as_ref().and_then(|p| index.get(p).copied())).collect();
+        let index: HashMap<PathBuf, usize> = layers
+            .iter()
+            .enumerate()
+            .map(|(n, layer)| (layer.dir.clone(), n))
+            .collect();
+        let parents: Vec<Option<usize>> = layers
+            .iter()
+            .map(|l| l.parent.as_ref().and_then(|p| index.get(p).copied()))
+            .collect();
         let mut children = vec![Vec::new(); layers.len()];
         for (child, parent) in parents.iter().enumerate() {
             if let Some(parent) = *parent {
                 children[parent].push(child);
             }
         }
-        let mut catalog = Self { layers, parents, children, unreadable };
+        let mut catalog = Self {
+            layers,
+            parents,
+            children,
+            unreadable,
+        };
         catalog.judge();
         catalog
     }
@@ -124,9 +140,14 @@ impl Catalog {
         self.cut_loops();
         for tree in self.trees() {
             for (layer, _) in tree {
-                let Some(parent) = self.parent(layer) else { continue };
+                let Some(parent) = self.parent(layer) else {
+                    continue;
+                };
                 let reason = if self.layers[parent].state == State::Orphan {
-                    Some(format!("its parent {} is an orphan", self.layers[parent].name))
+                    Some(format!(
+                        "its parent {} is an orphan",
+                        self.layers[parent].name
+                    ))
                 } else {
                     self.layers[layer].mismatch(&self.layers[parent])
                 };
@@ -203,9 +224,13 @@ fn natural(dir: &Path) -> Vec<(String, u64)> {
     let mut key = Vec::new();
     let mut rest = text.as_ref();
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let digits = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let (word, after) = rest.split_at(digits);
-        let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (number, after) = after.split_at(end);
         key.push((word.to_owned(), number.parse().unwrap_or(0)));
         rest = after;

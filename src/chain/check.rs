@@ -15,8 +15,8 @@ use serde::Serialize;
 use super::holes::holes;
 use super::{Level, Missing, Owned, Ownership, Ranges, Stack, Why, stack};
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::proto::{InventoryEntry, MmEntry, PstreeEntry};
 use crate::image::PagemapId;
+use crate::image::proto::{InventoryEntry, MmEntry, PstreeEntry};
 use crate::units::PageRange;
 
 /// What the check found.
@@ -45,7 +45,10 @@ impl Report {
     }
 
     fn failed(&mut self, error: &Error) {
-        let hint = error.next_step().unwrap_or("Restore another layer").to_owned();
+        let hint = error
+            .next_step()
+            .unwrap_or("Restore another layer")
+            .to_owned();
         self.obstacle(error.kind(), error.one_line(), hint);
     }
 }
@@ -57,7 +60,10 @@ pub fn check_dir(dir: impl AsRef<Path>) -> Report {
     match Stack::open(dir) {
         Ok(stack) => check(&stack),
         Err(error) => {
-            let mut report = Report { dir: dir.to_path_buf(), ..Report::default() };
+            let mut report = Report {
+                dir: dir.to_path_buf(),
+                ..Report::default()
+            };
             report.failed(&error);
             report
         }
@@ -106,7 +112,10 @@ fn tip(level: &Level, report: &mut Report) -> Result<()> {
     if let Some(mark) = level.sidecar().and_then(|s| s.consumed.as_ref()) {
         report.obstacle(
             Kind::Corrupt,
-            format!("Layer {name} was consumed: dedup of layer {} freed pages of it", mark.by),
+            format!(
+                "Layer {name} was consumed: dedup of layer {} freed pages of it",
+                mark.by
+            ),
             format!("Restore layer {}, or another layer above this one", mark.by),
         );
     }
@@ -116,7 +125,11 @@ fn tip(level: &Level, report: &mut Report) -> Result<()> {
         if alive && level.images().pagemap(id)?.is_none() {
             report.obstacle(
                 Kind::Corrupt,
-                format!("Layer {name} has no {}: the memory of pid {} is missing", id.file_name(), task.pid),
+                format!(
+                    "Layer {name} has no {}: the memory of pid {} is missing",
+                    id.file_name(),
+                    task.pid
+                ),
                 "Restore another layer",
             );
         }
@@ -141,8 +154,14 @@ fn inside_mappings(tip: &Level, pid: u32, report: &mut Report) -> Result<()> {
     let Some(mm) = tip.images().optional::<MmEntry>(&format!("mm-{pid}.img"))? else {
         return Ok(()); // a pre-dump; reported elsewhere
     };
-    let Some(pagemap) = stack::pagemap(tip.images(), id)? else { return Ok(()) };
-    let mappings: Ranges = mm.vmas.iter().map(|vma| PageRange::new(vma.start, vma.end)).collect();
+    let Some(pagemap) = stack::pagemap(tip.images(), id)? else {
+        return Ok(());
+    };
+    let mappings: Ranges = mm
+        .vmas
+        .iter()
+        .map(|vma| PageRange::new(vma.start, vma.end))
+        .collect();
     let outside = Ranges::covered(&pagemap).minus(&mappings);
     if let Some(first) = outside.iter().next() {
         report.obstacle(
@@ -168,7 +187,9 @@ fn lost(stack: &Stack, id: PagemapId, ownership: &Ownership, report: &mut Report
         let Some(first) = gaps.first() else { continue };
         let pages = gaps.iter().map(|gap| gap.range.pages()).sum();
         let pagemap = stack.level(layer)?.dir().join(id.file_name());
-        let parent = stack.level(layer + 1).map(|level| level.dir().display().to_string());
+        let parent = stack
+            .level(layer + 1)
+            .map(|level| level.dir().display().to_string());
         let what = format!(
             "{}: {} in the parent, first {}, but ",
             pagemap.display(),
@@ -181,7 +202,10 @@ fn lost(stack: &Stack, id: PagemapId, ownership: &Ownership, report: &mut Report
                 format!("Put the file back into {parent}, or restore another layer"),
             ),
             (Why::NotCovered, Ok(parent)) => (
-                format!("{} does not cover them", Path::new(&parent).join(id.file_name()).display()),
+                format!(
+                    "{} does not cover them",
+                    Path::new(&parent).join(id.file_name()).display()
+                ),
                 format!("{parent} is damaged or not the layer it was; restore another layer"),
             ),
             _ => (
@@ -198,7 +222,10 @@ fn lost(stack: &Stack, id: PagemapId, ownership: &Ownership, report: &mut Report
 fn stored(stack: &Stack, ownership: &Ownership, report: &mut Report) -> Result<()> {
     let mut files: BTreeMap<(usize, u32), Vec<&Owned>> = BTreeMap::new();
     for run in ownership.runs() {
-        files.entry((run.layer, run.pages_id)).or_default().push(run);
+        files
+            .entry((run.layer, run.pages_id))
+            .or_default()
+            .push(run);
     }
     for ((layer, pages_id), runs) in files {
         let level = stack.level(layer)?;
@@ -214,7 +241,10 @@ fn pages_file(level: &Level, pages_id: u32, runs: &[&Owned], report: &mut Report
     let file = level.images().pages_file(pages_id)?;
     let meta = file.metadata().map_err(|e| Error::path("read", &path, e))?;
     // Offsets ascend with addresses in every pages file.
-    let needed: Ranges = runs.iter().map(|run| PageRange::new(run.offset, run.end_offset())).collect();
+    let needed: Ranges = runs
+        .iter()
+        .map(|run| PageRange::new(run.offset, run.end_offset()))
+        .collect();
     let beyond = needed.minus(&PageRange::new(0, meta.len()).into());
     if !beyond.is_empty() {
         report.obstacle(
@@ -234,10 +264,17 @@ fn pages_file(level: &Level, pages_id: u32, runs: &[&Owned], report: &mut Report
     }
     let holes = holes(&file, meta.len()).map_err(|e| Error::path("read", &path, e))?;
     let punched = holes.intersect(&needed);
-    let Some(first) = punched.iter().next() else { return Ok(()) };
-    let at = runs.iter().find(|run| PageRange::new(run.offset, run.end_offset()).contains(first.start));
+    let Some(first) = punched.iter().next() else {
+        return Ok(());
+    };
+    let at = runs
+        .iter()
+        .find(|run| PageRange::new(run.offset, run.end_offset()).contains(first.start));
     let at = at.map_or(0, |run| run.range.start + (first.start - run.offset));
-    let (by, hint) = match level.sidecar().and_then(|sidecar| sidecar.consumed.as_ref()) {
+    let (by, hint) = match level
+        .sidecar()
+        .and_then(|sidecar| sidecar.consumed.as_ref())
+    {
         Some(mark) => (
             format!("freed by dedup of layer {}", mark.by),
             format!("Restore layer {}, or another layer above it", mark.by),
@@ -249,12 +286,20 @@ fn pages_file(level: &Level, pages_id: u32, runs: &[&Owned], report: &mut Report
     };
     report.obstacle(
         Kind::Corrupt,
-        format!("{}: {} gone, first at {at:x}: {by}", path.display(), count(punched.pages())),
+        format!(
+            "{}: {} gone, first at {at:x}: {by}",
+            path.display(),
+            count(punched.pages())
+        ),
         hint,
     );
     Ok(())
 }
 
 fn count(pages: u64) -> String {
-    if pages == 1 { "1 page".to_owned() } else { format!("{pages} pages") }
+    if pages == 1 {
+        "1 page".to_owned()
+    } else {
+        format!("{pages} pages")
+    }
 }

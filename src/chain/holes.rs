@@ -17,7 +17,11 @@ pub(crate) fn holes(file: &File, len: u64) -> io::Result<Ranges> {
     let mut at = 0;
     while at < len {
         let hole = seek(file, at, Whence::SeekHole)?.unwrap_or(len).min(len);
-        let data = if hole < len { seek(file, hole, Whence::SeekData)?.unwrap_or(len) } else { len };
+        let data = if hole < len {
+            seek(file, hole, Whence::SeekData)?.unwrap_or(len)
+        } else {
+            len
+        };
         holes.push(PageRange::new(hole, data.min(len)));
         at = data;
     }
@@ -49,7 +53,10 @@ mod tests {
         let found: Vec<_> = holes(&file, 3 << 20).unwrap().iter().collect();
         assert_eq!(
             found,
-            [PageRange::new(0, 1 << 20), PageRange::new((1 << 20) + 8192, 3 << 20)]
+            [
+                PageRange::new(0, 1 << 20),
+                PageRange::new((1 << 20) + 8192, 3 << 20)
+            ]
         );
         assert!(holes(&tempfile::tempfile().unwrap(), 0).unwrap().is_empty());
     }

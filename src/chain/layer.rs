@@ -11,11 +11,10 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::holes::holes;
-use super::sidecar::Sidecar;
 use super::stack::{pagemap, parent_dir};
 use crate::error::{Error, Result};
 use crate::image::proto::{CoreEntry, InventoryEntry, PstreeEntry};
-use crate::image::{Images, Place};
+use crate::image::{Images, Place, Sidecar};
 
 /// Whether a layer can be used, as far as it can be told without reading its ancestors' pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -99,6 +98,8 @@ pub struct Layer {
     /// When the dump was made (Unix time, nanoseconds): as recorded, else when the inventory was
     /// written.
     pub created_unix_ns: Option<u64>,
+    /// The user wants to keep it: dedup may not free what it needs.
+    pub pinned: bool,
     /// The processes were frozen for so long, in nanoseconds.
     pub freeze_ns: Option<u64>,
 }
@@ -127,7 +128,10 @@ impl Layer {
     pub(super) fn mismatch(&self, parent: &Self) -> Option<String> {
         let expected = self.parent_id.as_ref()?;
         (parent.id.as_ref() != Some(expected)).then(|| {
-            format!("wrong parent: it was not made on the layer that is in {} now", parent.name)
+            format!(
+                "wrong parent: it was not made on the layer that is in {} now",
+                parent.name
+            )
         })
     }
 
@@ -159,6 +163,7 @@ impl Layer {
             bytes: 0,
             disk_bytes: 0,
             created_unix_ns: None,
+            pinned: false,
             freeze_ns: None,
         }
     }
@@ -173,9 +178,15 @@ impl Layer {
             self.fill_record(ours);
         }
         match images.optional::<InventoryEntry>("inventory.img")? {
-            None => self.set(State::Partial, "no inventory.img: the dump has not been finished"),
+            None => self.set(
+                State::Partial,
+                "no inventory.img: the dump has not been finished",
+            ),
             Some(inventory) if inventory.img_version == 0 => {
-                self.set(State::PreDump, "memory only: made by pre-dump, for layers above");
+                self.set(
+                    State::PreDump,
+                    "memory only: made by pre-dump, for layers above",
+                );
             }
             Some(_) => {}
         }
@@ -199,7 +210,9 @@ impl Layer {
     fn fill_sizes(&mut self, images: &Images) -> Result<()> {
         for entry in fs::read_dir(images.dir()).map_err(|e| Error::path("read", images.dir(), e))? {
             // A file may vanish while we look (`.partial` being renamed): it then has no size.
-            let Ok(meta) = entry.and_then(|e| e.metadata()) else { continue };
+            let Ok(meta) = entry.and_then(|e| e.metadata()) else {
+                continue;
+            };
             if meta.is_file() {
                 self.bytes += meta.len();
                 self.disk_bytes += meta.blocks() * 512;
@@ -221,22 +234,26 @@ impl Layer {
     }
 
     fn fill_record(&mut self, sidecar: &Sidecar) {
-        let hex = |id: &[u8]| -> Option<String> {
-            (!id.is_empty()).then(|| id.iter().map(|byte| format!("{byte:02x}")).collect())
-        };
+        let hex = |id: &[u8]| (!id.is_empty()).then(|| Sidecar::hex(id));
         self.id = hex(&sidecar.id);
         self.parent_id = hex(&sidecar.parent_id);
         self.created_unix_ns = sidecar.created;
         self.label.clone_from(&sidecar.label);
+        self.pinned = sidecar.pinned.unwrap_or(false);
         self.freeze_ns = sidecar.freeze_ns;
         if let Some(mark) = &sidecar.consumed {
-            self.set(State::Consumed, format!("pages were freed by dedup of layer {}", mark.by));
+            self.set(
+                State::Consumed,
+                format!("pages were freed by dedup of layer {}", mark.by),
+            );
         }
     }
 
     fn fill_pages(&mut self, images: &Images) -> Result<()> {
         for id in images.pagemaps()? {
-            let Some(pagemap) = pagemap(images, id)? else { continue };
+            let Some(pagemap) = pagemap(images, id)? else {
+                continue;
+            };
             for run in &pagemap.runs {
                 match run.place {
                     Place::Present => self.pages_stored += run.pages,
@@ -248,13 +265,21 @@ impl Layer {
                 continue;
             }
             let file = images.pages_file(pagemap.pages_id)?;
-            let meta = file.metadata().map_err(|e| Error::path("read", images.dir(), e))?;
+            let meta = file
+                .metadata()
+                .map_err(|e| Error::path("read", images.dir(), e))?;
             if meta.len() < len && self.state != State::Partial {
-                self.set(State::Damaged, format!("pages-{}.img is too short", pagemap.pages_id));
+                self.set(
+                    State::Damaged,
+                    format!("pages-{}.img is too short", pagemap.pages_id),
+                );
             }
             // A cheap hint first: only a file with fewer blocks than bytes can have holes.
             if meta.blocks() * 512 < meta.len() && holes(&file, len).is_ok_and(|h| !h.is_empty()) {
-                self.set(State::Consumed, format!("pages were freed in pages-{}.img", pagemap.pages_id));
+                self.set(
+                    State::Consumed,
+                    format!("pages were freed in pages-{}.img", pagemap.pages_id),
+                );
             }
         }
         Ok(())
@@ -263,10 +288,18 @@ impl Layer {
 
 /// The last part of a directory's path.
 pub(super) fn name_of(dir: &Path) -> String {
-    dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned()
+    dir.file_name()
+        .unwrap_or(dir.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn modified(file: &Path) -> Option<u64> {
-    let since = fs::metadata(file).ok()?.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let since = fs::metadata(file)
+        .ok()?
+        .modified()
+        .ok()?
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
     u64::try_from(since.as_nanos()).ok()
 }

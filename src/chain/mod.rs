@@ -13,7 +13,6 @@ pub(crate) mod model;
 mod owner;
 mod ranges;
 mod resolved;
-mod sidecar;
 mod stack;
 mod superseded;
 
@@ -24,7 +23,6 @@ pub use layer::{Extent, Layer, State};
 pub use owner::{Descent, Missing, Owned, Ownership, Why};
 pub use ranges::Ranges;
 pub use resolved::Resolved;
-pub use sidecar::{Consumed, Sidecar};
-pub(crate) use sidecar::mark_consumed;
+pub(crate) use stack::pagemap;
 pub use stack::{Level, MAX_DEPTH, Stack};
 pub use superseded::{Affected, superseded};

@@ -176,7 +176,11 @@ impl Descent {
 
     /// Notes what this layer owns of the wanted pages (`None`: all) and returns what it sends on.
     fn take(&mut self, pagemap: &Pagemap, wanted: Option<&Ranges>) -> Ranges {
-        let everything = if wanted.is_none() { Ranges::covered(pagemap) } else { Ranges::new() };
+        let everything = if wanted.is_none() {
+            Ranges::covered(pagemap)
+        } else {
+            Ranges::new()
+        };
         let wanted = wanted.unwrap_or(&everything);
         let mut offset = 0;
         let mut further = Ranges::new();

@@ -25,7 +25,12 @@ pub struct Resolved<'s> {
 impl<'s> Resolved<'s> {
     pub(super) fn new(stack: &'s Stack, id: PagemapId, ownership: Ownership) -> Self {
         let files = stack.levels().iter().map(|_| OnceLock::new()).collect();
-        Self { stack, id, ownership, files }
+        Self {
+            stack,
+            id,
+            ownership,
+            files,
+        }
     }
 
     /// Ascending, disjoint runs of pages that can be read.
@@ -41,7 +46,10 @@ impl<'s> Resolved<'s> {
     /// The pages file of a run; its first page is at `run.offset`.
     pub fn file(&self, run: &Owned) -> Result<&File> {
         let slot = self.files.get(run.layer).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("The stack has no layer number {}", run.layer))
+            Error::new(
+                Kind::NotFound,
+                format!("The stack has no layer number {}", run.layer),
+            )
         })?;
         if let Some(file) = slot.get() {
             return Ok(file);
@@ -60,7 +68,9 @@ impl<'s> Resolved<'s> {
                 break;
             }
             let (part, after) = rest.split_at_mut(usize::try_from(run.range.bytes()).unwrap_or(0));
-            self.file(&run)?.read_exact_at(part, run.offset).map_err(|e| self.failed(&run, e))?;
+            self.file(&run)?
+                .read_exact_at(part, run.offset)
+                .map_err(|e| self.failed(&run, e))?;
             at = run.range.end;
             rest = after;
         }
@@ -79,8 +89,13 @@ impl<'s> Resolved<'s> {
     }
 
     fn failed(&self, run: &Owned, cause: io::Error) -> Error {
-        let dir = self.images(run).map_or_else(|_| String::new(), |i| i.dir().display().to_string());
-        let what = format!("Cannot read pages {} from {dir}/pages-{}.img", run.range, run.pages_id);
+        let dir = self
+            .images(run)
+            .map_or_else(|_| String::new(), |i| i.dir().display().to_string());
+        let what = format!(
+            "Cannot read pages {} from {dir}/pages-{}.img",
+            run.range, run.pages_id
+        );
         if cause.kind() == io::ErrorKind::UnexpectedEof {
             Error::corrupt(what + ": the file is too short")
         } else {

@@ -9,10 +9,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::layer::name_of;
-use super::sidecar::{Sidecar, short_id};
 use super::{Descent, Ownership, Resolved, Why};
 use crate::error::{Error, Kind, Result};
-use crate::image::{Images, Pagemap, PagemapId};
+use crate::image::{Images, Pagemap, PagemapId, Sidecar};
 use crate::units::PAGE_SIZE;
 
 /// More layers than this are refused: CRIU would need as many open files per task.
@@ -101,14 +100,20 @@ impl Stack {
 
     /// The layer that was opened.
     pub fn tip(&self) -> &Level {
-        #[expect(clippy::indexing_slicing, reason = "open() never returns an empty stack")]
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "open() never returns an empty stack"
+        )]
         &self.levels[0]
     }
 
     /// The layer at `index` (0 = tip), or an error that names the index.
     pub fn level(&self, index: usize) -> Result<&Level> {
         self.levels.get(index).ok_or_else(|| {
-            Error::new(Kind::NotFound, format!("The stack has no layer number {index}"))
+            Error::new(
+                Kind::NotFound,
+                format!("The stack has no layer number {index}"),
+            )
         })
     }
 
@@ -119,13 +124,17 @@ impl Stack {
 
     /// The pagemaps of `id`, tip first, down to the first layer that has none.
     pub fn pagemaps(&self, id: PagemapId) -> impl Iterator<Item = Result<Pagemap>> + '_ {
-        self.levels.iter().map_while(move |level| pagemap(&level.images, id).transpose())
+        self.levels
+            .iter()
+            .map_while(move |level| pagemap(&level.images, id).transpose())
     }
 
     /// Who owns each page of `id` as of the tip. Empty if the tip has no such pagemap.
     pub fn ownership(&self, id: PagemapId) -> Result<Ownership> {
         let mut pagemaps = self.pagemaps(id);
-        let Some(tip) = pagemaps.next() else { return Ok(Ownership::default()) };
+        let Some(tip) = pagemaps.next() else {
+            return Ok(Ownership::default());
+        };
         let mut descent = Descent::new(&tip?);
         let mut depth = 1;
         while !descent.is_done()
@@ -134,20 +143,21 @@ impl Stack {
             descent.below(&parent?);
             depth += 1;
         }
-        Ok(descent.end(if depth < self.depth() { Why::NoPagemap } else { Why::NoParent }))
+        Ok(descent.end(if depth < self.depth() {
+            Why::NoPagemap
+        } else {
+            Why::NoParent
+        }))
     }
 
     /// The bytes of `id` as of the tip, ready to be read.
-    pub fn resolved(&self, id: PagemapId) -> Result<Resolved> {
+    pub fn resolved(&self, id: PagemapId) -> Result<Resolved<'_>> {
         Ok(Resolved::new(self, id, self.ownership(id)?))
     }
 }
 
 /// The directory of the parent of a layer, if it has one. It exists, or this fails.
-pub(super) fn parent_dir(
-    images: &Images,
-    sidecar: Option<&Sidecar>,
-) -> Result<Option<PathBuf>> {
+pub(super) fn parent_dir(images: &Images, sidecar: Option<&Sidecar>) -> Result<Option<PathBuf>> {
     let dir = images.dir();
     let Some(target) = images.parent_link()? else {
         if sidecar.is_some_and(|s| !s.parent_id.is_empty()) {
@@ -155,14 +165,21 @@ pub(super) fn parent_dir(
                 "Layer {} has lost its `parent` link (it was made on top of another layer)",
                 dir.display()
             ))
-            .hint(format!("Link it again: ln -s ../PARENT {}/parent", dir.display())));
+            .hint(format!(
+                "Link it again: ln -s ../PARENT {}/parent",
+                dir.display()
+            )));
         }
         return Ok(None);
     };
     canonical(&dir.join(&target)).map(Some).map_err(|e| {
         Error::new(
             e.kind(),
-            format!("The parent {} of layer {} is missing", target.display(), dir.display()),
+            format!(
+                "The parent {} of layer {} is missing",
+                target.display(),
+                dir.display()
+            ),
         )
         .because(e)
         .hint("Put the parent directory back where it was; every ancestor is needed")
@@ -184,9 +201,13 @@ pub(super) fn same_parent(
     Err(Error::corrupt(format!(
         "Wrong parent: layer {} was made on layer {}, but {} is {}",
         dir.display(),
-        short_id(expected),
+        Sidecar::short(expected),
         parent_dir.display(),
-        if actual.is_empty() { "without identity".to_owned() } else { short_id(actual) },
+        if actual.is_empty() {
+            "without identity".to_owned()
+        } else {
+            Sidecar::short(actual)
+        },
     ))
     .hint("Put the directory it was made on back to where the `parent` link points"))
 }
@@ -194,8 +215,10 @@ pub(super) fn same_parent(
 /// A pagemap whose runs are ascending, disjoint, aligned and not empty, or an error.
 ///
 /// Every computation on pagemaps relies on this.
-pub(super) fn pagemap(images: &Images, id: PagemapId) -> Result<Option<Pagemap>> {
-    let Some(pagemap) = images.pagemap(id)? else { return Ok(None) };
+pub(crate) fn pagemap(images: &Images, id: PagemapId) -> Result<Option<Pagemap>> {
+    let Some(pagemap) = images.pagemap(id)? else {
+        return Ok(None);
+    };
     let mut end = 0;
     for run in &pagemap.runs {
         let bytes = run.pages.checked_mul(PAGE_SIZE).filter(|bytes| *bytes > 0);
@@ -221,5 +244,8 @@ fn canonical(dir: &Path) -> Result<PathBuf> {
     if found.is_dir() {
         return Ok(found);
     }
-    Err(Error::new(Kind::NotFound, format!("{} is not a directory", found.display())))
+    Err(Error::new(
+        Kind::NotFound,
+        format!("{} is not a directory", found.display()),
+    ))
 }

@@ -4,9 +4,11 @@ mod frame;
 mod images;
 mod pagemap;
 pub mod proto;
+mod sidecar;
 mod writer;
 
 pub use frame::Record;
 pub use images::Images;
 pub use pagemap::{Pagemap, PagemapId, Place, Run};
+pub use sidecar::{Consumed, SIDECAR, Segment, Sidecar, Task};
 pub use writer::{LayerWriter, PagesFile};
