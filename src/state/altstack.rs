@@ -1,7 +1,7 @@
 //! The alternate signal stack of a thread (sigaltstack(2); `thread_core.sas`).
 
-use super::words::{at, get, low, pair, words};
-use super::{DumpThread, Resource, RestoreThread};
+use super::words::{low, pair, words};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::Result;
 use crate::image::proto::ThreadSasEntry;
 
@@ -17,11 +17,14 @@ impl Resource for AltStack {
         "alternate signal stack"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
-        let place = at(task.remote, 0);
-        task.remote
-            .call("sigaltstack", libc::SYS_sigaltstack, &[0, place])?;
-        let [sp, flags, size] = get(task.remote, 0)?;
+    fn ask(&self, questions: &mut Questions) {
+        let place = questions.room(24);
+        questions.call(libc::SYS_sigaltstack, &[0, place]);
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        answers.value(0, "sigaltstack")?;
+        let [sp, flags, size] = [0, 1, 2].map(|n| answers.word(n));
         task.thread().sas = Some(ThreadSasEntry {
             ss_sp: sp,
             ss_size: size,

@@ -1,6 +1,6 @@
 //! The name of a thread, as ps(1) shows it (PR_SET_NAME, prctl(2); `tc.comm`, `thread_core.comm`).
 
-use super::{DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Obstacle, Result};
 
 /// Longest name, without the NUL at its end.
@@ -16,8 +16,8 @@ impl Resource for Comm {
         "thread name"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
-        let comm = proc::line(task.pid, &format!("task/{}/comm", task.tid))?;
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        let comm = answers.stat.comm.clone();
         if comm.contains(char::REPLACEMENT_CHARACTER) {
             // The image format has strings only.
             task.warnings.push(Obstacle::unsupported(

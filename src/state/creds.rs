@@ -8,8 +8,10 @@
 //! ambient ones while the permitted set is still large; the permitted and effective sets last,
 //! because everything else needs them.
 
+use procfs::process::Status;
+
 use super::words::{halves, high, low};
-use super::{DumpThread, Resource, RestoreThread, caps, proc};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread, caps, proc};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{CoreEntry, CredsEntry};
 use crate::inject::{Call, Remote};
@@ -55,17 +57,10 @@ struct Creds {
 }
 
 impl Creds {
-    /// The present ones, all but the securebits from /proc.
-    fn of(pid: Pid, tid: Pid, remote: &mut Remote) -> Result<Self> {
-        let status = proc::status(pid, tid)?;
-        let bits = remote.call(
-            "prctl(PR_GET_SECUREBITS)",
-            libc::SYS_prctl,
-            &[PR_GET_SECUREBITS],
-        )?;
-        let mut groups = status.groups;
+    fn new(status: &Status, securebits: u64) -> Self {
+        let mut groups = status.groups.clone();
         groups.sort_unstable();
-        Ok(Self {
+        Self {
             uids: [status.ruid, status.euid, status.suid, status.fuid],
             gids: [status.rgid, status.egid, status.sgid, status.fgid],
             groups,
@@ -74,9 +69,9 @@ impl Creds {
             effective: status.capeff,
             bounding: status.capbnd.unwrap_or(0),
             ambient: status.capamb.unwrap_or(0),
-            securebits: low(bits),
+            securebits: low(securebits),
             no_new_privs: status.nonewprivs.unwrap_or(0) != 0,
-        })
+        }
     }
 }
 
@@ -301,8 +296,13 @@ impl Resource for Credentials {
         })
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
-        let creds = Creds::of(task.pid, task.tid, task.remote)?;
+    fn ask(&self, questions: &mut Questions) {
+        questions.call(libc::SYS_prctl, &[PR_GET_SECUREBITS]);
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        let securebits = answers.value(0, "prctl(PR_GET_SECUREBITS)")?;
+        let creds = Creds::new(answers.status, securebits);
         task.thread().creds = Some(CredsEntry::from(&creds));
         Ok(())
     }
@@ -312,7 +312,11 @@ impl Resource for Credentials {
             return Ok(());
         };
         let wanted = Creds::from(entry);
-        let present = Creds::of(task.pid, task.tid, task.remote)?;
+        let get = [PR_GET_SECUREBITS];
+        let securebits = task
+            .remote
+            .call("prctl(PR_GET_SECUREBITS)", libc::SYS_prctl, &get)?;
+        let present = Creds::new(&proc::status(task.pid, task.tid)?, securebits);
         let (steps, lost) = plan(&present, &wanted);
         if present.no_new_privs && !wanted.no_new_privs {
             task.warnings.push(Obstacle::new(

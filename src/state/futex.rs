@@ -2,8 +2,7 @@
 //! `thread_core.futex_rla`) and the thread id that is cleared (set_tid_address(2);
 //! `thread_info.clear_tid_addr`).
 
-use super::words::{at, get};
-use super::{DumpThread, Resource, RestoreThread};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::{Error, Result};
 use crate::sys;
 
@@ -18,7 +17,7 @@ impl Resource for RobustList {
         "robust futex list"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         let (head, len) = sys::robust::robust_list(task.tid).map_err(|e| {
             Error::os(
                 format!("Cannot ask for the robust futex list of {}", task.who()),
@@ -51,12 +50,14 @@ impl Resource for ClearTid {
         "address of the thread id"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
-        let args = [PR_GET_TID_ADDRESS, at(task.remote, 0)];
-        task.remote
-            .call("prctl(PR_GET_TID_ADDRESS)", libc::SYS_prctl, &args)?;
-        let [address] = get(task.remote, 0)?;
-        task.info().clear_tid_addr = address;
+    fn ask(&self, questions: &mut Questions) {
+        let place = questions.room(8);
+        questions.call(libc::SYS_prctl, &[PR_GET_TID_ADDRESS, place]);
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        answers.value(0, "prctl(PR_GET_TID_ADDRESS)")?;
+        task.info().clear_tid_addr = answers.word(0);
         Ok(())
     }
 

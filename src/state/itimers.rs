@@ -1,8 +1,8 @@
 //! The three interval timers of a process (setitimer(2); `tc.timers`). What counts down is restored
 //! with the time that was left.
 
-use super::words::{at, get, words};
-use super::{DumpThread, Resource, RestoreThread};
+use super::words::words;
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::Result;
 use crate::image::proto::ItimerEntry;
 use crate::inject::Call;
@@ -19,16 +19,23 @@ impl Resource for IntervalTimers {
         "interval timers"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn ask(&self, questions: &mut Questions) {
+        if questions.leader() {
+            // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF are 0, 1, 2.
+            for which in 0..3 {
+                let place = questions.room(SIZE);
+                questions.call(libc::SYS_getitimer, &[which, place]);
+            }
+        }
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         if !task.leader {
             return Ok(());
         }
-        let base = at(task.remote, 0);
-        // ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF are 0, 1, 2.
-        let mut calls = [0, 1, 2].map(|n| Call::new(libc::SYS_getitimer, &[n, base + n * SIZE]));
-        super::run(task.remote, "getitimer", &mut calls)?;
-        let entry = |n| -> Result<ItimerEntry> {
-            let [isec, iusec, vsec, vusec] = get(task.remote, n * SIZE)?;
+        let entry = |which| -> Result<ItimerEntry> {
+            answers.value(which, "getitimer")?;
+            let [isec, iusec, vsec, vusec] = [0, 1, 2, 3].map(|n| answers.word(which * 4 + n));
             Ok(ItimerEntry {
                 isec,
                 iusec,
@@ -36,9 +43,8 @@ impl Resource for IntervalTimers {
                 vusec,
             })
         };
-        let (real, virt, prof) = (entry(0)?, entry(1)?, entry(2)?);
         let timers = task.task().timers.get_or_insert_default();
-        (timers.real, timers.virt, timers.prof) = (real, virt, prof);
+        (timers.real, timers.virt, timers.prof) = (entry(0)?, entry(1)?, entry(2)?);
         Ok(())
     }
 

@@ -54,11 +54,20 @@ pub fn dump(pid: Pid, remote: &mut Remote, exe_file_id: u32) -> Result<MmEntry> 
         mm_env_start: need(stat.env_start)?,
         mm_env_end: need(stat.env_end)?,
         exe_file_id,
-        mm_saved_auxv: to_words(&auxv),
+        mm_saved_auxv: without_end(to_words(&auxv)),
         dumpable: i32::try_from(dumpable).ok(),
         thp_disabled: (thp_disabled != 0).then_some(true),
         ..MmEntry::default()
     })
+}
+
+/// The auxiliary vector without the AT_NULL pair at its end, which the kernel adds by itself: CRIU
+/// takes no more than 44 words, and they are that many without.
+fn without_end(mut auxv: Vec<u64>) -> Vec<u64> {
+    while let [.., 0, 0] = auxv[..] {
+        auxv.truncate(auxv.len() - 2);
+    }
+    auxv
 }
 
 /// Restore half, inside the new process, once everything is mapped: `exe` is a descriptor of the

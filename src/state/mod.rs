@@ -9,6 +9,7 @@
 //! Sources: the man pages named in each file; CRIU's `core-TID.img`, `mm-PID.img`, `fs-PID.img`.
 
 mod altstack;
+mod answers;
 mod caps;
 mod comm;
 mod creds;
@@ -34,6 +35,7 @@ use crate::image::proto::{CoreEntry, TaskCoreEntry, ThreadCoreEntry, ThreadInfoX
 use crate::inject::{Call, Remote};
 use crate::units::Pid;
 
+pub use answers::{Answers, Questions};
 pub use pending::pending_signals;
 
 /// One kind of state.
@@ -56,11 +58,18 @@ pub trait Resource: Sync {
         Vec::new()
     }
 
-    /// Dump half: fills in its fields of `task.core`; those of the process only for the leader.
+    /// Dump half, first step: system calls whose results it needs. Those of all kinds run in one
+    /// batch, because each batch is time that the target stands still.
+    fn ask(&self, questions: &mut Questions) {
+        let _ = questions;
+    }
+
+    /// Dump half, second step: fills in its fields of `task.core`; those of the process only for the
+    /// leader.
     ///
     /// # Errors
     /// When the thread died or does not tell.
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()>;
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()>;
 
     /// Restore half: makes the thread (and for the leader, its process) as `task.core` says.
     ///
@@ -206,9 +215,15 @@ pub fn check_image(tid: Pid, core: &CoreEntry) -> Vec<Obstacle> {
 /// # Errors
 /// When the thread died or does not tell.
 pub fn dump(task: &mut DumpThread<'_>) -> Result<()> {
+    let mut questions = Questions::new(task.remote.scratch().start, task.leader);
     for resource in RESOURCES {
+        questions.begin();
+        resource.ask(&mut questions);
+    }
+    let asked = questions.put_to(task.pid, task.remote)?;
+    for (index, resource) in RESOURCES.iter().enumerate() {
         tracing::trace!(tid = %task.tid, resource = resource.name(), "dump");
-        resource.dump(task)?;
+        resource.dump(task, &asked.answers(index))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::{DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread, proc};
 use crate::error::{Error, Kind, Obstacle, Result};
 
 /// See the module.
@@ -15,7 +15,7 @@ impl Resource for OomScoreAdj {
         "out-of-memory score"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         if task.leader {
             let text = proc::line(task.pid, "oom_score_adj")?;
             let value = text

@@ -1,8 +1,8 @@
 //! The signal that a thread gets when its parent ends (PR_SET_PDEATHSIG, prctl(2);
 //! `thread_core.pdeath_sig`). Any change of credentials clears it, so it is restored after them.
 
-use super::words::{at, get, low};
-use super::{DumpThread, Resource, RestoreThread};
+use super::words::low;
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::Result;
 
 const PR_SET_PDEATHSIG: u64 = 1;
@@ -17,13 +17,14 @@ impl Resource for ParentDeathSignal {
         "parent-death signal"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
-        let args = [PR_GET_PDEATHSIG, at(task.remote, 0)];
-        task.remote
-            .call("prctl(PR_GET_PDEATHSIG)", libc::SYS_prctl, &args)?;
-        let [signal] = get(task.remote, 0)?;
-        // An int: the high half is whatever was there.
-        task.thread().pdeath_sig = Some(low(signal)).filter(|s| *s != 0);
+    fn ask(&self, questions: &mut Questions) {
+        let place = questions.room(8);
+        questions.call(libc::SYS_prctl, &[PR_GET_PDEATHSIG, place]);
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        answers.value(0, "prctl(PR_GET_PDEATHSIG)")?;
+        task.thread().pdeath_sig = Some(low(answers.word(0))).filter(|s| *s != 0);
         Ok(())
     }
 

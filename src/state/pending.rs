@@ -6,7 +6,7 @@
 //! blocked, except the one by which the injected code talks to the engine: that one must not be
 //! among [`pending_signals`], or it would be swallowed.
 
-use super::{DumpThread, Resource, RestoreThread};
+use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Error, Obstacle, Result};
 use crate::image::proto::{CoreEntry, SiginfoEntry, SignalQueueEntry};
 use crate::inject::Call;
@@ -24,7 +24,7 @@ impl Resource for SignalMask {
         "signal mask"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         let mask = task.sigmask;
         if task.leader {
             task.task().blk_sigset = mask;
@@ -48,7 +48,7 @@ impl Resource for PendingSignals {
         "pending signals"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         let own = queue(task, false)?;
         task.thread().signals_p = Some(own);
         if task.leader {

@@ -7,7 +7,7 @@
 use std::fs;
 
 use super::words::{at, get, halves, low, pair, words};
-use super::{DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread, proc};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::PosixTimerEntry;
 use crate::inject::{Call, Remote};
@@ -61,7 +61,7 @@ impl Resource for PosixTimers {
         )])
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         if !task.leader {
             return Ok(());
         }
@@ -69,7 +69,7 @@ impl Resource for PosixTimers {
             Error::new(Kind::Unsupported, "Cannot make sense of /proc/PID/timers")
         })?;
         listed.sort_by_key(|t| t.id);
-        let many = proc::threads(task.pid)?.len() > 1;
+        let many = answers.status.threads > 1;
         if let Some(timer) = listed.iter().find(|t| many && t.clock == OWN_THREAD_CLOCK) {
             task.warnings.push(Obstacle::unsupported(
                 format!(

@@ -3,8 +3,8 @@
 //! (membarrier(2); `tc.membarrier_registration_mask`), and what is only recorded, because it is
 //! CRIU's: kernel flags of the task and login uid (`tc.flags`, `tc.loginuid`).
 
-use super::words::{at, get, low};
-use super::{DumpThread, Resource, RestoreThread, proc};
+use super::words::low;
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread, proc};
 use crate::error::Result;
 use crate::inject::Call;
 
@@ -20,7 +20,7 @@ impl Resource for Personality {
         "personality"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         if task.leader {
             let text = proc::line(task.pid, "personality")?;
             let value = u32::from_str_radix(&text, 16);
@@ -50,14 +50,17 @@ impl Resource for ChildSubreaper {
         "child subreaper"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn ask(&self, questions: &mut Questions) {
+        if questions.leader() {
+            let place = questions.room(8);
+            questions.call(libc::SYS_prctl, &[PR_GET_CHILD_SUBREAPER, place]);
+        }
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         if task.leader {
-            let args = [PR_GET_CHILD_SUBREAPER, at(task.remote, 0)];
-            task.remote
-                .call("prctl(PR_GET_CHILD_SUBREAPER)", libc::SYS_prctl, &args)?;
-            let [value] = get(task.remote, 0)?;
-            // An int: the high half is whatever was there.
-            task.task().child_subreaper = Some(low(value) != 0);
+            answers.value(0, "prctl(PR_GET_CHILD_SUBREAPER)")?;
+            task.task().child_subreaper = Some(low(answers.word(0)) != 0);
         }
         Ok(())
     }
@@ -85,12 +88,16 @@ impl Resource for Membarrier {
         "membarrier registrations"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn ask(&self, questions: &mut Questions) {
+        if questions.leader() {
+            questions.call(libc::SYS_membarrier, &[GET_REGISTRATIONS, 0, 0]);
+        }
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         if task.leader {
-            let mut calls = [Call::new(libc::SYS_membarrier, &[GET_REGISTRATIONS, 0, 0])];
-            task.remote.run(&mut calls)?;
             // A kernel that cannot tell (or has no membarrier) leaves the field out, as CRIU does.
-            let mask = calls[0].value().map_or(0, low);
+            let mask = answers.value(0, "membarrier").map_or(0, low);
             task.task().membarrier_registration_mask = Some(mask).filter(|m| *m != 0);
         }
         Ok(())
@@ -120,9 +127,9 @@ impl Resource for Recorded {
         "recorded facts"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         if task.leader {
-            task.task().flags = proc::stat(task.pid, task.tid)?.flags;
+            task.task().flags = answers.stat.flags;
             // Kernels without audit have no such file: unset.
             let loginuid = proc::line(task.pid, "loginuid")
                 .ok()

@@ -7,7 +7,7 @@ use procfs::FromBufRead as _;
 use procfs::process::{LimitValue, Limits as Table};
 
 use super::words::words;
-use super::{DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread, proc};
 use crate::error::{Kind, Obstacle, Result};
 use crate::image::proto::{RlimitEntry, TaskRlimitsEntry};
 use crate::inject::Call;
@@ -46,7 +46,7 @@ impl Resource for Limits {
         "resource limits"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         if task.leader {
             let rlimits = present(task.pid)?.to_vec();
             task.task().rlimits = Some(TaskRlimitsEntry { rlimits });

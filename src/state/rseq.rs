@@ -4,7 +4,7 @@
 //! The engine has unregistered what the new thread inherited from it. A thread that was frozen
 //! inside a critical section continues at its abort handler: the registers in the image say so.
 
-use super::{DumpThread, Resource, RestoreThread};
+use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Error, Obstacle, Result};
 use crate::image::proto::RseqEntry;
 use crate::sys::ptrace::rseq_configuration;
@@ -19,7 +19,7 @@ impl Resource for Rseq {
         "restartable sequences"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         let found = match rseq_configuration(task.tid) {
             Ok(found) => found,
             // Linux before 5.13 cannot tell. The C library registers it in every thread.

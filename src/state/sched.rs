@@ -1,8 +1,10 @@
 //! How a thread is scheduled: policy, real-time priority, nice value (sched(7), setpriority(2);
 //! `thread_core.sched_*`).
 
+use procfs::process::Stat;
+
 use super::words::halves;
-use super::{DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread, proc};
 use crate::error::{Kind, Obstacle, Result};
 use crate::inject::Call;
 use crate::units::Pid;
@@ -27,12 +29,17 @@ struct Place {
 
 impl Place {
     fn of(pid: Pid, tid: Pid) -> Result<Self> {
-        let stat = proc::stat(pid, tid)?;
-        Ok(Self {
+        proc::stat(pid, tid).map(|stat| Self::from(&stat))
+    }
+}
+
+impl From<&Stat> for Place {
+    fn from(stat: &Stat) -> Self {
+        Self {
             policy: stat.policy.unwrap_or(0),
             priority: stat.rt_priority.unwrap_or(0),
             nice: i32::try_from(stat.nice).unwrap_or(0),
-        })
+        }
     }
 }
 
@@ -60,11 +67,13 @@ impl Resource for Scheduling {
         Ok(obstacles)
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
-        let place = Place::of(task.pid, task.tid)?;
-        let policy = task
-            .remote
-            .call("sched_getscheduler", libc::SYS_sched_getscheduler, &[0])?;
+    fn ask(&self, questions: &mut Questions) {
+        questions.call(libc::SYS_sched_getscheduler, &[0]);
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        let place = Place::from(answers.stat);
+        let policy = answers.value(0, "sched_getscheduler")?;
         if policy & RESET_ON_FORK != 0 {
             task.warnings.push(Obstacle::unsupported(
                 format!("{} has the scheduling flag RESET_ON_FORK", task.who()),

@@ -1,7 +1,7 @@
 //! Seccomp (seccomp(2); `thread_core.seccomp_*`, `seccomp.img`). Not saved yet: a thread that is
 //! confined is an obstacle.
 
-use super::{DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread, proc};
 use crate::error::{Obstacle, Result};
 use crate::image::proto::CoreEntry;
 use crate::units::Pid;
@@ -48,7 +48,7 @@ impl Resource for Seccomp {
         )]
     }
 
-    fn dump(&self, _task: &mut DumpThread<'_>) -> Result<()> {
+    fn dump(&self, _task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
         // No field means: not confined.
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! What a process does on each signal (sigaction(2); `tc.sigactions`: 62 records, signals 1 to 64
 //! without SIGKILL and SIGSTOP, in order).
 
-use super::words::{at, get, words};
-use super::{DumpThread, Resource, RestoreThread};
+use super::words::words;
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::{Error, Result};
 use crate::image::proto::SaEntry;
 use crate::inject::Call;
@@ -26,20 +26,23 @@ impl Resource for SignalActions {
         "signal actions"
     }
 
-    fn dump(&self, task: &mut DumpThread<'_>) -> Result<()> {
+    fn ask(&self, questions: &mut Questions) {
+        if questions.leader() {
+            for signal in signals() {
+                let place = questions.room(SIZE);
+                questions.call(libc::SYS_rt_sigaction, &[signal, 0, place, MASK_SIZE]);
+            }
+        }
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         if !task.leader {
             return Ok(());
         }
-        let base = at(task.remote, 0);
-        let mut calls: Vec<Call> = signals()
-            .map(|s| [s, 0, base + s * SIZE, MASK_SIZE])
-            .map(|args| Call::new(libc::SYS_rt_sigaction, &args))
-            .collect();
-        super::run(task.remote, "rt_sigaction", &mut calls)?;
-        let mut actions = Vec::new();
-        for signal in signals() {
-            let [handler, flags, restorer, mask] = get(task.remote, signal * SIZE)?;
-            actions.push(SaEntry {
+        let (actions, _) = answers.words.as_chunks::<4>();
+        for (index, [handler, flags, restorer, mask]) in actions.iter().copied().enumerate() {
+            answers.value(index, "rt_sigaction")?;
+            task.task().sigactions.push(SaEntry {
                 sigaction: handler,
                 flags,
                 restorer,
@@ -48,7 +51,6 @@ impl Resource for SignalActions {
                 ..SaEntry::default()
             });
         }
-        task.task().sigactions = actions;
         Ok(())
     }
 
