@@ -28,6 +28,7 @@ mod rseq;
 mod sched;
 mod seccomp;
 mod sigactions;
+mod unsaved;
 mod words;
 
 use crate::error::{Error, Obstacle, Result};
@@ -103,6 +104,7 @@ pub static RESOURCES: &[&dyn Resource] = &[
     &creds::Credentials,
     &pdeath::ParentDeathSignal,
     &seccomp::Seccomp,
+    &unsaved::Unsaved,
 ];
 
 /// A frozen, infected thread on its way into a `core-TID.img`.

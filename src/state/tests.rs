@@ -58,6 +58,12 @@ fn inside<T>(work: impl FnOnce(Pid, &mut Remote) -> T) -> T {
 }
 
 fn dumped(pid: Pid, remote: &mut Remote) -> CoreEntry {
+    let (core, warnings) = dumped_with_warnings(pid, remote);
+    assert_eq!(warnings, []);
+    core
+}
+
+fn dumped_with_warnings(pid: Pid, remote: &mut Remote) -> (CoreEntry, Vec<Obstacle>) {
     let mut core = CoreEntry::default();
     let sigmask = 0x40;
     let mut thread = DumpThread {
@@ -70,10 +76,10 @@ fn dumped(pid: Pid, remote: &mut Remote) -> CoreEntry {
         warnings: vec![],
     };
     dump(&mut thread).unwrap();
-    assert_eq!(thread.warnings, []);
+    let warnings = thread.warnings;
     // Recorded only, and changed by what the task does (PF_SUPERPRIV).
     core.tc.as_mut().unwrap().flags = 0;
-    core
+    (core, warnings)
 }
 
 /// Restores `core` with a single resource and returns the warnings.
@@ -514,4 +520,37 @@ fn each_resource_of_the_slice_has_a_name_of_its_own() {
 fn nothing_is_in_the_way_of_an_ordinary_process() {
     let cat = Cat::start();
     assert_eq!(check(cat.pid()).unwrap(), []);
+}
+
+#[test]
+fn what_the_images_have_no_place_for_is_a_warning() {
+    inside(|pid, remote| {
+        let mut quiet = dumped(pid, remote);
+        let mask = remote.put(0, &1u64.to_le_bytes()).unwrap();
+        let reset_on_fork = 0x4000_0000;
+        let calls = [
+            (libc::SYS_sched_setaffinity, [0, 8, mask]),
+            (libc::SYS_prctl, [29, 1234, 0]),
+            (libc::SYS_ioprio_set, [1, 0, 3 << 13]),
+            (libc::SYS_sched_setscheduler, [0, reset_on_fork, mask + 8]),
+        ];
+        for (nr, args) in calls {
+            remote.call("set", nr, &args).unwrap();
+        }
+        let (core, warnings) = dumped_with_warnings(pid, remote);
+        let text: String = warnings.iter().map(|w| format!("{w}\n")).collect();
+        assert_eq!(warnings.len(), calls.len(), "{text}");
+        for part in [
+            "is bound to CPUs 0",
+            "slack of 1234 ns",
+            "I/O priority 3/0",
+            "RESET_ON_FORK",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(
+            thread(&mut quiet).sched_policy,
+            core.thread_core.unwrap().sched_policy
+        );
+    });
 }

@@ -1,0 +1,98 @@
+//! What a thread has that the image format has no place for: CPU affinity (sched_setaffinity(2)),
+//! timer slack (PR_SET_TIMERSLACK, prctl(2)), I/O priority (ioprio_set(2)), memory policy
+//! (set_mempolicy(2)). CRIU loses them silently; here each is a warning of the dump.
+
+use super::words::low;
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread, proc};
+use crate::error::{Obstacle, Result};
+
+const PR_GET_TIMERSLACK: u64 = 30;
+/// What a thread has that never asked for another one, in ns.
+const USUAL_SLACK: u64 = 50_000;
+const IOPRIO_WHO_PROCESS: u64 = 1;
+/// Never set: none at all, or (Linux before 5.18) best effort 4.
+const USUAL_IO_PRIORITIES: [u64; 2] = [0, 2 << 13 | 4];
+const SCHED_FIFO: u32 = 1;
+const SCHED_RR: u32 = 2;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Unsaved;
+
+impl Resource for Unsaved {
+    fn name(&self) -> &'static str {
+        "what cannot be saved"
+    }
+
+    fn ask(&self, questions: &mut Questions) {
+        let mode = questions.room(8);
+        questions.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK]);
+        questions.call(libc::SYS_ioprio_get, &[IOPRIO_WHO_PROCESS, 0]);
+        questions.call(libc::SYS_get_mempolicy, &[mode, 0, 0, 0, 0]);
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        let mut found = Vec::new();
+        let me = nix::unistd::getpid();
+        let cpus = &answers.status.cpus_allowed_list;
+        if *cpus != proc::status(me, me)?.cpus_allowed_list {
+            found.push(format!(
+                "is bound to CPUs {}",
+                list(cpus.as_deref().unwrap_or(&[]))
+            ));
+        }
+        // A kernel without one of these cannot have set it either. Real-time threads have no slack.
+        let real_time = matches!(answers.stat.policy, Some(SCHED_FIFO | SCHED_RR));
+        let slack = answers.value(0, "prctl").unwrap_or(USUAL_SLACK);
+        if slack != USUAL_SLACK && !real_time {
+            found.push(format!("has a timer slack of {slack} ns"));
+        }
+        let priority = answers.value(1, "ioprio_get").unwrap_or(0);
+        if !USUAL_IO_PRIORITIES.contains(&priority) {
+            found.push(format!(
+                "has I/O priority {}/{}",
+                priority >> 13,
+                priority & 0x1fff
+            ));
+        }
+        let policy = answers
+            .value(2, "get_mempolicy")
+            .map_or(0, |_| low(answers.word(0)));
+        if policy != 0 {
+            found.push(format!("has memory policy {policy}"));
+        }
+        for what in found {
+            task.warnings.push(Obstacle::unsupported(
+                format!("{} {what}", task.who()),
+                "the image format has no place for it; set it again after a restore",
+            ));
+        }
+        Ok(())
+    }
+
+    fn restore(&self, _task: &mut RestoreThread<'_>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// CPUs as in `/proc/PID/status`, e.g. `0-3,8`.
+fn list(cpus: &[(u32, u32)]) -> String {
+    let range = |(first, last): &(u32, u32)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    cpus.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpus_are_listed_as_proc_does() {
+        assert_eq!(list(&[(0, 3), (8, 8)]), "0-3,8");
+    }
+}
