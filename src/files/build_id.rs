@@ -20,7 +20,11 @@ pub(super) fn build_id(file: &File) -> Option<Vec<u32>> {
     if header.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
     }
-    let (table, size, count) = (u64_at(&header, 32)?, u16_at(&header, 54)?, u16_at(&header, 56)?);
+    let (table, size, count) = (
+        u64_at(&header, 32)?,
+        u16_at(&header, 54)?,
+        u16_at(&header, 56)?,
+    );
     for index in 0..u64::from(count) {
         let segment = bytes_at(file, table.checked_add(index * u64::from(size))?, 56).ok()?;
         if u32_at(&segment, 0)? != SEGMENT_NOTE {
@@ -57,7 +61,12 @@ fn in_notes(mut notes: &[u8], align: usize) -> Option<&[u8]> {
 
 /// Bytes as little-endian words, the last one filled up with zeros.
 fn words(bytes: &[u8]) -> Vec<u32> {
-    let word = |chunk: &[u8]| chunk.iter().rev().fold(0, |all, byte| all << 8 | u32::from(*byte));
+    let word = |chunk: &[u8]| {
+        chunk
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | u32::from(*byte))
+    };
     bytes.chunks(4).map(word).collect()
 }
 
@@ -99,7 +108,11 @@ mod tests {
     fn the_build_id_is_found_behind_other_notes() {
         for align in [4, 8] {
             let id = note(3, b"GNU\0", &[1, 2, 3, 4, 5], align);
-            let notes = [note(1, b"GNU\0", &[9; 17], align), note(3, b"Go\0\0", b"x", align), id];
+            let notes = [
+                note(1, b"GNU\0", &[9; 17], align),
+                note(3, b"Go\0\0", b"x", align),
+                id,
+            ];
             assert_eq!(in_notes(&notes.concat(), align), Some(&[1, 2, 3, 4, 5][..]));
         }
     }

@@ -3,10 +3,15 @@
 //! CRIU: `fifo_entry` with a `reg_file_entry` of its own (`regf_id`) for path and flags; contents
 //! once per FIFO in `fifo-data.img`. Sources: fifo(7).
 
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
 use super::descriptor::Descriptor;
-use super::pipe::shared_outside;
-use super::regular::path_refusal;
-use super::{FileKind, Outside, Refusal};
+use super::pipe::{Ends, shared_outside};
+use super::regular::{path_refusal, push_entry, reopen};
+use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use crate::error::{Error, Result};
+use crate::image::proto::{FdTypes, FifoEntry, FileEntry, RegFileEntry};
 
 /// Named pipes.
 #[derive(Debug)]
@@ -28,4 +33,85 @@ impl FileKind for Fifo {
     fn refusal(&self, file: &Descriptor, outside: &Outside) -> Option<Refusal> {
         path_refusal(file).or_else(|| shared_outside(file, "a FIFO", outside))
     }
+
+    fn image_type(&self) -> FdTypes {
+        FdTypes::Fifo
+    }
+
+    fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
+        let pipe_id = dumper.fifo_number(held.file, id);
+        let path_id = dumper.new_id();
+        push_entry(held.file, held.fown, path_id, dumper);
+        if let Some(copy) = held
+            .copy
+            .as_ref()
+            .filter(|_| !is_path_only(held.file.flags))
+        {
+            dumper.fifos.take(pipe_id, held.file, copy)?;
+        }
+        dumper.push(FileEntry {
+            r#type: FdTypes::Fifo.into(),
+            id,
+            fifo: Some(FifoEntry {
+                id,
+                pipe_id,
+                regf_id: Some(path_id),
+            }),
+            ..FileEntry::default()
+        });
+        Ok(())
+    }
+
+    fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()> {
+        // The path's own entry is compared by its kind.
+        let fifo = part(entry)?;
+        path_entry(fifo, |id| findings.entry(id)).map(drop)
+    }
+
+    fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
+        let fifo = part(entry)?;
+        let path = path_entry(fifo, |id| opening.entry(id))?;
+        let ends = match opening.fifos.remove(&fifo.pipe_id) {
+            Some(ends) => ends,
+            None => {
+                let cannot = |e| Error::os(format!("Cannot open FIFO {}", path.name), e);
+                let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+                let both = open(&*path.name, flags, Mode::empty()).map_err(cannot)?;
+                let contents = opening.contents("fifo-data.img", fifo.pipe_id)?;
+                Ends::fifo(&path.name, both, contents)?
+            }
+        };
+        let file = if is_path_only(path.flags) {
+            reopen(path)
+        } else {
+            ends.reopen(path.flags)
+        };
+        opening.fifos.insert(fifo.pipe_id, ends);
+        Ok(Some(Reopened {
+            file: file?,
+            flags: path.flags,
+            fown: path.fown,
+        }))
+    }
+}
+
+fn is_path_only(flags: u32) -> bool {
+    flags & libc::O_PATH.cast_unsigned() != 0
+}
+
+fn part(entry: &FileEntry) -> Result<&FifoEntry> {
+    let missing = || Error::corrupt(format!("files.img: entry {} is no FIFO", entry.id));
+    entry.fifo.as_ref().ok_or_else(missing)
+}
+
+/// The entry that holds path, flags and owner of a FIFO.
+fn path_entry<'a>(
+    fifo: &FifoEntry,
+    entry: impl Fn(u32) -> Option<&'a FileEntry>,
+) -> Result<&'a RegFileEntry> {
+    let path = fifo
+        .regf_id
+        .and_then(entry)
+        .and_then(|entry| entry.reg.as_ref());
+    path.ok_or_else(|| Error::corrupt(format!("files.img: FIFO {} has no path", fifo.id)))
 }

@@ -5,12 +5,20 @@
 //! mappings are entered in the same way under the name `/dev/zero`. Sources: memfd_create(2),
 //! `mm/shmem.c`.
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::OnceLock;
 
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::{Gid, Uid, Whence, fchown, ftruncate, lseek};
 
 use super::descriptor::Descriptor;
-use super::{FileKind, Outside, Refusal};
+use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::proto::{FdTypes, FileEntry, MemfdFileEntry, MemfdInodeEntry};
 
 /// Start of the link's text.
 const PREFIX: &str = "/memfd:";
@@ -52,6 +60,180 @@ impl FileKind for Memfd {
             hint: "end the other process, or dump from a common ancestor of both".to_owned(),
         })
     }
+
+    fn image_type(&self) -> FdTypes {
+        FdTypes::Memfd
+    }
+
+    fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
+        let inode_id = dumper.segments.enter(held.file)?;
+        let memfd = MemfdFileEntry {
+            id,
+            flags: held.file.flags,
+            pos: held.file.pos,
+            fown: held.fown,
+            inode_id,
+        };
+        dumper.push(FileEntry {
+            r#type: FdTypes::Memfd.into(),
+            id,
+            memfd: Some(memfd),
+            ..FileEntry::default()
+        });
+        Ok(())
+    }
+
+    fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()> {
+        let entry = part(entry)?;
+        let inode = findings.segment(entry.inode_id)?;
+        if inode.hugetlb_flag.is_some() {
+            findings.obstacle(Obstacle::unsupported(
+                format!("Memfd {} is of huge pages", inode.name),
+                "restore this layer with criu",
+            ));
+        }
+        Ok(())
+    }
+
+    fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
+        let entry = part(entry)?;
+        let segment = opening.segment(entry.inode_id)?;
+        let cannot = |e| Error::os(format!("Cannot open memfd {}", segment.entry.name), e);
+        let path = format!("/proc/self/fd/{}", segment.file.as_fd().as_raw_fd());
+        let flags = OFlag::from_bits_retain(entry.flags.cast_signed()) | OFlag::O_CLOEXEC;
+        let file = open(&*path, flags, Mode::empty()).map_err(cannot)?;
+        if entry.pos != 0 {
+            lseek(&file, entry.pos.cast_signed(), Whence::SeekSet).map_err(cannot)?;
+        }
+        Ok(Some(Reopened {
+            file,
+            flags: entry.flags,
+            fown: entry.fown,
+        }))
+    }
+}
+
+fn part(entry: &FileEntry) -> Result<&MemfdFileEntry> {
+    let missing = || Error::corrupt(format!("files.img: entry {} is no memfd", entry.id));
+    entry.memfd.as_ref().ok_or_else(missing)
+}
+
+/// A shared segment of the target, met while dumping.
+#[derive(Debug)]
+pub struct Segment {
+    /// Device of its filesystem.
+    pub dev: u64,
+    /// Inode number, as `/proc/PID/maps` shows it too.
+    pub inode: u64,
+    /// Its record in `memfd.img`; `shmid` names its pagemap.
+    pub entry: MemfdInodeEntry,
+    /// The segment, open for reading at any offset.
+    pub file: File,
+}
+
+/// All segments met.
+#[derive(Debug, Default)]
+pub(super) struct Segments {
+    all: Vec<Segment>,
+    names: HashMap<u64, u32>,
+}
+
+impl Segments {
+    pub(super) fn all(&self) -> &[Segment] {
+        &self.all
+    }
+
+    /// The segment with this inode is to be called `shmid`.
+    pub(super) fn name(&mut self, inode: u64, shmid: u32) {
+        self.names.insert(inode, shmid);
+    }
+
+    /// The number of the segment in `memfd.img`, entering it when it is new.
+    fn enter(&mut self, file: &Descriptor) -> Result<u32> {
+        let stat = &file.stat;
+        let known = self
+            .all
+            .iter()
+            .position(|s| (s.dev, s.inode) == (stat.dev, stat.ino));
+        let number = |index: usize| u32::try_from(index + 1).unwrap_or(u32::MAX);
+        if let Some(index) = known {
+            return Ok(number(index));
+        }
+        let cannot = |e| Error::path("open the memory of", &file.link, e);
+        let segment = File::open(&file.link).map_err(cannot)?;
+        let seals = fcntl(&segment, FcntlArg::F_GET_SEALS).map_err(|e| cannot(e.into()))?;
+        let shmid = match self.names.get(&stat.ino) {
+            Some(&shmid) => shmid,
+            None => u32::try_from(stat.ino).map_err(|e| {
+                let what = format!("Segment {} has too large a number", file.shown());
+                Error::new(Kind::Unsupported, what).because(e)
+            })?,
+        };
+        let inode_id = number(self.all.len());
+        let entry = MemfdInodeEntry {
+            name: segment_name(&file.shown()).unwrap_or_default().to_owned(),
+            uid: stat.uid,
+            gid: stat.gid,
+            size: stat.size,
+            shmid,
+            seals: seals.cast_unsigned(),
+            inode_id: inode_id.into(),
+            hugetlb_flag: None,
+            mode: Some(stat.mode),
+        };
+        self.all.push(Segment {
+            dev: stat.dev,
+            inode: stat.ino,
+            entry,
+            file: segment,
+        });
+        Ok(inode_id)
+    }
+}
+
+/// A shared segment being restored: made, sized, still empty and without seals.
+#[derive(Debug)]
+pub struct OpenSegment {
+    /// Its record.
+    pub entry: MemfdInodeEntry,
+    /// The segment, open for reading and writing.
+    pub file: OwnedFd,
+}
+
+impl OpenSegment {
+    /// Makes the segment of a record.
+    pub(super) fn make(entry: &MemfdInodeEntry) -> Result<Self> {
+        let cannot = |e| Error::os(format!("Cannot make memfd {}", entry.name), e);
+        let sealable = entry.seals != SealFlag::F_SEAL_SEAL.bits().cast_unsigned();
+        let mut flags = MFdFlags::MFD_CLOEXEC;
+        flags.set(MFdFlags::MFD_ALLOW_SEALING, sealable);
+        let file = memfd_create(&*entry.name, flags).map_err(cannot)?;
+        ftruncate(&file, entry.size.cast_signed()).map_err(cannot)?;
+        fchown(
+            &file,
+            Some(Uid::from_raw(entry.uid)),
+            Some(Gid::from_raw(entry.gid)),
+        )
+        .map_err(cannot)?;
+        if let Some(mode) = entry.mode {
+            fchmod(&file, Mode::from_bits_truncate(mode)).map_err(cannot)?;
+        }
+        Ok(Self {
+            entry: entry.clone(),
+            file,
+        })
+    }
+
+    /// Puts the seals on.
+    pub(super) fn seal(&self) -> Result<()> {
+        let seals = SealFlag::from_bits_retain(self.entry.seals.cast_signed());
+        if seals.is_empty() || seals == SealFlag::F_SEAL_SEAL {
+            return Ok(());
+        }
+        fcntl(&self.file, FcntlArg::F_ADD_SEALS(seals))
+            .map(drop)
+            .map_err(|e| Error::os(format!("Cannot seal memfd {}", self.entry.name), e))
+    }
 }
 
 /// The name that was given to memfd_create, or `/dev/zero` for shared anonymous memory.
@@ -87,8 +269,6 @@ fn memory_device() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd as _;
-
     use super::*;
     use crate::units::Pid;
 

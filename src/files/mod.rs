@@ -4,23 +4,53 @@
 //! dumped, its entry in `files.img`, and how it is opened again. A new kind is one file and one
 //! line in [`KINDS`].
 //!
-//! Before the freeze, [`survey`](survey::survey) names everything that cannot be dumped.
+//! The way of a dump:
+//! 1. before the freeze, [`survey()`] names everything that cannot be dumped ([`survey_link`] does
+//!    so for one mapped file);
+//! 2. while the target is frozen, [`Dumper::dump_task`] for each descriptor table and
+//!    [`Dumper::register_path`] for exe, cwd, root and mapped files give file ids;
+//!    [`Dumper::segments`] are the shared segments whose contents the memory module stores;
+//! 3. after the thaw, [`Dumper::finish`] writes the images.
+//!
+//! The way of a restore:
+//! 1. before anything is made, [`preflight()`] names what is missing or changed;
+//! 2. [`open_all`] opens every description once, in this process, at numbers that no process of the
+//!    image uses; the new processes inherit them by fork; [`Opened::fd`] gives the number of a file
+//!    id; contents go into [`Opened::segments`];
+//! 3. when mappings, cwd and root of a process are done, [`install`] puts its descriptors in their
+//!    places and closes everything else;
+//! 4. when all processes exist, [`Opened::give_owners`]; when all memory is there,
+//!    [`Opened::seal`]. Then drop [`Opened`].
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 pub mod descriptor;
-pub mod survey;
 
+mod build_id;
+mod dumper;
 mod fifo;
+mod install;
 mod memfd;
+mod opened;
 mod outside;
+mod owner;
 mod pipe;
+mod preflight;
 mod regular;
+mod survey;
 mod unsupported;
 
+pub use dumper::{Dumper, Held};
+pub use install::install;
+pub use memfd::{OpenSegment, Segment};
+pub use opened::{Opened, Opening, open_all};
 pub use outside::{Holder, Outside};
-pub use survey::{Survey, survey};
+pub use preflight::{Findings, highest_descriptor, preflight};
+pub use survey::{Survey, survey, survey_link};
 
+use crate::error::Result;
+use crate::image::proto::{FdTypes, FileEntry, FownEntry};
 use descriptor::Descriptor;
 
 /// A kind of open file, with its dump half and its restore half.
@@ -38,6 +68,39 @@ pub trait FileKind: Sync + fmt::Debug {
 
     /// Why `file` cannot be dumped, if so.
     fn refusal(&self, file: &Descriptor, outside: &Outside) -> Option<Refusal>;
+
+    /// CRIU's number for the kind.
+    fn image_type(&self) -> FdTypes;
+
+    /// Enters the file under `id`: pushes its entry, and what belongs to it, into `dumper`.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()>;
+
+    /// What prevents opening the file again.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()>;
+
+    /// Opens the file again with its flags and offset; `None` for an entry that only serves another
+    /// one.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>>;
+}
+
+/// A description that was opened again.
+#[derive(Debug)]
+pub struct Reopened {
+    /// It.
+    pub file: OwnedFd,
+    /// The flags that it had; those that open(2) does not take are still to be set.
+    pub flags: u32,
+    /// The signal owner that it had.
+    pub fown: FownEntry,
 }
 
 /// All kinds. The first that recognises a file is responsible for it.
@@ -55,6 +118,14 @@ pub struct Refusal {
 /// The kind responsible for `file`.
 pub fn kind_of(file: &Descriptor) -> Option<&'static dyn FileKind> {
     KINDS.iter().copied().find(|kind| kind.recognises(file))
+}
+
+/// The kind of an entry of `files.img`.
+pub fn kind_of_entry(entry: &FileEntry) -> Option<&'static dyn FileKind> {
+    KINDS
+        .iter()
+        .copied()
+        .find(|kind| i32::from(kind.image_type()) == entry.r#type)
 }
 
 /// Why `file` cannot be dumped, whatever its kind.

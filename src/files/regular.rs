@@ -1,13 +1,22 @@
 //! Regular files, directories, and the character devices that hold no state.
 //!
-//! CRIU: `reg_file_entry` (path, flags, offset, mode, size). Contents are not part of a layer.
-//! Sources: open(2), proc_pid_fd(5).
+//! CRIU: `reg_file_entry` (path, flags, offset, mode, size, build id). Contents are not part of a
+//! layer, so a file must be as it was. As in CRIU, one that is only appended to may have any size;
+//! other than in CRIU, one that is only written to may have grown (the target itself did that, when
+//! it ran on after the dump), which is a warning. Sources: open(2), proc_pid_fd(5).
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{Whence, lseek};
+
 use super::descriptor::{Descriptor, Stat};
-use super::{FileKind, Outside, Refusal};
+use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, build_id};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::proto::{FdTypes, FileEntry, FownEntry, RegFileEntry};
 
 /// Memory devices (major 1) without state: null, zero, full, random, urandom.
 const STATELESS_DEVICES: [u32; 5] = [3, 5, 7, 8, 9];
@@ -36,6 +45,214 @@ impl FileKind for Regular {
     fn refusal(&self, file: &Descriptor, _: &Outside) -> Option<Refusal> {
         path_refusal(file).or_else(|| lock_refusal(file))
     }
+
+    fn image_type(&self) -> FdTypes {
+        FdTypes::Reg
+    }
+
+    fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
+        push_entry(held.file, held.fown, id, dumper);
+        Ok(())
+    }
+
+    fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()> {
+        let entry = part(entry)?;
+        if entry.ext == Some(true) {
+            findings.obstacle(Obstacle::unsupported(
+                format!(
+                    "File {} was handed to CRIU from outside (--external)",
+                    entry.name
+                ),
+                "restore this layer with criu",
+            ));
+        } else if findings.is_remapped(entry.id) {
+            findings.obstacle(Obstacle::unsupported(
+                format!(
+                    "File {} had been deleted when the layer was made",
+                    entry.name
+                ),
+                "restore this layer with criu",
+            ));
+        } else {
+            compare(entry, findings);
+        }
+        Ok(())
+    }
+
+    fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
+        let entry = part(entry)?;
+        // The path of a FIFO: only its kind may open it, an open would wait for the other end.
+        if opening.serves_another(entry.id) {
+            return Ok(None);
+        }
+        let file = reopen(entry)?;
+        Ok(Some(Reopened {
+            file,
+            flags: entry.flags,
+            fown: entry.fown,
+        }))
+    }
+}
+
+/// The kind's own part of an entry.
+fn part(entry: &FileEntry) -> Result<&RegFileEntry> {
+    let missing = || Error::corrupt(format!("files.img: entry {} has no path", entry.id));
+    entry.reg.as_ref().ok_or_else(missing)
+}
+
+/// Enters the path of `file` under `id`.
+pub(super) fn push_entry(file: &Descriptor, fown: FownEntry, id: u32, dumper: &mut Dumper) {
+    let regular = file.stat.file_type() == libc::S_IFREG;
+    if let (true, true, Some(path)) = (regular, is_read_only(file.flags), file.path()) {
+        dumper.build_id_for_next(path, file.stat);
+    }
+    let reg = RegFileEntry {
+        id,
+        flags: stored_flags(file.flags),
+        pos: file.pos,
+        fown,
+        name: file.shown().into_owned(),
+        size: (regular && size_matters(file.flags)).then_some(file.stat.size),
+        mode: Some(file.stat.mode),
+        ..RegFileEntry::default()
+    };
+    dumper.push(FileEntry {
+        r#type: FdTypes::Reg.into(),
+        id,
+        reg: Some(reg),
+        ..FileEntry::default()
+    });
+}
+
+/// The flags to open the file with: one that was made without a name (O_TMPFILE) has one now.
+fn stored_flags(flags: u32) -> u32 {
+    let unnamed = libc::O_TMPFILE.cast_unsigned();
+    if flags & unnamed == unnamed {
+        flags & !unnamed
+    } else {
+        flags
+    }
+}
+
+fn is_read_only(flags: u32) -> bool {
+    flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned()
+}
+
+fn is_write_only(flags: u32) -> bool {
+    flags & libc::O_ACCMODE.cast_unsigned() == libc::O_WRONLY.cast_unsigned()
+}
+
+/// CRIU's rule: a file that is only appended to (a log) may have any size.
+fn size_matters(flags: u32) -> bool {
+    !(is_write_only(flags) && flags & libc::O_APPEND.cast_unsigned() != 0)
+}
+
+/// How the size of a file is now, against the layer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Same,
+    GrownByWriter,
+    Changed,
+}
+
+fn compare_size(flags: u32, then: Option<u64>, now: u64) -> Size {
+    match then {
+        None => Size::Same,
+        Some(then) if then == now => Size::Same,
+        Some(then) if is_write_only(flags) && now > then => Size::GrownByWriter,
+        Some(_) => Size::Changed,
+    }
+}
+
+/// Compares the file at the path with the layer's entry.
+pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
+    let name = &entry.name;
+    let meta = match fs::metadata(name) {
+        Ok(meta) => Stat::from(&meta),
+        Err(e) => {
+            findings.obstacle(Obstacle::new(
+                Kind::NotFound,
+                format!("File {name} cannot be found ({e})"),
+                "put it back as it was when the layer was made, or restore another layer",
+            ));
+            return;
+        }
+    };
+    if let Some(mode) = entry.mode.filter(|mode| *mode != meta.mode) {
+        if mode & libc::S_IFMT == meta.file_type() {
+            findings.warning(Obstacle::new(
+                Kind::Differs,
+                format!(
+                    "File {name} has permissions {:o} now, had {mode:o}",
+                    meta.mode
+                ),
+                "nothing to do if you changed them",
+            ));
+        } else {
+            findings.obstacle(Obstacle::new(
+                Kind::Differs,
+                format!("File {name} is of another type than when the layer was made"),
+                "put it back as it was, or restore another layer",
+            ));
+            return;
+        }
+    }
+    let then = entry.size.unwrap_or(0);
+    match compare_size(entry.flags, entry.size, meta.size) {
+        Size::Same => compare_build_id(entry, findings),
+        Size::GrownByWriter => findings.warning(Obstacle::new(
+            Kind::Differs,
+            format!(
+                "File {name} has grown from {then} to {} bytes since the layer",
+                meta.size
+            ),
+            format!("the restored process goes on writing at byte {}", entry.pos),
+        )),
+        Size::Changed => findings.obstacle(Obstacle::new(
+            Kind::Differs,
+            format!(
+                "File {name} has {} bytes now, had {then} when the layer was made",
+                meta.size
+            ),
+            "put it back as it was, or restore another layer",
+        )),
+    }
+}
+
+fn compare_build_id(entry: &RegFileEntry, findings: &mut Findings<'_>) {
+    if entry.build_id.is_empty() {
+        return;
+    }
+    let now = File::open(&entry.name)
+        .ok()
+        .and_then(|file| build_id::build_id(&file));
+    if now.is_some_and(|now| now != entry.build_id) {
+        findings.obstacle(Obstacle::new(
+            Kind::Differs,
+            format!(
+                "{} is another build than when the layer was made",
+                entry.name
+            ),
+            "install that version again, or restore another layer",
+        ));
+    }
+}
+
+/// Opens the file with its flags, at its offset.
+pub(super) fn reopen(entry: &RegFileEntry) -> Result<OwnedFd> {
+    let never = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC;
+    let flags = OFlag::from_bits_retain(entry.flags.cast_signed()) - never;
+    let cannot = |what: &str, e| Error::os(format!("Cannot {what} {}", entry.name), e);
+    let file = open(
+        &*entry.name,
+        flags | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| cannot("open", e))?;
+    if entry.pos != 0 && !flags.contains(OFlag::O_PATH) {
+        lseek(&file, entry.pos.cast_signed(), Whence::SeekSet).map_err(|e| cannot("seek in", e))?;
+    }
+    Ok(file)
 }
 
 /// Why the path of `file` will not lead back to it.
@@ -105,7 +322,7 @@ mod tests {
     use super::*;
     use crate::units::Pid;
 
-    fn open_file(path: &Path) -> (fs::File, Descriptor) {
+    fn open_file(path: &Path) -> (File, Descriptor) {
         let file = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -175,6 +392,32 @@ mod tests {
         assert!(of_a_process(Path::new("/proc/12/maps")));
         assert!(!of_a_process(Path::new("/proc/meminfo")));
         assert!(!of_a_process(Path::new("/srv/proc/12")));
+    }
+
+    #[test]
+    fn a_log_may_have_any_size_a_written_file_may_grow_and_all_else_must_be_the_same() {
+        let log = (libc::O_WRONLY | libc::O_APPEND).cast_unsigned();
+        let (write, read) = (
+            libc::O_WRONLY.cast_unsigned(),
+            libc::O_RDONLY.cast_unsigned(),
+        );
+        let both = (libc::O_RDWR | libc::O_APPEND).cast_unsigned();
+        assert!(!size_matters(log));
+        assert!([write, read, both].into_iter().all(size_matters));
+        assert_eq!(compare_size(write, Some(5), 9), Size::GrownByWriter);
+        assert_eq!(compare_size(write, Some(5), 4), Size::Changed);
+        assert_eq!(compare_size(read, Some(5), 9), Size::Changed);
+        assert_eq!(compare_size(both, Some(5), 9), Size::Changed);
+        assert_eq!(compare_size(read, Some(5), 5), Size::Same);
+        assert_eq!(compare_size(read, None, 5), Size::Same);
+    }
+
+    #[test]
+    fn a_file_made_without_a_name_is_opened_by_its_name() {
+        let flags = (libc::O_TMPFILE | libc::O_RDWR).cast_unsigned();
+        assert_eq!(stored_flags(flags), libc::O_RDWR.cast_unsigned());
+        let directory = libc::O_DIRECTORY.cast_unsigned();
+        assert_eq!(stored_flags(directory), directory);
     }
 
     #[test]

@@ -1,10 +1,18 @@
-//! The survey on live children.
+//! Both halves on live children: what they have open is surveyed, dumped, and opened again here.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::survey::survey;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::{Dumper, Opened, open_all, preflight, survey};
+use crate::error::Kind;
+use crate::image::proto::{FdinfoEntry, FileEntry, PstreeEntry, TaskKobjIdsEntry};
+use crate::image::{Images, LayerWriter};
 use crate::units::Pid;
 
 /// A child that ends with the test.
@@ -12,6 +20,14 @@ struct Sleeper(Child);
 
 impl Sleeper {
     fn start(stdin: impl Into<Stdio>, stdout: impl Into<Stdio>) -> Self {
+        Self::start_with(stdin, stdout, Stdio::null())
+    }
+
+    fn start_with(
+        stdin: impl Into<Stdio>,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Self {
         // Test runners leak descriptors of theirs into tests.
         crate::sys::descriptor::close_on_exec_from(3).unwrap();
         let mut command = Command::new("sleep");
@@ -19,7 +35,7 @@ impl Sleeper {
             .arg("300")
             .stdin(stdin)
             .stdout(stdout)
-            .stderr(Stdio::null());
+            .stderr(stderr);
         let child = command.spawn().unwrap();
         // spawn returns after the exec, so the child has no descriptor of ours by now.
         Self(child)
@@ -35,6 +51,52 @@ impl Drop for Sleeper {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+}
+
+/// Dumps the descriptors of `children` (tables 2, 3, …) into a layer in `dir`.
+fn layer(dir: &Path, children: &[&Sleeper]) -> Images {
+    layer_with(dir, children, Dumper::new())
+}
+
+fn layer_with(dir: &Path, children: &[&Sleeper], mut dumper: Dumper) -> Images {
+    let dir = dir.join("layer");
+    let writer = LayerWriter::create(&dir).unwrap();
+    let mut tree = Vec::new();
+    for (files_id, child) in (2..).zip(children) {
+        dumper.dump_task(child.pid(), files_id).unwrap();
+        let pid = child.0.id();
+        let ids = TaskKobjIdsEntry {
+            files_id,
+            ..TaskKobjIdsEntry::default()
+        };
+        writer.one(&format!("ids-{pid}.img"), &ids).unwrap();
+        tree.push(PstreeEntry {
+            pid,
+            ..PstreeEntry::default()
+        });
+    }
+    writer.all("pstree.img", &tree).unwrap();
+    dumper.finish(&writer).unwrap();
+    writer.commit().unwrap();
+    Images::open(dir).unwrap()
+}
+
+/// File id of descriptor `fd` in table `files_id`.
+fn id(images: &Images, files_id: u32, fd: u32) -> u32 {
+    let table: Vec<FdinfoEntry> = images.all(&format!("fdinfo-{files_id}.img")).unwrap();
+    table.iter().find(|entry| entry.fd == fd).unwrap().id
+}
+
+/// The description of a file id, as a file of ours.
+fn reopened(opened: &Opened, id: u32) -> File {
+    let fd: RawFd = opened.fd(id).unwrap();
+    // A duplicate by way of the process's own descriptor table shares the description.
+    let process = crate::sys::pidfd::open(Pid::this()).unwrap();
+    File::from(crate::sys::pidfd::get_fd(&process, fd).unwrap())
+}
+
+fn flags(file: &File) -> i32 {
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL).unwrap()
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {
@@ -95,4 +157,248 @@ fn sockets_and_deleted_files_are_named() {
 fn a_gone_process_is_an_empty_survey() {
     let survey = survey(&[Pid::from_raw(i32::MAX - 1)]).unwrap();
     assert_eq!((survey.obstacles.len(), survey.descriptors), (0, 0));
+}
+
+#[test]
+fn a_pipe_between_two_processes_keeps_its_contents_and_who_shares_which_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (read, write) = pipe();
+    File::from(write.try_clone().unwrap())
+        .write_all(b"in flight")
+        .unwrap();
+    let left = Sleeper::start_with(Stdio::null(), write.try_clone().unwrap(), write);
+    let right = Sleeper::start(read, Stdio::null());
+    let images = layer(dir.path(), &[&left, &right]);
+    assert_eq!(
+        id(&images, 2, 1),
+        id(&images, 2, 2),
+        "a duplicate is one description"
+    );
+    assert_ne!(
+        id(&images, 2, 0),
+        id(&images, 3, 1),
+        "two opens of /dev/null are two"
+    );
+    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+
+    // The dump took nothing out: the second one is the same.
+    let again = tempfile::tempdir().unwrap();
+    let second = layer(again.path(), &[&left, &right]);
+    assert_eq!(
+        images.records("pipes-data.img").unwrap(),
+        second.records("pipes-data.img").unwrap()
+    );
+
+    let opened = open_all(&images, 500).unwrap();
+    let (write, read) = (id(&images, 2, 1), id(&images, 3, 0));
+    assert!(opened.fd(write).unwrap() >= 500 && opened.fd(read).unwrap() >= 500);
+    let mut reader = reopened(&opened, read);
+    let mut got = [0; 9];
+    reader.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"in flight");
+    reopened(&opened, write).write_all(b"more").unwrap();
+    drop(opened);
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert_eq!(
+        rest, b"more",
+        "no writer is left once the engine has let go"
+    );
+}
+
+#[test]
+fn a_half_open_pipe_ends_after_its_contents() {
+    let dir = tempfile::tempdir().unwrap();
+    let (read, write) = pipe();
+    File::from(write).write_all(b"last").unwrap();
+    let child = Sleeper::start(read, Stdio::null());
+    let images = layer(dir.path(), &[&child]);
+    let opened = open_all(&images, 500).unwrap();
+    let mut all = Vec::new();
+    reopened(&opened, id(&images, 2, 0))
+        .read_to_end(&mut all)
+        .unwrap();
+    assert_eq!(all, b"last");
+}
+
+#[test]
+fn files_keep_offset_and_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    std::fs::write(&data, "0123456789").unwrap();
+    let mut open = OpenOptions::new();
+    let mut data = open
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(data)
+        .unwrap();
+    data.seek(SeekFrom::Start(4)).unwrap();
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .unwrap();
+    let child = Sleeper::start(data, log);
+    let images = layer(dir.path(), &[&child]);
+    let entries: Vec<FileEntry> = images.all("files.img").unwrap();
+    let sizes: Vec<Option<u64>> = entries
+        .iter()
+        .filter_map(|e| e.reg.as_ref())
+        .map(|reg| reg.size)
+        .collect();
+    assert!(sizes.contains(&Some(10)), "{sizes:?}");
+    assert!(!sizes.contains(&Some(0)), "a log has no size: {sizes:?}");
+
+    let opened = open_all(&images, 0).unwrap();
+    let mut data = reopened(&opened, id(&images, 2, 0));
+    assert_eq!(data.stream_position().unwrap(), 4);
+    assert_eq!(flags(&data) & libc::O_ACCMODE, libc::O_RDWR);
+    assert_ne!(flags(&data) & libc::O_NONBLOCK, 0);
+    assert_ne!(
+        flags(&reopened(&opened, id(&images, 2, 1))) & libc::O_APPEND,
+        0
+    );
+}
+
+#[test]
+fn a_changed_or_missing_file_is_an_obstacle_and_a_longer_log_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name| dir.path().join(name);
+    for name in ["read", "gone"] {
+        std::fs::write(path(name), "0123456789").unwrap();
+    }
+    let log = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path("log"))
+            .unwrap()
+    };
+    let output = File::create(path("output")).unwrap();
+    let reader = Sleeper::start_with(File::open(path("read")).unwrap(), output, log());
+    let other = Sleeper::start(File::open(path("gone")).unwrap(), Stdio::null());
+    let images = layer(dir.path(), &[&reader, &other]);
+    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+
+    log().write_all(b"a line").unwrap();
+    std::fs::write(path("read"), "short").unwrap();
+    std::fs::write(path("output"), "written on").unwrap();
+    std::fs::remove_file(path("gone")).unwrap();
+    let (obstacles, warnings) = preflight(&images).unwrap();
+    let kinds: Vec<Kind> = obstacles.iter().map(|o| o.kind).collect();
+    assert_eq!(kinds.len(), 2, "{obstacles:?}");
+    assert!(
+        kinds.contains(&Kind::Differs) && kinds.contains(&Kind::NotFound),
+        "{obstacles:?}"
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].what.contains("output"), "{warnings:?}");
+}
+
+#[test]
+fn a_fifo_keeps_its_contents() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut both = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    both.write_all(b"queued").unwrap();
+    let child = Sleeper::start(File::open(&path).unwrap(), OwnedFd::from(both));
+    assert_eq!(survey(&[child.pid()]).unwrap().obstacles, []);
+    let images = layer(dir.path(), &[&child]);
+    drop(child);
+    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    let opened = open_all(&images, 0).unwrap();
+    let mut got = [0; 6];
+    reopened(&opened, id(&images, 2, 0))
+        .read_exact(&mut got)
+        .unwrap();
+    assert_eq!(&got, b"queued");
+}
+
+#[test]
+fn a_memfd_keeps_name_size_and_seals_and_its_segment_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let memfd = memfd_create(
+        c"cells",
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )
+    .unwrap();
+    let memfd = File::from(memfd);
+    memfd.set_len(8192).unwrap();
+    memfd.write_all_at(b"ice", 5000).unwrap();
+    let seals = nix::fcntl::SealFlag::F_SEAL_SHRINK;
+    nix::fcntl::fcntl(&memfd, nix::fcntl::FcntlArg::F_ADD_SEALS(seals)).unwrap();
+    let own = OpenOptions::new()
+        .read(true)
+        .open(format!("/proc/self/fd/{}", memfd.as_raw_fd()));
+    let child = Sleeper::start(own.unwrap(), memfd);
+
+    let mut dumper = Dumper::new();
+    dumper.dump_task(child.pid(), 9).unwrap();
+    let [segment] = dumper.segments() else {
+        panic!("one segment: {:?}", dumper.segments())
+    };
+    assert_eq!(
+        (segment.entry.name.as_str(), segment.entry.size),
+        ("cells", 8192)
+    );
+    let mut got = [0; 3];
+    segment.file.read_exact_at(&mut got, 5000).unwrap();
+    assert_eq!(&got, b"ice");
+
+    let mut dumper = Dumper::new();
+    dumper.name_segment(segment.inode, 77);
+    let images = layer_with(dir.path(), &[&child], dumper);
+    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    let opened = open_all(&images, 0).unwrap();
+    let shmids: Vec<u32> = opened
+        .segments()
+        .map(|segment| segment.entry.shmid)
+        .collect();
+    assert_eq!(shmids, [77]);
+    let one = reopened(&opened, id(&images, 2, 1));
+    one.write_all_at(b"new", 5000).unwrap();
+    opened.seal().unwrap();
+    assert!(one.set_len(100).is_err(), "sealed against shrinking");
+    let mut got = [0; 3];
+    let two = reopened(&opened, id(&images, 2, 0));
+    two.read_exact_at(&mut got, 5000).unwrap();
+    assert_eq!(&got, b"new", "both descriptions are of one segment");
+    assert!(two.write_all_at(b"x", 0).is_err(), "opened read-only");
+}
+
+#[test]
+fn the_same_path_with_the_same_flags_is_one_file_and_programs_have_a_build_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = Sleeper::start(Stdio::null(), Stdio::null());
+    let link = PathBuf::from(format!("/proc/{}/exe", child.pid()));
+    let mut dumper = Dumper::new();
+    let first = dumper.register_path(child.pid(), &link, 0).unwrap();
+    assert_eq!(dumper.register_path(child.pid(), &link, 0).unwrap(), first);
+    assert_ne!(dumper.register_path(child.pid(), &link, 2).unwrap(), first);
+    let images = layer_with(dir.path(), &[&child], dumper);
+    let entries: Vec<FileEntry> = images.all("files.img").unwrap();
+    let program = entries
+        .iter()
+        .find(|entry| entry.id == first)
+        .unwrap()
+        .reg
+        .as_ref()
+        .unwrap();
+    assert!(!program.build_id.is_empty(), "{program:?}");
+    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+}
+
+#[test]
+fn unsupported_descriptors_are_refused_by_the_dump_too() {
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let child = Sleeper::start(OwnedFd::from(socket), Stdio::null());
+    let error = Dumper::new().dump_task(child.pid(), 2).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.obstacles()[0].what.contains("a socket"), "{error:?}");
 }

@@ -93,6 +93,18 @@ pub fn unread(fd: impl AsFd) -> nix::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Copies up to `most` bytes from one pipe into another without taking them out (tee(2)); does not
+/// wait.
+///
+/// # Errors
+/// `EAGAIN` when there is nothing or no room, `EINVAL` when one is no pipe.
+pub fn tee(from: impl AsFd, to: impl AsFd, most: usize) -> nix::Result<usize> {
+    let (from, to) = (from.as_fd().as_raw_fd(), to.as_fd().as_raw_fd());
+    // SAFETY: plain numbers; both are open while they are borrowed.
+    let count = unsafe { libc::tee(from, to, most, libc::SPLICE_F_NONBLOCK) };
+    Errno::result(count).map(isize::cast_unsigned)
+}
+
 /// Marks all descriptors from `first` on close-on-exec (close_range(2)), so that programs started
 /// from here on get none of what this process inherited by accident.
 ///

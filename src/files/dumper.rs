@@ -1,0 +1,258 @@
+//! Dump half: collects the open files of frozen tasks, and writes their images after the thaw.
+//!
+//! Every open file description gets one id, however many descriptors and processes share it. Only
+//! what changes once the target runs is read while it is frozen: offsets, sizes, contents of pipes.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use super::descriptor::{self, Descriptor, Stat};
+use super::memfd::{Segment, Segments};
+use super::pipe::Contents;
+use super::survey::obstacle;
+use super::{Outside, build_id, kind_of, refusal};
+use crate::error::{Error, Result};
+use crate::image::LayerWriter;
+use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
+use crate::sys::descriptor::owner;
+use crate::sys::{kcmp, pidfd};
+use crate::units::Pid;
+
+/// A file to be entered, with a descriptor of our own that shares its description.
+#[derive(Debug)]
+pub struct Held<'a> {
+    /// What `/proc` says.
+    pub file: &'a Descriptor,
+    /// Our copy; `None` for files behind links (exe, cwd, mappings).
+    pub copy: Option<OwnedFd>,
+    /// Its signal owner.
+    pub fown: FownEntry,
+}
+
+/// Collects open files.
+#[derive(Debug, Default)]
+pub struct Dumper {
+    last_id: u32,
+    files: Vec<FileEntry>,
+    tables: Vec<(u32, Vec<FdinfoEntry>)>,
+    descriptions: HashMap<Place, Vec<Known>>,
+    links: HashMap<(u64, u64, u32, OsString), u32>,
+    pub(super) pipes: Contents,
+    pub(super) fifos: Contents,
+    /// Numbers of FIFOs in the images, by device and inode (inodes alone are not unique).
+    fifo_numbers: HashMap<(u64, u64), u32>,
+    pub(super) segments: Segments,
+    /// Entries of `files` that may be programs or libraries.
+    programs: Vec<(usize, PathBuf, Stat)>,
+}
+
+/// Descriptions that differ in one of these are not the same: device, inode, offset, flags.
+type Place = (u64, u64, u64, u32);
+
+/// A description that has its id, and one place where it is open.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    at: (Pid, RawFd),
+    id: u32,
+}
+
+impl Dumper {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the shared segment with this inode number the id `shmid` in the images, as it had in
+    /// the parent layer (its inode number changes with a restore). Before anything is collected.
+    pub fn name_segment(&mut self, inode: u64, shmid: u32) {
+        self.segments.name(inode, shmid);
+    }
+
+    /// Collects the descriptors of the frozen task `pid` for `fdinfo-FILES_ID.img`.
+    ///
+    /// # Errors
+    /// When a descriptor cannot be dumped or looked at.
+    pub fn dump_task(&mut self, pid: Pid, files_id: u32) -> Result<()> {
+        let cannot = |e| Error::os(format!("Cannot open the process {pid}"), e);
+        let process = pidfd::open(pid).map_err(cannot)?;
+        let comm = descriptor::comm(pid);
+        let mut table = Vec::new();
+        for number in descriptor::numbers(pid)? {
+            let Some(file) = Descriptor::read(pid, &comm, number)? else {
+                continue;
+            };
+            let (id, kind) = self.description(&process, &file, number)?;
+            table.push(FdinfoEntry {
+                id,
+                flags: u32::from(file.cloexec),
+                r#type: kind.into(),
+                fd: number.cast_unsigned(),
+                xattr_security_selinux: None,
+            });
+        }
+        self.tables.push((files_id, table));
+        Ok(())
+    }
+
+    /// The id of the file behind a magic link of `pid` (`/proc/PID/exe`, `cwd`, `root`,
+    /// `map_files/…`) as to be opened with `flags` (0 = read only). The same file with the same
+    /// flags keeps its id.
+    ///
+    /// # Errors
+    /// When the file cannot be dumped or looked at.
+    pub fn register_path(&mut self, pid: Pid, link: &Path, flags: u32) -> Result<u32> {
+        let gone = || Error::path("find", link, std::io::ErrorKind::NotFound.into());
+        let file =
+            Descriptor::of_link(pid, &descriptor::comm(pid), link, flags)?.ok_or_else(gone)?;
+        let key = (file.stat.dev, file.stat.ino, flags, file.text.clone());
+        if let Some(&id) = self.links.get(&key) {
+            return Ok(id);
+        }
+        let held = Held {
+            file: &file,
+            copy: None,
+            fown: FownEntry::default(),
+        };
+        let (id, _) = self.enter(held)?;
+        self.links.insert(key, id);
+        Ok(id)
+    }
+
+    /// The memfds and shared anonymous segments met so far; their contents are the memory module's.
+    pub fn segments(&self) -> &[Segment] {
+        self.segments.all()
+    }
+
+    /// Writes `files.img`, `fdinfo-N.img`, `memfd.img`, `pipes-data.img` and `fifo-data.img`.
+    /// The target may run again.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn finish(mut self, writer: &LayerWriter) -> Result<()> {
+        for (index, path, stat) in std::mem::take(&mut self.programs) {
+            // The file may have been replaced since: then it has no build id in this layer.
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
+            let same = file
+                .metadata()
+                .is_ok_and(|meta| Stat::from(&meta).same_file(&stat));
+            let entry = self
+                .files
+                .get_mut(index)
+                .and_then(|entry| entry.reg.as_mut());
+            if let (true, Some(entry)) = (same, entry) {
+                entry.build_id = build_id::build_id(&file).unwrap_or_default();
+            }
+        }
+        writer.all("files.img", &self.files)?;
+        for (files_id, table) in &self.tables {
+            writer.all(&format!("fdinfo-{files_id}.img"), table)?;
+        }
+        writer.all(
+            "memfd.img",
+            self.segments.all().iter().map(|segment| &segment.entry),
+        )?;
+        writer.with_extra("pipes-data.img", self.pipes.records())?;
+        writer.with_extra("fifo-data.img", self.fifos.records())
+    }
+
+    /// The next unused id.
+    pub(super) fn new_id(&mut self) -> u32 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// The number of a FIFO in the images; `new` when it has none yet.
+    pub(super) fn fifo_number(&mut self, file: &Descriptor, new: u32) -> u32 {
+        *self
+            .fifo_numbers
+            .entry((file.stat.dev, file.stat.ino))
+            .or_insert(new)
+    }
+
+    /// Adds an entry to `files.img`.
+    pub(super) fn push(&mut self, entry: FileEntry) {
+        self.files.push(entry);
+    }
+
+    /// Asks for the build id of the entry that comes next, when it is a program or library.
+    pub(super) fn build_id_for_next(&mut self, path: &Path, stat: Stat) {
+        self.programs
+            .push((self.files.len(), path.to_owned(), stat));
+    }
+
+    /// The id of the description behind a descriptor, entering it when it is new.
+    fn description(
+        &mut self,
+        process: &OwnedFd,
+        file: &Descriptor,
+        number: RawFd,
+    ) -> Result<(u32, FdTypes)> {
+        let at = (file.pid, number);
+        let place = (file.stat.dev, file.stat.ino, file.pos, file.flags);
+        let known = self.descriptions.entry(place).or_default();
+        let position = match position(known, at)? {
+            Ok(found) => {
+                let kind = kind_of(file).map_or(FdTypes::Und, super::FileKind::image_type);
+                return Ok((known[found].id, kind));
+            }
+            Err(position) => position,
+        };
+        let cannot = |e| {
+            Error::os(
+                format!("Cannot copy descriptor {number} of {}", file.pid),
+                e,
+            )
+        };
+        let copy = pidfd::get_fd(process, number).map_err(cannot)?;
+        // O_PATH descriptors have no owner.
+        let fown = owner(&copy).map_or_else(|_| FownEntry::default(), super::owner::entry);
+        let (id, kind) = self.enter(Held {
+            file,
+            copy: Some(copy),
+            fown,
+        })?;
+        self.descriptions
+            .entry(place)
+            .or_default()
+            .insert(position, Known { at, id });
+        Ok((id, kind))
+    }
+
+    fn enter(&mut self, held: Held<'_>) -> Result<(u32, FdTypes)> {
+        let file = held.file;
+        if let Some(refusal) = refusal(file, &Outside::default()) {
+            let what = format!("Cannot dump process {}", file.pid);
+            return Err(Error::refused(what, vec![obstacle(file, refusal)]));
+        }
+        let Some(kind) = kind_of(file) else {
+            return Err(Error::corrupt(format!("No kind for {}", file.shown())));
+        };
+        let id = self.new_id();
+        kind.dump(held, id, self)?;
+        Ok((id, kind.image_type()))
+    }
+}
+
+/// Where the description at `at` is, or belongs, in a list in the kernel's order.
+fn position(known: &[Known], at: (Pid, RawFd)) -> Result<std::result::Result<usize, usize>> {
+    let mut failed = None;
+    let found = known.binary_search_by(|candidate| {
+        kcmp::compare_files(candidate.at, at).unwrap_or_else(|errno| {
+            failed = Some(errno);
+            Ordering::Equal
+        })
+    });
+    match failed {
+        None => Ok(found),
+        Some(errno) => {
+            let what = format!("Cannot compare descriptor {} of {} (kcmp)", at.1, at.0);
+            Err(Error::os(what, errno).hint("the kernel needs CONFIG_KCMP"))
+        }
+    }
+}

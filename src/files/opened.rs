@@ -1,0 +1,227 @@
+//! Restore half: every open file description of a layer, opened once in this process at numbers
+//! that no process of the layer uses, so that processes forked from here inherit them all.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use prost::Message as _;
+
+use super::memfd::OpenSegment;
+use super::pipe::Ends;
+use super::preflight::highest_descriptor;
+use super::{Reopened, kind_of_entry, owner};
+use crate::error::{Error, Result};
+use crate::image::Images;
+use crate::image::proto::{FileEntry, MemfdInodeEntry, PipeDataEntry};
+use crate::sys::descriptor::{Owner, duplicate_above, set_owner};
+
+/// Numbers kept free below the limit, for what else this process opens.
+const SPARE: u64 = 64;
+
+/// The flags that fcntl(2) can change.
+const CHANGEABLE: i32 =
+    libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME | libc::O_ASYNC;
+
+/// The open file descriptions of a layer. Closed when dropped; processes that have inherited them
+/// keep theirs.
+#[derive(Debug, Default)]
+pub struct Opened {
+    files: BTreeMap<u32, OwnedFd>,
+    owners: Vec<(u32, Owner)>,
+    segments: BTreeMap<u32, OpenSegment>,
+}
+
+impl Opened {
+    /// The descriptor of file `id` in this process and in those forked from it.
+    pub fn fd(&self, id: u32) -> Option<RawFd> {
+        self.files.get(&id).map(OwnedFd::as_raw_fd)
+    }
+
+    /// The shared segments, to be filled with their pages.
+    pub fn segments(&self) -> impl Iterator<Item = &OpenSegment> {
+        self.segments.values()
+    }
+
+    /// Sets who gets signals from files. When all processes exist, since an owner must.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn give_owners(&self) -> Result<()> {
+        for (id, owner) in &self.owners {
+            let Some(file) = self.files.get(id) else {
+                continue;
+            };
+            match set_owner(file, owner) {
+                // The owner had ended before the dump; then nobody gets the signal, as before.
+                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                Err(e) => {
+                    let what = format!("Cannot make process {} owner of file {id}", owner.pid);
+                    return Err(Error::os(what, e));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the seals on memfds. When all contents are there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn seal(&self) -> Result<()> {
+        self.segments.values().try_for_each(OpenSegment::seal)
+    }
+}
+
+/// What the kinds need while they open files.
+#[derive(Debug)]
+pub struct Opening<'a> {
+    images: &'a Images,
+    entries: HashMap<u32, &'a FileEntry>,
+    serving: HashSet<u32>,
+    inodes: HashMap<u32, MemfdInodeEntry>,
+    segments: BTreeMap<u32, OpenSegment>,
+    least: RawFd,
+    pub(super) pipes: HashMap<u32, Ends>,
+    pub(super) fifos: HashMap<u32, Ends>,
+}
+
+impl<'a> Opening<'a> {
+    /// The entry with this id.
+    pub(super) fn entry(&self, id: u32) -> Option<&'a FileEntry> {
+        self.entries.get(&id).copied()
+    }
+
+    /// True when the entry only holds the path of another one.
+    pub(super) fn serves_another(&self, id: u32) -> bool {
+        self.serving.contains(&id)
+    }
+
+    /// Capacity and contents of a pipe or FIFO.
+    pub(super) fn contents(
+        &self,
+        image: &str,
+        number: u32,
+    ) -> Result<Option<(PipeDataEntry, Vec<u8>)>> {
+        for record in self.images.records(image)? {
+            let entry = PipeDataEntry::decode(&*record.bytes)
+                .map_err(|e| Error::corrupt(format!("Cannot decode {image}")).because(e))?;
+            if entry.pipe_id == number {
+                return Ok(Some((entry, record.extra)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The shared segment with this number in `memfd.img`, made when it is asked for first.
+    pub(super) fn segment(&mut self, number: u32) -> Result<&OpenSegment> {
+        if !self.segments.contains_key(&number) {
+            let missing = || Error::corrupt(format!("memfd.img has no memfd {number}"));
+            let mut segment = OpenSegment::make(self.inodes.get(&number).ok_or_else(missing)?)?;
+            segment.file = lift(segment.file, self.least)?;
+            self.segments.insert(number, segment);
+        }
+        let missing = || Error::corrupt(format!("memfd.img has no memfd {number}"));
+        self.segments.get(&number).ok_or_else(missing)
+    }
+}
+
+/// Opens every file of the layer, at descriptor numbers that are not below `above` nor used by any
+/// process of the layer. Raises this process's soft limit on descriptors when it must.
+///
+/// # Errors
+/// When a file cannot be opened as it was; nothing is left open.
+pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
+    let entries: Vec<FileEntry> = images.all("files.img")?;
+    let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
+    let least = above.max(highest_descriptor(images)? + 1);
+    make_room(least, entries.len() + inodes.len())?;
+    let mut opening = Opening {
+        images,
+        entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
+        serving: serving(&entries),
+        inodes: inodes
+            .into_iter()
+            .filter_map(|inode| Some((u32::try_from(inode.inode_id).ok()?, inode)))
+            .collect(),
+        segments: BTreeMap::new(),
+        least,
+        pipes: HashMap::new(),
+        fifos: HashMap::new(),
+    };
+    let mut opened = Opened::default();
+    for entry in &entries {
+        let unknown = || Error::corrupt(format!("files.img: entry {} of unknown kind", entry.id));
+        let kind = kind_of_entry(entry).ok_or_else(unknown)?;
+        let Some(reopened) = kind.open(entry, &mut opening)? else {
+            continue;
+        };
+        set_flags(&reopened).map_err(|e| {
+            Error::os(
+                format!("Cannot set the flags of {} {}", kind.name(), entry.id),
+                e,
+            )
+        })?;
+        if let Some(owner) = owner::from_entry(&reopened.fown) {
+            opened.owners.push((entry.id, owner));
+        }
+        opened.files.insert(entry.id, lift(reopened.file, least)?);
+    }
+    opened.segments = opening.segments;
+    Ok(opened)
+}
+
+/// The entries that hold the path of another one.
+pub(super) fn serving(entries: &[FileEntry]) -> HashSet<u32> {
+    let fifos = entries
+        .iter()
+        .filter_map(|entry| entry.fifo.as_ref()?.regf_id);
+    let terminals = entries
+        .iter()
+        .filter_map(|entry| entry.tty.as_ref()?.regf_id);
+    fifos.chain(terminals).collect()
+}
+
+/// Sets the flags that open did not.
+fn set_flags(reopened: &Reopened) -> nix::Result<()> {
+    let wanted = reopened.flags.cast_signed();
+    if wanted & libc::O_PATH != 0 {
+        return Ok(());
+    }
+    let now = fcntl(&reopened.file, FcntlArg::F_GETFL)?;
+    if (now ^ wanted) & CHANGEABLE != 0 {
+        let flags = OFlag::from_bits_retain(now & !CHANGEABLE | wanted & CHANGEABLE);
+        fcntl(&reopened.file, FcntlArg::F_SETFL(flags))?;
+    }
+    Ok(())
+}
+
+/// The same description at a number that is not below `least`.
+fn lift(file: OwnedFd, least: RawFd) -> Result<OwnedFd> {
+    if file.as_raw_fd() >= least {
+        return Ok(file);
+    }
+    duplicate_above(&file, least)
+        .map_err(|e| Error::os(format!("Cannot copy a descriptor to {least} or above"), e))
+}
+
+/// The limit on descriptors that `files` of them from `least` on need.
+pub(super) fn needed_limit(least: RawFd, files: usize) -> u64 {
+    u64::from(least.unsigned_abs()) + u64::try_from(files).unwrap_or(u64::MAX / 2) + SPARE
+}
+
+/// Raises the soft limit on descriptors when it is too low.
+fn make_room(least: RawFd, files: usize) -> Result<()> {
+    let cannot = |e| Error::os("Cannot raise the limit on open files", e);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(cannot)?;
+    let needed = needed_limit(least, files);
+    if needed > soft {
+        setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).map_err(|e| {
+            cannot(e).hint(format!(
+                "raise it before starting icecore: ulimit -n {needed}"
+            ))
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! Who gets a signal when a file is ready: `fown_entry`, on every kind of file.
+
+use crate::image::proto::FownEntry;
+use crate::sys::descriptor::Owner;
+
+/// For the image.
+pub(super) fn entry(owner: Owner) -> FownEntry {
+    FownEntry {
+        uid: owner.uid,
+        euid: owner.euid,
+        signum: owner.signal.cast_unsigned(),
+        pid_type: owner.kind.cast_unsigned(),
+        pid: owner.pid.cast_unsigned(),
+    }
+}
+
+/// From the image; `None` when there is no owner.
+pub(super) fn from_entry(entry: &FownEntry) -> Option<Owner> {
+    (entry.pid != 0).then(|| Owner {
+        kind: entry.pid_type.cast_signed(),
+        pid: entry.pid.cast_signed(),
+        signal: entry.signum.cast_signed(),
+        uid: entry.uid,
+        euid: entry.euid,
+    })
+}

@@ -1,0 +1,164 @@
+//! Before a restore: are the files of the layer there, and as they were?
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::RawFd;
+
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::kind_of_entry;
+use super::opened::{needed_limit, serving};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::Images;
+use crate::image::proto::{
+    FdTypes, FdinfoEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RemapFilePathEntry,
+    TaskKobjIdsEntry,
+};
+
+/// What speaks against a restore, collected by the kinds.
+#[derive(Debug, Default)]
+pub struct Findings<'a> {
+    entries: HashMap<u32, &'a FileEntry>,
+    remapped: HashSet<u32>,
+    inodes: HashMap<u32, MemfdInodeEntry>,
+    obstacles: Vec<Obstacle>,
+    warnings: Vec<Obstacle>,
+}
+
+impl<'a> Findings<'a> {
+    /// Adds an obstacle, once.
+    pub(super) fn obstacle(&mut self, obstacle: Obstacle) {
+        if !self.obstacles.contains(&obstacle) {
+            self.obstacles.push(obstacle);
+        }
+    }
+
+    /// Adds a warning, once.
+    pub(super) fn warning(&mut self, warning: Obstacle) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// The entry with this id.
+    pub(super) fn entry(&self, id: u32) -> Option<&'a FileEntry> {
+        self.entries.get(&id).copied()
+    }
+
+    /// True when the file had lost its name (CRIU's `remap-fpath.img`).
+    pub(super) fn is_remapped(&self, id: u32) -> bool {
+        self.remapped.contains(&id)
+    }
+
+    /// The record of a shared segment.
+    pub(super) fn segment(&self, number: u32) -> Result<MemfdInodeEntry> {
+        let missing = || Error::corrupt(format!("memfd.img has no memfd {number}"));
+        self.inodes.get(&number).cloned().ok_or_else(missing)
+    }
+}
+
+/// Compares the files of a layer with those that are there now: (obstacles, warnings).
+///
+/// # Errors
+/// When an image is missing or damaged.
+pub fn preflight(images: &Images) -> Result<(Vec<Obstacle>, Vec<Obstacle>)> {
+    let entries: Vec<FileEntry> = images.all("files.img")?;
+    let remapped: Vec<RemapFilePathEntry> = images.all("remap-fpath.img")?;
+    let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
+    let inodes = inodes.into_iter();
+    let mut findings = Findings {
+        entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
+        remapped: remapped.into_iter().map(|remap| remap.orig_id).collect(),
+        inodes: inodes
+            .filter_map(|i| Some((u32::try_from(i.inode_id).ok()?, i)))
+            .collect(),
+        ..Findings::default()
+    };
+    let serving = serving(&entries);
+    for entry in &entries {
+        match kind_of_entry(entry) {
+            Some(kind) => kind.check(entry, &mut findings)?,
+            None if serving.contains(&entry.id) => {}
+            None => findings.obstacle(Obstacle::unsupported(
+                format!("File {} of the layer is {}", entry.id, kind_name(entry)),
+                "this kind cannot be restored yet: restore this layer with criu",
+            )),
+        }
+    }
+    let mut highest = 0;
+    for (files_id, table) in tables(images)? {
+        for descriptor in table {
+            highest = highest.max(descriptor.fd.cast_signed());
+            if findings.entry(descriptor.id).is_none() {
+                let what = format!(
+                    "fdinfo-{files_id}.img: descriptor {} is of file {}, which files.img does not \
+                     have",
+                    descriptor.fd, descriptor.id
+                );
+                findings.obstacle(Obstacle::new(Kind::Corrupt, what, "restore another layer"));
+            }
+        }
+    }
+    let needed = needed_limit(highest + 1, entries.len());
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && needed > hard
+    {
+        findings.obstacle(Obstacle::new(
+            Kind::Permission,
+            format!("The restore needs {needed} descriptors, the limit is {hard}"),
+            format!("raise it before starting icecore: ulimit -Hn {needed}"),
+        ));
+    }
+    Ok((findings.obstacles, findings.warnings))
+}
+
+/// The highest descriptor number of any process of the layer; -1 when there is none.
+///
+/// # Errors
+/// When an image cannot be read.
+pub fn highest_descriptor(images: &Images) -> Result<RawFd> {
+    let tables = tables(images)?;
+    let numbers = tables
+        .iter()
+        .flat_map(|(_, table)| table)
+        .map(|d| d.fd.cast_signed());
+    Ok(numbers.max().unwrap_or(-1))
+}
+
+/// The descriptor tables of the layer, by `files_id`.
+fn tables(images: &Images) -> Result<Vec<(u32, Vec<FdinfoEntry>)>> {
+    let processes: Vec<PstreeEntry> = images.all("pstree.img")?;
+    let mut seen = HashSet::new();
+    let mut tables = Vec::new();
+    for process in processes {
+        // Zombies have none.
+        let ids: Option<TaskKobjIdsEntry> = images.optional(&format!("ids-{}.img", process.pid))?;
+        let Some(files_id) = ids.map(|ids| ids.files_id).filter(|id| seen.insert(*id)) else {
+            continue;
+        };
+        tables.push((files_id, images.all(&format!("fdinfo-{files_id}.img"))?));
+    }
+    Ok(tables)
+}
+
+/// The kind of an entry that no kind of ours is responsible for, in words.
+fn kind_name(entry: &FileEntry) -> String {
+    match FdTypes::try_from(entry.r#type) {
+        Ok(FdTypes::Inetsk) => "an internet socket".to_owned(),
+        Ok(FdTypes::Unixsk) => "a unix socket".to_owned(),
+        Ok(FdTypes::Packetsk) => "a packet socket".to_owned(),
+        Ok(FdTypes::Netlinksk) => "a netlink socket".to_owned(),
+        Ok(FdTypes::Tty) => "a terminal".to_owned(),
+        Ok(FdTypes::Eventfd) => "an eventfd".to_owned(),
+        Ok(FdTypes::Eventpoll) => "an epoll instance".to_owned(),
+        Ok(FdTypes::Signalfd) => "a signalfd".to_owned(),
+        Ok(FdTypes::Timerfd) => "a timerfd".to_owned(),
+        Ok(FdTypes::Inotify) => "an inotify instance".to_owned(),
+        Ok(FdTypes::Fanotify) => "a fanotify group".to_owned(),
+        Ok(FdTypes::Bpfmap) => "a BPF map".to_owned(),
+        Ok(FdTypes::Pidfd) => "a pidfd".to_owned(),
+        Ok(FdTypes::Ns) => "a namespace".to_owned(),
+        Ok(FdTypes::Tunf) => "a tun device".to_owned(),
+        Ok(kind) => format!("of CRIU's kind {}", kind.as_str_name()),
+        Err(_) => format!("of an unknown kind ({})", entry.r#type),
+    }
+}
