@@ -539,15 +539,13 @@ fn what_the_images_have_no_place_for_is_a_warning() {
         }
         let (core, warnings) = dumped_with_warnings(pid, remote);
         let text: String = warnings.iter().map(|w| format!("{w}\n")).collect();
-        assert_eq!(warnings.len(), calls.len(), "{text}");
-        for part in [
-            "is bound to CPUs 0",
-            "slack of 1234 ns",
-            "I/O priority 3/0",
-            "RESET_ON_FORK",
-        ] {
+        for part in ["slack of 1234 ns", "I/O priority 3/0", "RESET_ON_FORK"] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        // On a machine with one CPU there is nothing to lose.
+        let me = nix::unistd::getpid();
+        let alone = status_line(me, "Cpus_allowed_list") == "0";
+        assert_eq!(text.contains("is bound to CPUs 0"), !alone, "{text}");
         assert_eq!(
             thread(&mut quiet).sched_policy,
             core.thread_core.unwrap().sched_policy

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::plan::SECBIT_NO_SETUID_FIXUP;
 use super::*;
 
 const SETPCAP: u64 = 1 << 8;
