@@ -59,7 +59,7 @@ impl Catalog {
             layers.insert(dir, layer);
         }
         let mut layers: Vec<Layer> = layers.into_values().collect();
-        layers.sort_by(|a, b| natural(&a.dir).cmp(&natural(&b.dir)));
+        layers.sort_by_cached_key(|layer| natural(&layer.dir));
         let index: HashMap<PathBuf, usize> = layers
             .iter()
             .enumerate()

@@ -106,7 +106,7 @@ pub struct Layer {
 
 impl Layer {
     /// Reads what the list needs from the layer in `dir` (absolute, free of symlinks).
-    pub(super) fn read(dir: &Path) -> Self {
+    pub(crate) fn read(dir: &Path) -> Self {
         let mut layer = Self::empty(dir);
         if let Err(error) = layer.fill(dir) {
             layer.set(State::Damaged, error.one_line());

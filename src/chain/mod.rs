@@ -6,6 +6,7 @@
 
 mod catalog;
 mod check;
+mod hold;
 mod holes;
 mod layer;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod superseded;
 
 pub use catalog::Catalog;
 pub use check::{Report, check, check_dir};
+pub use hold::Held;
 pub(crate) use holes::holes;
 pub use layer::{Extent, Layer, State};
 pub use owner::{Descent, Missing, Owned, Ownership, Why};

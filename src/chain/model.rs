@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use tempfile::TempDir;
 
-use crate::image::{Pagemap, Place, Run};
+use crate::image::proto::InventoryEntry;
+use crate::image::{LayerWriter, Pagemap, PagemapId, Place, Run};
 use crate::units::PAGE_SIZE;
 
 /// Pages that a random pagemap may cover.
@@ -95,4 +98,96 @@ pub(crate) fn chain(depth: Range<usize>) -> impl Strategy<Value = Model> {
             lost,
         }
     })
+}
+
+/// A tree of layers as pages: layer `n` has parent `parents[n] < n`.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    pub(crate) parents: Vec<Option<usize>>,
+    pub(crate) layers: Vec<Cells>,
+}
+
+/// Trees in which every in-parent page can be found.
+pub(crate) fn tree(size: Range<usize>) -> impl Strategy<Value = Tree> {
+    prop::collection::vec((any::<prop::sample::Index>(), cells()), size).prop_map(|layers| {
+        let mut tree = Tree {
+            parents: Vec::new(),
+            layers: Vec::new(),
+        };
+        for (n, (parent, mut cells)) in layers.into_iter().enumerate() {
+            // The later layers are likelier parents, so that chains get long.
+            let parent = (n > 0).then(|| n - 1 - parent.index(n) / 2);
+            for (page, cell) in cells.iter_mut().enumerate() {
+                if *cell == Some(Place::Parent)
+                    && parent.is_none_or(|p| tree.layers[p][page].is_none())
+                {
+                    *cell = None;
+                }
+            }
+            tree.parents.push(parent);
+            tree.layers.push(cells);
+        }
+        tree
+    })
+}
+
+impl Tree {
+    /// The layer with its ancestors, tip first.
+    pub(crate) fn line(&self, tip: usize) -> Vec<usize> {
+        std::iter::successors(Some(tip), |layer| self.parents[*layer]).collect()
+    }
+
+    /// Which layer holds `page` as of `tip`.
+    pub(crate) fn owner(&self, tip: usize, page: usize) -> Option<usize> {
+        let line = self.line(tip);
+        let chain: Vec<&Cells> = line.iter().map(|layer| &self.layers[*layer]).collect();
+        owner(&chain, 0, page).map(|(up, _)| line[up])
+    }
+
+    /// The bytes of `page` as stored in `layer`: every byte is set, none is zero.
+    pub(crate) fn bytes(layer: usize, page: usize) -> Vec<u8> {
+        vec![u8::try_from(1 + (layer * SPACE + page) % 251).unwrap(); PAGE_SIZE as usize]
+    }
+
+    pub(crate) fn dir(root: &Path, layer: usize) -> PathBuf {
+        root.join(layer.to_string())
+    }
+
+    /// Writes all layers below `root`.
+    pub(crate) fn write(&self, root: &Path) {
+        for (n, cells) in self.layers.iter().enumerate() {
+            let writer = LayerWriter::create(Self::dir(root, n)).unwrap();
+            let mut pages = writer.pages(1).unwrap();
+            for page in (0..SPACE).filter(|page| cells[*page] == Some(Place::Present)) {
+                pages.append(&Self::bytes(n, page)).unwrap();
+            }
+            writer
+                .pagemap(PagemapId::Task(TASK), &pagemap(cells))
+                .unwrap();
+            if let Some(parent) = self.parents[n] {
+                writer
+                    .link_parent(&PathBuf::from(format!("../{parent}")))
+                    .unwrap();
+            }
+            let inventory = InventoryEntry {
+                img_version: 2,
+                ..InventoryEntry::default()
+            };
+            writer.one("inventory.img", &inventory).unwrap();
+            writer.commit().unwrap();
+        }
+    }
+}
+
+/// The task of all layers.
+pub(crate) const TASK: u32 = 7;
+
+/// A directory on a file system where making many files durable is quick.
+pub(crate) fn scratch() -> TempDir {
+    let shm = Path::new("/dev/shm");
+    if shm.is_dir() {
+        tempfile::tempdir_in(shm).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
 }

@@ -1,0 +1,161 @@
+//! Dedup of random trees of layers against a model that looks at one page at a time.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::chain::model::{SPACE, TASK, Tree, scratch, tree};
+use crate::chain::{Catalog, State, check_dir};
+use crate::event::Cancel;
+use crate::image::{Images, Place, Sidecar};
+use crate::units::PAGE_SIZE;
+
+/// Panics unless every page of `layer`, read through its stack, has the bytes of its owner.
+fn assert_bytes(tree: &Tree, root: &Path, layer: usize) {
+    let stack = Stack::open(Tree::dir(root, layer)).unwrap();
+    let memory = stack.resolved(PagemapId::Task(TASK)).unwrap();
+    let mut buf = vec![0; PAGE_SIZE as usize];
+    for page in 0..SPACE {
+        let read = memory.read_at(page as u64 * PAGE_SIZE, &mut buf);
+        match tree.owner(layer, page) {
+            Some(owner) => {
+                read.unwrap();
+                assert!(
+                    buf == Tree::bytes(owner, page),
+                    "page {page} of layer {layer}"
+                );
+            }
+            None => assert!(read.is_err(), "page {page} of layer {layer} exists"),
+        }
+    }
+}
+
+/// What dedup of `tip` frees: (layer, page).
+fn naive_cuts(tree: &Tree, tip: usize) -> BTreeSet<(usize, usize)> {
+    let stored = |layer: usize, page: usize| tree.layers[layer][page] == Some(Place::Present);
+    tree.line(tip)[1..]
+        .iter()
+        .flat_map(|layer| (0..SPACE).map(move |page| (*layer, page)))
+        .filter(|(layer, page)| stored(*layer, *page) && stored(tip, *page))
+        .collect()
+}
+
+fn cuts(plan: &Plan) -> BTreeSet<(usize, usize)> {
+    let mut all = BTreeSet::new();
+    for cut in &plan.cuts {
+        let layer = cut
+            .dir
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        for range in cut.ranges.iter() {
+            for page in range.start / PAGE_SIZE..range.end / PAGE_SIZE {
+                all.insert((layer, usize::try_from(page).unwrap()));
+            }
+        }
+    }
+    all
+}
+
+fn run(plan: &Plan) -> Result<Freed> {
+    apply(plan, &(), &Cancel::default())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn dedup_frees_what_the_model_says_and_every_other_layer_reads_as_before(
+        tree in tree(2..7), pick in any::<prop::sample::Index>(),
+    ) {
+        let scratch = scratch();
+        let root = scratch.path();
+        tree.write(root);
+        let all = 0..tree.layers.len();
+        for layer in all.clone() {
+            assert_bytes(&tree, root, layer);
+            prop_assert_eq!(check_dir(Tree::dir(root, layer)).obstacles, vec![]);
+        }
+        let tip = pick.index(tree.layers.len());
+        if tree.parents[tip].is_none() {
+            prop_assert!(plan(Tree::dir(root, tip), &Superseded).is_err());
+            return Ok(());
+        }
+
+        let freed = naive_cuts(&tree, tip);
+        let loses = |layer: usize| (0..SPACE)
+            .any(|page| tree.owner(layer, page).is_some_and(|owner| freed.contains(&(owner, page))));
+        let line = tree.line(tip);
+        let victims: Vec<usize> = line.iter().copied().filter(|l| loses(*l)).collect();
+        let branches: Vec<usize> = all.clone().filter(|l| !line.contains(l) && loses(*l)).collect();
+
+        let plan = plan(Tree::dir(root, tip), &Superseded).unwrap();
+        prop_assert_eq!(cuts(&plan), freed.clone());
+        prop_assert_eq!(plan.pages, freed.len() as u64);
+        let named: Vec<usize> = plan.victims.iter().map(|v| v.name.parse().unwrap()).collect();
+        prop_assert_eq!(named, victims.clone());
+        prop_assert_eq!(plan.obstacles.len(), branches.len(), "{:?}", plan.obstacles);
+
+        if !branches.is_empty() {
+            prop_assert_eq!(run(&plan).unwrap_err().kind(), Kind::Busy);
+            for layer in all {
+                assert_bytes(&tree, root, layer);
+            }
+            return Ok(());
+        }
+        let result = run(&plan).unwrap();
+        prop_assert_eq!(result.pages, plan.pages);
+        prop_assert_eq!(result.bytes, plan.bytes);
+        prop_assert_eq!(result.marked.len(), victims.len());
+        let catalog = Catalog::scan(root).unwrap();
+        for layer in all {
+            let dir = Tree::dir(root, layer);
+            let report = check_dir(&dir);
+            let state = catalog.layers()[catalog.find(&dir).unwrap()].state;
+            if victims.contains(&layer) {
+                prop_assert!(report.obstacles[0].what.contains("consumed"), "{:?}", report);
+                prop_assert_eq!(state, State::Consumed);
+            } else {
+                prop_assert_eq!(report.obstacles, vec![]);
+                prop_assert_eq!(state, State::Complete);
+                assert_bytes(&tree, root, layer);
+            }
+        }
+        let again = super::plan(Tree::dir(root, tip), &Superseded).unwrap();
+        prop_assert!(again.is_empty() && again.victims.is_empty() && again.is_possible());
+        prop_assert_eq!(run(&plan).unwrap(), Freed::default());
+    }
+
+    #[test]
+    fn a_dedup_that_was_killed_can_be_repeated_and_never_leaves_a_loss_unmarked(
+        tree in tree(2..6), punched in 0usize..40,
+    ) {
+        let scratch = scratch();
+        let root = scratch.path();
+        tree.write(root);
+        let tip = tree.layers.len() - 1;
+        prop_assume!(tree.parents[tip].is_some());
+        let first = plan(Tree::dir(root, tip), &Superseded).unwrap();
+        prop_assume!(first.is_possible());
+
+        // Killed after the marks, with some of the cuts made.
+        for victim in &first.victims {
+            Sidecar::mark_consumed(&Images::open(&victim.dir).unwrap(), &first.dir).unwrap();
+        }
+        for cut in first.cuts.iter().take(punched) {
+            apply::punch(cut).unwrap();
+        }
+        assert_bytes(&tree, root, tip);
+
+        let second = plan(Tree::dir(root, tip), &Superseded).unwrap();
+        prop_assert!(second.is_possible(), "{:?}", second.obstacles);
+        run(&second).unwrap();
+        prop_assert!(plan(Tree::dir(root, tip), &Superseded).unwrap().is_empty());
+        assert_bytes(&tree, root, tip);
+    }
+}
