@@ -6,13 +6,17 @@ use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{Dumper, Opened, open_all, preflight, survey};
-use crate::error::Kind;
+use super::{Dumper, Opened, install, open_all, preflight, survey};
+use crate::error::{Kind, Obstacle};
 use crate::image::proto::{FdinfoEntry, FileEntry, PstreeEntry, TaskKobjIdsEntry};
 use crate::image::{Images, LayerWriter};
+use crate::inject::Infected;
+use crate::sys::clone::fork_idle;
+use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
 
 /// A child that ends with the test.
@@ -99,6 +103,20 @@ fn flags(file: &File) -> i32 {
     nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_GETFL).unwrap()
 }
 
+/// The obstacles of `children` as soon as they are `as_wanted`. Other tests fork this process, and
+/// for a moment those forks hold our pipes, too.
+fn obstacles(children: &[&Sleeper], as_wanted: impl Fn(&[Obstacle]) -> bool) -> Vec<Obstacle> {
+    let pids: Vec<Pid> = children.iter().map(|child| child.pid()).collect();
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let obstacles = survey(&pids).unwrap().obstacles;
+        if as_wanted(&obstacles) || Instant::now() > end {
+            return obstacles;
+        }
+        std::thread::yield_now();
+    }
+}
+
 fn pipe() -> (OwnedFd, OwnedFd) {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap()
 }
@@ -117,16 +135,14 @@ fn a_pipe_inside_of_the_tree_is_fine_and_one_to_an_outsider_is_named_with_its_pi
     let (read, write) = pipe();
     let left = Sleeper::start(Stdio::null(), write);
     let right = Sleeper::start(read, Stdio::null());
-    assert_eq!(survey(&[left.pid(), right.pid()]).unwrap().obstacles, []);
+    assert_eq!(obstacles(&[&left, &right], <[_]>::is_empty), []);
 
-    let alone = survey(&[right.pid()]).unwrap();
-    assert_eq!(alone.obstacles.len(), 1);
-    let text = alone.obstacles[0].to_string();
+    let outsider = format!("shared with sleep (pid {})", left.pid());
+    let alone = obstacles(&[&right], |o| o.iter().any(|o| o.what.contains(&outsider)));
+    assert_eq!(alone.len(), 1);
+    let text = alone[0].to_string();
     assert!(text.contains("descriptor 0"), "{text}");
-    assert!(
-        text.contains(&format!("shared with sleep (pid {})", left.pid())),
-        "{text}"
-    );
+    assert!(text.contains(&outsider), "{text}");
     assert!(text.contains("< /dev/null"), "{text}");
 }
 
@@ -135,7 +151,7 @@ fn a_pipe_whose_other_end_nobody_holds_is_fine() {
     let (read, write) = pipe();
     let child = Sleeper::start(read, Stdio::null());
     drop(write);
-    assert_eq!(survey(&[child.pid()]).unwrap().obstacles, []);
+    assert_eq!(obstacles(&[&child], <[_]>::is_empty), []);
 }
 
 #[test]
@@ -308,7 +324,7 @@ fn a_fifo_keeps_its_contents() {
         .unwrap();
     both.write_all(b"queued").unwrap();
     let child = Sleeper::start(File::open(&path).unwrap(), OwnedFd::from(both));
-    assert_eq!(survey(&[child.pid()]).unwrap().obstacles, []);
+    assert_eq!(obstacles(&[&child], <[_]>::is_empty), []);
     let images = layer(dir.path(), &[&child]);
     drop(child);
     assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
@@ -401,4 +417,80 @@ fn unsupported_descriptors_are_refused_by_the_dump_too() {
     let error = Dumper::new().dump_task(child.pid(), 2).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.obstacles()[0].what.contains("a socket"), "{error:?}");
+}
+
+/// A fork of this process, stopped under our control; killed on drop.
+struct Fork(Pid);
+
+impl Fork {
+    fn new() -> Self {
+        let pid = fork_idle(None).unwrap();
+        let fork = Self(pid);
+        ptrace::seize(pid, libc::PTRACE_O_EXITKILL).unwrap();
+        ptrace::interrupt(pid).unwrap();
+        while !matches!(ptrace::wait(pid).unwrap(), Stop::Interrupt) {
+            ptrace::cont(pid, 0).unwrap();
+        }
+        fork
+    }
+}
+
+impl Drop for Fork {
+    fn drop(&mut self) {
+        nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL).unwrap();
+        while !matches!(ptrace::wait(self.0), Ok(Stop::Gone(_)) | Err(_)) {}
+    }
+}
+
+#[test]
+fn a_new_process_gets_exactly_the_descriptors_of_the_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (read, write) = pipe();
+    File::from(write.try_clone().unwrap())
+        .write_all(b"in flight")
+        .unwrap();
+    let log = File::create(dir.path().join("log")).unwrap();
+    let child = Sleeper::start_with(read, log, write);
+    let images = layer(dir.path(), &[&child]);
+    drop(child);
+    let opened = open_all(&images, 100).unwrap();
+    let mut table: Vec<FdinfoEntry> = images.all("fdinfo-2.img").unwrap();
+    // A duplicate with close-on-exec, with a gap below it.
+    let mut extra = table[1].clone();
+    (extra.fd, extra.flags) = (9, 1);
+    table.push(extra);
+
+    let fork = Fork::new();
+    let mut infected = Infected::new(fork.0, &[fork.0]).unwrap();
+    infected
+        .with(fork.0, |remote| install(remote, &table, &opened))
+        .unwrap();
+    infected.cure().unwrap();
+    drop(opened);
+
+    assert_eq!(
+        super::descriptor::numbers(fork.0).unwrap(),
+        [0, 1, 2, 9],
+        "and nothing of the engine's"
+    );
+    let read = |number| {
+        super::descriptor::Descriptor::read(fork.0, "", number)
+            .unwrap()
+            .unwrap()
+    };
+    assert!(!read(1).cloexec && read(9).cloexec);
+    let compare = |a, b| crate::sys::kcmp::compare_files((fork.0, a), (fork.0, b)).unwrap();
+    assert_eq!(compare(1, 9), std::cmp::Ordering::Equal);
+
+    let again = tempfile::tempdir().unwrap();
+    let writer = LayerWriter::create(again.path().join("layer")).unwrap();
+    let mut dumper = Dumper::new();
+    dumper.dump_task(fork.0, 2).unwrap();
+    dumper.finish(&writer).unwrap();
+    writer.commit().unwrap();
+    let second = Images::open(again.path().join("layer")).unwrap();
+    let contents = |images: &Images| images.records("pipes-data.img").unwrap()[0].extra.clone();
+    assert_eq!(contents(&images), contents(&second));
+    let table_again: Vec<FdinfoEntry> = second.all("fdinfo-2.img").unwrap();
+    assert_eq!(table_again, table, "dumped again, the table is the same");
 }
