@@ -17,6 +17,9 @@ mod resolved;
 mod stack;
 mod superseded;
 
+#[cfg(test)]
+mod tests;
+
 pub use catalog::Catalog;
 pub use check::{Report, check, check_dir};
 pub use hold::Held;
