@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::image::proto::InventoryEntry;
-use crate::image::{LayerWriter, Pagemap, PagemapId, Place, Run};
+use crate::image::proto::{InventoryEntry, MmEntry, PstreeEntry, VmaEntry};
+use crate::image::{LayerWriter, Pagemap, PagemapId, Place, Run, SIDECAR, Sidecar};
 use crate::units::PAGE_SIZE;
 
 /// Pages that a random pagemap may cover.
@@ -189,5 +189,97 @@ pub(crate) fn scratch() -> TempDir {
         tempfile::tempdir_in(shm).unwrap()
     } else {
         tempfile::tempdir().unwrap()
+    }
+}
+
+/// The pagemap of a [`Made`] layer.
+pub(crate) const MADE: PagemapId = PagemapId::Task(TASK);
+
+/// A layer with one task: `runs` are (first page, pages, place).
+pub(crate) struct Made<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) parent: Option<&'a str>,
+    pub(crate) runs: &'a [(u64, u64, Place)],
+    pub(crate) sidecar: Option<Sidecar>,
+    pub(crate) version: Option<u32>,
+}
+
+impl<'a> Made<'a> {
+    pub(crate) fn new(
+        name: &'a str,
+        parent: Option<&'a str>,
+        runs: &'a [(u64, u64, Place)],
+    ) -> Self {
+        Self {
+            name,
+            parent,
+            runs,
+            sidecar: None,
+            version: Some(2),
+        }
+    }
+
+    pub(crate) fn id(mut self, id: u8, parent: Option<u8>) -> Self {
+        self.sidecar = Some(Sidecar {
+            id: vec![id; 16],
+            parent_id: parent.map(|p| vec![p; 16]).unwrap_or_default(),
+            ..Sidecar::default()
+        });
+        self
+    }
+
+    pub(crate) fn write(self, root: &Path) -> PathBuf {
+        let dir = root.join(self.name);
+        let writer = LayerWriter::create(&dir).unwrap();
+        let mut map = Pagemap {
+            pages_id: 1,
+            runs: Vec::new(),
+        };
+        let mut pages = writer.pages(1).unwrap();
+        for (first, count, place) in self.runs {
+            let start = first * PAGE_SIZE;
+            map.runs.push(Run {
+                start,
+                pages: *count,
+                place: *place,
+                lazy: false,
+            });
+            if *place == Place::Present {
+                let bytes = usize::try_from(count * PAGE_SIZE).unwrap();
+                pages.append(&vec![0xAA; bytes]).unwrap();
+            }
+        }
+        writer.pagemap(MADE, &map).unwrap();
+        if let Some(parent) = self.parent {
+            writer.link_parent(Path::new(parent)).unwrap();
+        }
+        if let Some(sidecar) = &self.sidecar {
+            writer.one(SIDECAR, sidecar).unwrap();
+        }
+        let task = PstreeEntry {
+            pid: 7,
+            threads: vec![7, 8],
+            ..PstreeEntry::default()
+        };
+        writer.one("pstree.img", &task).unwrap();
+        let vma = VmaEntry {
+            start: 0,
+            end: 64 * PAGE_SIZE,
+            ..VmaEntry::default()
+        };
+        let mm = MmEntry {
+            vmas: vec![vma],
+            ..MmEntry::default()
+        };
+        writer.one("mm-7.img", &mm).unwrap();
+        if let Some(img_version) = self.version {
+            let inventory = InventoryEntry {
+                img_version,
+                ..InventoryEntry::default()
+            };
+            writer.one("inventory.img", &inventory).unwrap();
+        }
+        writer.commit().unwrap();
+        dir
     }
 }

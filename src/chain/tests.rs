@@ -2,101 +2,13 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::model::scratch;
+use super::model::{MADE as TASK, Made, scratch};
 use super::*;
 use crate::error::Kind;
-use crate::image::proto::{InventoryEntry, MmEntry, PstreeEntry, VmaEntry};
-use crate::image::{LayerWriter, Pagemap, PagemapId, Place, Run, SIDECAR, Sidecar};
+use crate::image::{PagemapId, Place, SIDECAR};
 use crate::units::PAGE_SIZE;
-
-const TASK: PagemapId = PagemapId::Task(7);
-
-/// A layer with one task: `runs` are (first page, pages, place).
-struct Made<'a> {
-    name: &'a str,
-    parent: Option<&'a str>,
-    runs: &'a [(u64, u64, Place)],
-    sidecar: Option<Sidecar>,
-    version: Option<u32>,
-}
-
-impl<'a> Made<'a> {
-    fn new(name: &'a str, parent: Option<&'a str>, runs: &'a [(u64, u64, Place)]) -> Self {
-        Self {
-            name,
-            parent,
-            runs,
-            sidecar: None,
-            version: Some(2),
-        }
-    }
-
-    fn id(mut self, id: u8, parent: Option<u8>) -> Self {
-        self.sidecar = Some(Sidecar {
-            id: vec![id; 16],
-            parent_id: parent.map(|p| vec![p; 16]).unwrap_or_default(),
-            ..Sidecar::default()
-        });
-        self
-    }
-
-    fn write(self, root: &Path) -> PathBuf {
-        let dir = root.join(self.name);
-        let writer = LayerWriter::create(&dir).unwrap();
-        let mut map = Pagemap {
-            pages_id: 1,
-            runs: Vec::new(),
-        };
-        let mut pages = writer.pages(1).unwrap();
-        for (first, count, place) in self.runs {
-            let start = first * PAGE_SIZE;
-            map.runs.push(Run {
-                start,
-                pages: *count,
-                place: *place,
-                lazy: false,
-            });
-            if *place == Place::Present {
-                let bytes = usize::try_from(count * PAGE_SIZE).unwrap();
-                pages.append(&vec![0xAA; bytes]).unwrap();
-            }
-        }
-        writer.pagemap(TASK, &map).unwrap();
-        if let Some(parent) = self.parent {
-            writer.link_parent(Path::new(parent)).unwrap();
-        }
-        if let Some(sidecar) = &self.sidecar {
-            writer.one(SIDECAR, sidecar).unwrap();
-        }
-        let task = PstreeEntry {
-            pid: 7,
-            threads: vec![7, 8],
-            ..PstreeEntry::default()
-        };
-        writer.one("pstree.img", &task).unwrap();
-        let vma = VmaEntry {
-            start: 0,
-            end: 64 * PAGE_SIZE,
-            ..VmaEntry::default()
-        };
-        let mm = MmEntry {
-            vmas: vec![vma],
-            ..MmEntry::default()
-        };
-        writer.one("mm-7.img", &mm).unwrap();
-        if let Some(img_version) = self.version {
-            let inventory = InventoryEntry {
-                img_version,
-                ..InventoryEntry::default()
-            };
-            writer.one("inventory.img", &inventory).unwrap();
-        }
-        writer.commit().unwrap();
-        dir
-    }
-}
 
 const BASE: &[(u64, u64, Place)] = &[(0, 8, Place::Present)];
 const TOP: &[(u64, u64, Place)] = &[(0, 2, Place::Present), (2, 6, Place::Parent)];

@@ -1,13 +1,14 @@
 //! Dedup of random trees of layers against a model that looks at one page at a time.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::chain::model::{SPACE, TASK, Tree, scratch, tree};
-use crate::chain::{Catalog, State, check_dir};
+use crate::chain::model::{MADE, Made, SPACE, TASK, Tree, scratch, tree};
+use crate::chain::{Catalog, Held, State, check_dir};
 use crate::event::Cancel;
 use crate::image::{Images, Place, Sidecar};
 use crate::units::PAGE_SIZE;
@@ -158,4 +159,145 @@ proptest! {
         prop_assert!(plan(Tree::dir(root, tip), &Superseded).unwrap().is_empty());
         assert_bytes(&tree, root, tip);
     }
+}
+
+const BASE: &[(u64, u64, Place)] = &[(0, 8, Place::Present)];
+const TOP: &[(u64, u64, Place)] = &[(0, 2, Place::Present), (2, 6, Place::Parent)];
+
+fn superseded_plan(dir: &Path) -> Plan {
+    plan(dir, &Superseded).unwrap()
+}
+
+fn only_obstacle(dir: &Path) -> String {
+    let plan = superseded_plan(dir);
+    let [obstacle] = plan.obstacles.as_slice() else {
+        panic!("{plan:?}")
+    };
+    assert!(!obstacle.hint.is_empty());
+    assert!(run(&plan).is_err());
+    obstacle.what.clone()
+}
+
+#[test]
+fn a_layer_without_parent_has_nothing_to_dedup() {
+    let root = scratch();
+    let one = Made::new("1", None, BASE).write(root.path());
+    assert!(
+        plan(one, &Superseded)
+            .unwrap_err()
+            .to_string()
+            .contains("has no parent")
+    );
+}
+
+#[test]
+fn a_process_that_exited_between_the_layers_is_no_reason_to_stop() {
+    let root = scratch();
+    let one = Made::new("1", None, BASE).write(root.path());
+    fs::copy(one.join("pagemap-7.img"), one.join("pagemap-9.img")).unwrap();
+    let two = Made::new("2", Some("../1"), TOP).write(root.path());
+    let done = run(&superseded_plan(&two)).unwrap();
+    assert_eq!((done.pages, done.bytes), (2, 2 * PAGE_SIZE));
+}
+
+#[test]
+fn a_new_process_with_an_old_pid_frees_nothing_below_the_layer_without_it() {
+    let root = scratch();
+    Made::new("1", None, BASE).write(root.path());
+    let two = Made::new("2", Some("../1"), BASE).write(root.path());
+    fs::remove_file(two.join("pagemap-7.img")).unwrap();
+    let three = Made::new("3", Some("../2"), BASE).write(root.path());
+    assert!(superseded_plan(&three).is_empty());
+}
+
+#[test]
+fn a_pinned_layer_keeps_its_pages() {
+    let root = scratch();
+    let mut one = Made::new("1", None, BASE);
+    one.sidecar = Some(Sidecar {
+        pinned: Some(true),
+        ..Sidecar::default()
+    });
+    one.write(root.path());
+    let two = Made::new("2", Some("../1"), TOP).write(root.path());
+    assert!(only_obstacle(&two).contains("pinned"));
+}
+
+#[test]
+fn a_pages_file_with_another_name_keeps_its_pages() {
+    let root = scratch();
+    let one = Made::new("1", None, BASE).write(root.path());
+    fs::hard_link(one.join("pages-1.img"), root.path().join("copy")).unwrap();
+    let two = Made::new("2", Some("../1"), TOP).write(root.path());
+    assert!(only_obstacle(&two).contains("hard links"));
+}
+
+#[test]
+fn a_layer_that_could_not_be_restored_frees_nothing_below_it() {
+    let root = scratch();
+    Made::new("1", None, BASE).write(root.path());
+    let mut two = Made::new("2", Some("../1"), TOP);
+    two.version = None;
+    assert!(only_obstacle(&two.write(root.path())).contains("never finished"));
+}
+
+#[test]
+fn an_unfinished_dump_on_a_layer_below_is_waited_for() {
+    let root = scratch();
+    Made::new("1", None, BASE).write(root.path());
+    let two = Made::new("2", Some("../1"), TOP).write(root.path());
+    let mut other = Made::new("3.partial", Some("../1"), &[]);
+    other.version = None;
+    other.write(root.path());
+    assert!(only_obstacle(&two).contains("is not finished"));
+}
+
+#[test]
+fn a_branch_that_reads_only_other_pages_is_not_in_the_way() {
+    let root = scratch();
+    Made::new("1", None, BASE).write(root.path());
+    let two = Made::new("2", Some("../1"), TOP).write(root.path());
+    let branch = Made::new("3", Some("../1"), &[(4, 2, Place::Parent)]).write(root.path());
+    run(&superseded_plan(&two)).unwrap();
+    assert_eq!(check_dir(branch).obstacles, vec![]);
+}
+
+#[test]
+fn a_branch_made_after_the_plan_is_still_protected() {
+    let root = scratch();
+    Made::new("1", None, BASE).write(root.path());
+    let two = Made::new("2", Some("../1"), TOP).write(root.path());
+    let plan = superseded_plan(&two);
+    assert!(plan.is_possible());
+    let branch = Made::new("3", Some("../1"), &[(0, 8, Place::Parent)]).write(root.path());
+    assert_eq!(run(&plan).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(check_dir(branch).obstacles, vec![]);
+}
+
+#[test]
+fn a_layer_in_use_is_not_punched() {
+    let root = scratch();
+    let one = Made::new("1", None, BASE).write(root.path());
+    let two = Made::new("2", Some("../1"), TOP).write(root.path());
+    let plan = superseded_plan(&two);
+    let reader = Held::shared(&one).unwrap();
+    assert_eq!(run(&plan).unwrap_err().kind(), Kind::Busy);
+    assert_eq!(check_dir(&one).obstacles, vec![]);
+    drop(reader);
+    run(&plan).unwrap();
+}
+
+#[test]
+fn a_lower_layer_that_reads_freed_pages_through_its_parent_is_a_victim_too() {
+    let root = scratch();
+    Made::new("1", None, BASE).write(root.path());
+    Made::new("2", Some("../1"), &[(0, 8, Place::Parent)]).write(root.path());
+    let three = Made::new("3", Some("../2"), TOP).write(root.path());
+    let plan = superseded_plan(&three);
+    let victims: Vec<&str> = plan.victims.iter().map(|v| v.name.as_str()).collect();
+    assert_eq!(victims, ["2", "1"]);
+    assert_eq!(plan.lost_layers().count(), 2);
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["cuts"][0]["pagemap"], MADE.file_name());
+    assert_eq!(json["cuts"][0]["ranges"][0], "0-2000");
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use procfs::process::{MemoryMap, Process, Status};
 
 use super::remote::{BATCH_BYTES, Remote, Site};
+use super::rseq::abort_sequence;
 use super::slack::{self, Slack};
 use crate::arch::{self, Regs, restart, stub};
 use crate::error::{Error, Kind, Result, TargetState};
@@ -81,7 +82,7 @@ impl Infected {
 
     /// Lets the leader map the batch through the stub's first entry.
     fn map_batch(&mut self) -> Result<()> {
-        let before = before(self.pid)?;
+        let before = before(self.pid, &self.memory)?;
         self.write_stub(&before, BATCH_BYTES)?;
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -135,7 +136,7 @@ impl Infected {
     /// # Errors
     /// What `work` returns, or when the thread cannot be controlled.
     pub fn with<T>(&mut self, tid: Pid, work: impl FnOnce(&mut Remote) -> Result<T>) -> Result<T> {
-        let before = before(tid)?;
+        let before = before(tid, &self.memory)?;
         self.write_stub(&before, BATCH_BYTES)?;
         let mut remote = Remote::new(tid, self.site, Rc::clone(&self.memory), before.regs);
         // An empty batch: should we die now, the stub runs nothing and goes home.
@@ -198,7 +199,7 @@ impl Infected {
             return Ok(());
         }
         if !self.site.batch.is_empty() {
-            let before = before(self.pid)?;
+            let before = before(self.pid, &self.memory)?;
             // From here on there is nothing left to unmap for the stub.
             self.write_stub(&before, 0)?;
             let mut regs = before.regs;
@@ -224,7 +225,7 @@ impl Drop for Infected {
     }
 }
 
-fn before(tid: Pid) -> Result<Before> {
+fn before(tid: Pid, memory: &Memory) -> Result<Before> {
     let lost = |e| Error::os(format!("Cannot read the registers of thread {tid}"), e);
     let mut regs = ptrace::regs(tid).map_err(lost)?;
     if regs.cs != arch::CODE_SEGMENT_64 {
@@ -234,6 +235,7 @@ fn before(tid: Pid) -> Result<Before> {
         );
     }
     restart::hide_stop(&mut regs);
+    abort_sequence(tid, memory, &mut regs);
     Ok(Before {
         tid,
         regs,

@@ -7,11 +7,13 @@
 mod foothold;
 mod infected;
 mod remote;
+mod rseq;
 mod slack;
 
 pub use foothold::Foothold;
 pub use infected::Infected;
 pub use remote::{Call, Remote};
+pub use rseq::abort_sequence;
 
 #[cfg(test)]
 mod tests;

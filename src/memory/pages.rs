@@ -214,6 +214,35 @@ pub fn store(
     Ok((pagemap, stored))
 }
 
+impl Unchanged<'_> {
+    /// Writes the pages `bytes` at `start`, but for those that equal the parent's.
+    pub(super) fn write(
+        &mut self,
+        start: Vaddr,
+        bytes: &[u8],
+        pagemap: &mut Pagemap,
+        stored: &mut Stored,
+        out: &mut PagesFile,
+    ) -> Result<()> {
+        if let Self::Compared(parent) = self {
+            return compare(start, bytes, parent, pagemap, stored, out);
+        }
+        out.append(bytes)?;
+        let pages = bytes.len() as u64 / PAGE_SIZE;
+        stored.present += pages;
+        pagemap.push(Run { start, pages, place: Place::Present, lazy: false });
+        Ok(())
+    }
+}
+
+impl Stored {
+    /// Adds the figures of another pagemap.
+    pub fn add(&mut self, other: Self) {
+        self.present += other.present;
+        self.in_parent += other.in_parent;
+    }
+}
+
 /// Stores of `bytes` at `start` the pages that differ from the parent's.
 fn compare(
     start: Vaddr,

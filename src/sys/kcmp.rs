@@ -37,6 +37,28 @@ pub fn compare_files(a: (Pid, RawFd), b: (Pid, RawFd)) -> nix::Result<Ordering> 
     }
 }
 
+/// Something that tasks may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// The address space.
+    Vm = 1,
+    /// The table of descriptors.
+    Files = 2,
+    /// Root, working directory and umask.
+    Fs = 3,
+}
+
+/// Whether two tasks share a resource.
+///
+/// # Errors
+/// As [`compare_files`].
+pub fn same(a: Pid, b: Pid, resource: Resource) -> nix::Result<bool> {
+    // SAFETY: kcmp reads no memory of the caller; all arguments are plain numbers.
+    let result =
+        unsafe { libc::syscall(libc::SYS_kcmp, a.as_raw(), b.as_raw(), resource as i32, 0, 0) };
+    Ok(Errno::result(result)? == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;

@@ -1,0 +1,241 @@
+//! What a dump would do, and what is in its way; nothing is stopped or written here.
+
+use std::path::{Path, PathBuf};
+
+use procfs::process::Process as Proc;
+
+use super::Options;
+use crate::chain::{self, Stack};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::memory::{Mapping, mappings};
+use crate::sys::kcmp;
+use crate::task::{Life, Process, members};
+use crate::units::{PAGE_SIZE, Pid};
+use crate::{files, state};
+
+/// The layer below.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    /// As given: relative to the new layer.
+    pub link: PathBuf,
+    /// Where that is.
+    pub dir: PathBuf,
+}
+
+/// What a dump would do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The wish.
+    pub options: Options,
+    /// What prevents it.
+    pub obstacles: Vec<Obstacle>,
+    /// What will not be as it was after a restore.
+    pub warnings: Vec<Obstacle>,
+    /// The processes, parents before children.
+    pub processes: Vec<Process>,
+    /// Number of processes.
+    pub tasks: usize,
+    /// Number of threads.
+    pub threads: usize,
+    /// Pages in memory.
+    pub resident_pages: u64,
+    /// Pages written since the tracker was armed for the parent, when it was.
+    pub dirty_pages: Option<u64>,
+    /// The layer below.
+    pub parent: Option<Parent>,
+    /// How unchanged pages will be found.
+    pub tracker: &'static str,
+    /// Why that way.
+    pub tracker_reason: String,
+    /// Mappings of each process, in the order of `processes`, with all kernel flags.
+    pub(super) mappings: Vec<Vec<Mapping>>,
+}
+
+/// Plans a dump.
+///
+/// # Errors
+/// When there is no such process, or the parent cannot be read. What merely prevents the dump is in
+/// [`Plan::obstacles`].
+pub fn plan(options: &Options) -> Result<Plan> {
+    let processes = members(options.root)?;
+    let mut plan = Plan {
+        options: options.clone(),
+        obstacles: Vec::new(),
+        warnings: Vec::new(),
+        tasks: processes.len(),
+        threads: processes.iter().map(|p| p.threads.len()).sum(),
+        resident_pages: 0,
+        dirty_pages: None,
+        parent: None,
+        tracker: "full",
+        tracker_reason: "no parent layer: every page is stored".into(),
+        mappings: Vec::new(),
+        processes,
+    };
+    if options.root == Pid::this() || plan.processes.iter().any(|p| p.pid == Pid::this()) {
+        plan.obstacles.push(Obstacle::new(
+            Kind::Usage,
+            format!("The tree of process {} contains icecore itself", options.root),
+            "choose a process that is no ancestor of this command",
+        ));
+        return Ok(plan);
+    }
+    directory(options, &mut plan.obstacles);
+    plan.parent = parent(options)?;
+    if let Some(parent) = &plan.parent {
+        let stack = Stack::open(&parent.dir)?;
+        for obstacle in chain::check(&stack).obstacles {
+            plan.warnings.push(obstacle);
+        }
+        if !plan.warnings.is_empty() {
+            plan.obstacles.push(Obstacle::new(
+                Kind::Corrupt,
+                format!("Parent layer {} is damaged", parent.dir.display()),
+                "make a full layer instead (without --prev-images-dir)",
+            ));
+        }
+    }
+    let alive: Vec<Process> =
+        plan.processes.iter().filter(|p| !matches!(p.life, Life::Zombie(_))).cloned().collect();
+    if alive.is_empty() {
+        plan.obstacles.push(Obstacle::new(
+            Kind::TargetGone,
+            format!("Process {} has ended (zombie)", options.root),
+            "its parent has to wait for it",
+        ));
+    }
+    let pids: Vec<Pid> = alive.iter().map(|p| p.pid).collect();
+    plan.obstacles.extend(files::survey(&pids)?.obstacles);
+    for process in &plan.processes {
+        if matches!(process.life, Life::Zombie(_)) {
+            plan.mappings.push(Vec::new());
+            continue;
+        }
+        namespaces(process, &mut plan.obstacles);
+        sharing(process, &plan.processes, &mut plan.obstacles);
+        plan.obstacles.extend(state::check(process.pid)?);
+        let mapped = mappings::read(process.pid)?;
+        plan.obstacles.extend(mappings::obstacles(process.pid, &mapped));
+        plan.mappings.push(mapped);
+        plan.resident_pages += resident(process.pid);
+    }
+    Ok(plan)
+}
+
+impl Plan {
+    /// Fails when something prevents the dump.
+    ///
+    /// # Errors
+    /// With all obstacles.
+    pub fn check(&self) -> Result<()> {
+        if self.obstacles.is_empty() {
+            return Ok(());
+        }
+        Err(Error::refused(
+            format!("Process {} cannot be dumped", self.options.root),
+            self.obstacles.clone(),
+        ))
+    }
+}
+
+fn directory(options: &Options, obstacles: &mut Vec<Obstacle>) {
+    let dir = &options.images_dir;
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        obstacles.push(Obstacle::new(
+            Kind::Failed,
+            format!("Directory {} is not empty", dir.display()),
+            "choose another directory for the new layer",
+        ));
+    }
+}
+
+/// The parent directory: relative to the images directory, which need not exist yet.
+fn parent(options: &Options) -> Result<Option<Parent>> {
+    let Some(link) = &options.prev_images_dir else { return Ok(None) };
+    let dir = lexical(&options.images_dir.join(link));
+    if !dir.is_dir() {
+        return Err(Error::new(
+            Kind::NotFound,
+            format!("There is no parent layer at {}", dir.display()),
+        )
+        .hint(format!(
+            "--prev-images-dir is relative to the images directory {}",
+            options.images_dir.display()
+        )));
+    }
+    Ok(Some(Parent { link: link.clone(), dir }))
+}
+
+/// `a/b/../c` as `a/c`: `a/b` need not exist.
+fn lexical(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir
+                if out.file_name().is_some_and(|name| name != "..") =>
+            {
+                out.pop();
+            }
+            Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    if out.as_os_str().is_empty() { PathBuf::from(".") } else { out }
+}
+
+/// Namespaces other than ours are not supported yet.
+fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
+    let of = |proc: procfs::ProcResult<Proc>| proc.and_then(|p| p.namespaces());
+    let (Ok(ours), Ok(theirs)) = (of(Proc::myself()), of(Proc::new(process.pid.as_raw()))) else {
+        return;
+    };
+    for (kind, namespace) in theirs.0 {
+        let same = ours.0.get(&kind).is_some_and(|n| n.identifier == namespace.identifier);
+        if !same {
+            obstacles.push(Obstacle::unsupported(
+                format!(
+                    "Process {} ({}) is in a {} namespace of its own",
+                    process.pid,
+                    process.comm,
+                    kind.to_string_lossy()
+                ),
+                "run icecore inside the same namespaces (nsenter -t PID -a)",
+            ));
+        }
+    }
+}
+
+/// Processes that share memory, descriptors or more with their parent (vfork, CLONE_VM), and threads
+/// that do not share them with their leader.
+fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
+    let mut refuse = |what: String| {
+        obstacles.push(Obstacle::unsupported(what, "try again later: it may be starting a program"));
+    };
+    if let Some(parent) = all.iter().find(|p| p.pid == process.ppid) {
+        for (resource, name) in [
+            (kcmp::Resource::Vm, "memory"),
+            (kcmp::Resource::Files, "descriptors"),
+            (kcmp::Resource::Fs, "working directory"),
+        ] {
+            if kcmp::same(process.pid, parent.pid, resource).unwrap_or(false) {
+                refuse(format!("Processes {} and {} share their {name}", parent.pid, process.pid));
+            }
+        }
+    }
+    for tid in process.threads.iter().skip(1) {
+        for (resource, name) in
+            [(kcmp::Resource::Files, "descriptors"), (kcmp::Resource::Fs, "working directory")]
+        {
+            if !kcmp::same(process.pid, *tid, resource).unwrap_or(true) {
+                refuse(format!("Thread {tid} of process {} has its own {name}", process.pid));
+            }
+        }
+    }
+}
+
+fn resident(pid: Pid) -> u64 {
+    Proc::new(pid.as_raw())
+        .and_then(|p| p.statm())
+        .map_or(0, |m| m.resident * (procfs::page_size() / PAGE_SIZE))
+}

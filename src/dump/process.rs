@@ -1,0 +1,176 @@
+//! Everything of one frozen process but its pages.
+
+use std::path::PathBuf;
+
+use crate::arch::{core as registers, restart};
+use crate::error::{Error, Obstacle, Result};
+use crate::files;
+use crate::image::proto::{CoreEntry, FsEntry, MmEntry, TaskCoreEntry};
+use crate::inject::{Infected, abort_sequence};
+use crate::memory::{Backing, Mapping, pages, vmas};
+use crate::state::{self, DumpThread};
+use crate::sys::ptrace;
+use crate::sys::vm::Memory;
+use crate::task::{Life, Process};
+use crate::units::Pid;
+
+/// CRIU's `task_state`.
+mod task_state {
+    pub(super) const ALIVE: u32 = 1;
+    pub(super) const DEAD: u32 = 2;
+    pub(super) const STOPPED: u32 = 3;
+}
+
+/// Control group set of every thread: the one of the dumper, nothing to move.
+pub(super) const CGROUP_SET: u32 = 1;
+
+/// The images of one process, not yet written.
+#[derive(Debug)]
+pub(super) struct Captured {
+    /// `core-TID.img` by thread id.
+    pub(super) cores: Vec<(Pid, CoreEntry)>,
+    /// `mm-PID.img`, none for a zombie.
+    pub(super) mm: Option<MmEntry>,
+    /// `fs-PID.img`, none for a zombie.
+    pub(super) fs: Option<FsEntry>,
+    /// Its mappings at this instant.
+    pub(super) mappings: Vec<Mapping>,
+}
+
+/// A zombie's only record.
+pub(super) fn zombie(process: &Process, status: i32) -> Captured {
+    let core = CoreEntry {
+        mtype: crate::arch::MARCH,
+        tc: Some(TaskCoreEntry {
+            task_state: task_state::DEAD,
+            exit_code: status.cast_unsigned(),
+            comm: process.comm.clone(),
+            flags: process.flags,
+            ..TaskCoreEntry::default()
+        }),
+        ..CoreEntry::default()
+    };
+    Captured { cores: vec![(process.pid, core)], mm: None, fs: None, mappings: Vec::new() }
+}
+
+/// Records a live process: registers and state of each thread, its mappings, its descriptors.
+/// Returns the signals to be sent again when it runs.
+///
+/// # Errors
+/// When something cannot be read or recorded; the process is cured.
+pub(super) fn capture(
+    process: &Process,
+    mappings: Vec<Mapping>,
+    files_id: u32,
+    files: &mut files::Dumper,
+    warnings: &mut Vec<Obstacle>,
+    while_infected: impl FnOnce(&mut Infected) -> Result<()>,
+) -> Result<(Captured, Vec<i32>)> {
+    let pid = process.pid;
+    let link = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
+    let exe = files.register_path(pid, &link("exe"), 0)?;
+    let cwd = files.register_path(pid, &link("cwd"), 0)?;
+    let root = files.register_path(pid, &link("root"), 0)?;
+    let memory = Memory::open(pid)
+        .map_err(|e| Error::io(format!("Cannot open the memory of process {pid}"), e))?;
+
+    let mut cores = Vec::with_capacity(process.threads.len());
+    for tid in &process.threads {
+        cores.push((*tid, thread_registers(pid, *tid, &memory)?));
+    }
+    let masks: Vec<u64> = process
+        .threads
+        .iter()
+        .map(|tid| {
+            ptrace::sigmask(*tid)
+                .map_err(|e| Error::os(format!("Cannot read the signal mask of thread {tid}"), e))
+        })
+        .collect::<Result<_>>()?;
+
+    let mut infected = Infected::new(pid, &process.threads)?;
+    let mut mm = None;
+    for ((tid, core), sigmask) in cores.iter_mut().zip(masks) {
+        let leader = *tid == pid;
+        infected.with(*tid, |remote| {
+            let mut thread =
+                DumpThread { pid, tid: *tid, leader, remote, core, sigmask, warnings: vec![] };
+            state::dump(&mut thread)?;
+            warnings.append(&mut thread.warnings);
+            if leader {
+                mm = Some(state::mm::dump(pid, remote, exe)?);
+            }
+            Ok(())
+        })?;
+        core.thread_core.get_or_insert_default().cg_set = Some(CGROUP_SET);
+        if let Some(task) = core.tc.as_mut() {
+            match process.life {
+                Life::Stopped(signal) => {
+                    task.task_state = task_state::STOPPED;
+                    task.stop_signo = Some(signal.cast_unsigned());
+                }
+                Life::Alive | Life::Zombie(_) => task.task_state = task_state::ALIVE,
+            }
+        }
+    }
+    while_infected(&mut infected)?;
+    let held = infected.cure()?;
+
+    files.dump_task(pid, files_id)?;
+    let mut mm =
+        mm.ok_or_else(|| Error::corrupt(format!("Process {pid} has no leading thread")))?;
+    mm.vmas = entries(pid, &mappings, files)?;
+    let fs = state::fs::dump(pid, cwd, root)?;
+    Ok((Captured { cores, mm: Some(mm), fs: Some(fs), mappings }, held))
+}
+
+/// Registers as the image wants them: an interrupted call is to be issued again.
+fn thread_registers(pid: Pid, tid: Pid, memory: &Memory) -> Result<CoreEntry> {
+    let cannot = |e| Error::os(format!("Cannot read the registers of thread {tid}"), e);
+    let mut regs = ptrace::regs(tid).map_err(cannot)?;
+    let area = ptrace::xstate(tid).map_err(cannot)?;
+    let lost = registers::not_in_image(&area);
+    if lost != 0 {
+        return Err(Error::new(
+            crate::Kind::Unsupported,
+            format!("Thread {tid} of process {pid} uses CPU state {lost:#x} that no image holds"),
+        )
+        .hint("AMX tiles cannot be saved; dump while the program does not use them"));
+    }
+    restart::hide_stop(&mut regs);
+    abort_sequence(tid, memory, &mut regs);
+    let regs = restart::for_image(&regs, |len| {
+        let mut code = vec![0; len];
+        memory.read(regs.rip - len as u64, &mut code).ok()?;
+        Some(code)
+    });
+    Ok(registers::to_image(&regs, &area))
+}
+
+/// The mappings of the image, with the files behind them.
+fn entries(
+    pid: Pid,
+    mappings: &[Mapping],
+    files: &mut files::Dumper,
+) -> Result<Vec<crate::image::proto::VmaEntry>> {
+    let mut out = Vec::with_capacity(mappings.len());
+    let guards = pages::guards(pid, mappings);
+    for mapping in mappings {
+        let file = match &mapping.backing {
+            Backing::File(_) | Backing::Segment(_) => {
+                let link = format!(
+                    "/proc/{pid}/map_files/{:x}-{:x}",
+                    mapping.range.start, mapping.range.end
+                );
+                // A shared mapping that was made writable, or may become it.
+                let writable = mapping.shared && mapping.vm.contains(procfs::process::VmFlags::MW);
+                let flags = if writable { libc::O_RDWR.cast_unsigned() } else { 0 };
+                Some((files.register_path(pid, link.as_ref(), flags)?, flags))
+            }
+            _ => None,
+        };
+        out.push(vmas::to_image(mapping, file));
+        let inside = guards.iter().filter(|g| mapping.range.contains(g.start));
+        out.extend(inside.map(|g| vmas::guard(*g)));
+    }
+    Ok(out)
+}

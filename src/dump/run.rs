@@ -1,0 +1,302 @@
+//! Carrying out a dump: phases and their order, nothing else.
+
+use std::time::{Duration, Instant};
+
+use super::process::{self, CGROUP_SET, Captured};
+use super::sidecar::{self, Figures};
+use super::{After, Outcome, Plan};
+use crate::chain::{Resolved, Stack};
+use crate::error::{Error, Result, TargetState};
+use crate::event::{Cancel, Event, Reporter};
+use crate::files;
+use crate::image::proto::{
+    DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry,
+};
+use crate::image::{LayerWriter, PagemapId};
+use crate::memory::{mappings, pages, segments};
+use crate::task::{Frozen, Life, Process};
+use crate::units::PAGE_SIZE;
+
+/// What one freeze brought.
+#[derive(Debug, Default)]
+struct Snapshot {
+    id: Vec<u8>,
+    processes: Vec<(Process, Captured)>,
+    files: files::Dumper,
+    stored: pages::Stored,
+    scanned: u64,
+    freezing: Duration,
+    warnings: Vec<crate::Obstacle>,
+}
+
+/// Makes the layer.
+///
+/// # Errors
+/// When an obstacle stands in the way (before or after the freeze) or something fails; nothing
+/// half-made stays behind, and the error tells how the target is left: as it was.
+pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome> {
+    let started = Instant::now();
+    plan.check()?;
+    cancel.check()?;
+    let writer = LayerWriter::create(&plan.options.images_dir)?;
+    if let Some(parent) = &plan.parent {
+        writer.link_parent(&parent.link)?;
+    }
+    reporter.report(Event::Phase("freeze"));
+    let mut frozen =
+        Frozen::freeze(plan.options.root).map_err(|e| e.target(TargetState::Running))?;
+    reporter.report(Event::Frozen { threads: frozen.threads() });
+    let result = snapshot(plan, &mut frozen, &writer, reporter, cancel);
+    let mut snapshot = match result {
+        Ok(snapshot) => snapshot,
+        Err(error) => {
+            frozen.thaw();
+            return Err(error.target(TargetState::Running));
+        }
+    };
+    let threads = frozen.threads();
+    // A target that goes on does so now; one that ends must not before its layer is safe.
+    let (mut frozen, mut freeze) = match plan.options.after {
+        After::Run => (None, frozen.thaw()),
+        After::Stop => (None, frozen.leave_stopped()),
+        After::Kill => (Some(frozen), Duration::ZERO),
+    };
+    if frozen.is_none() {
+        reporter.report(Event::Thawed { stopped: freeze });
+    }
+    reporter.report(Event::Phase("write"));
+    let state = if frozen.is_some() || plan.options.after == After::Run {
+        TargetState::Running
+    } else {
+        TargetState::Stopped
+    };
+    if let Some(held) = &frozen {
+        freeze = held.since().elapsed();
+    }
+    write(plan, &writer, &mut snapshot, freeze, started.elapsed())
+        .and_then(|()| writer.commit())
+        .map_err(|e| e.target(state))?;
+    if let Some(frozen) = frozen.take() {
+        frozen.kill()?;
+    }
+    Ok(Outcome {
+        dir: plan.options.images_dir.clone(),
+        layer_id: sidecar::hex(&snapshot.id),
+        tasks: snapshot.processes.len(),
+        threads,
+        pages_stored: snapshot.stored.present,
+        pages_in_parent: snapshot.stored.in_parent,
+        bytes: snapshot.stored.present * PAGE_SIZE,
+        freeze,
+        total: started.elapsed(),
+        tracker: plan.tracker,
+        warnings: snapshot.warnings,
+    })
+}
+
+/// The part that needs the target to stand still.
+fn snapshot(
+    plan: &Plan,
+    frozen: &mut Frozen,
+    writer: &LayerWriter,
+    reporter: &dyn Reporter,
+    cancel: &Cancel,
+) -> Result<Snapshot> {
+    let mut snapshot = Snapshot {
+        id: sidecar::new_id()?,
+        freezing: frozen.since().elapsed(),
+        ..Snapshot::default()
+    };
+    let processes = frozen.processes().to_vec();
+    for (index, process) in processes.into_iter().enumerate() {
+        cancel.check()?;
+        if let Life::Zombie(status) = process.life {
+            let captured = process::zombie(&process, status);
+            snapshot.processes.push((process, captured));
+            continue;
+        }
+        let known = plan
+            .processes
+            .iter()
+            .position(|p| p.pid == process.pid && p.start_time == process.start_time)
+            .map_or_else(Vec::new, |i| plan.mappings[i].clone());
+        let mapped = mappings::refresh(process.pid, known)?;
+        let obstacles = mappings::obstacles(process.pid, &mapped);
+        if !obstacles.is_empty() {
+            return Err(Error::refused("The target changed since the plan was made", obstacles));
+        }
+        let files_id = object_id(index);
+        let (captured, held) = process::capture(
+            &process,
+            mapped,
+            files_id,
+            &mut snapshot.files,
+            &mut snapshot.warnings,
+            |_| Ok(()),
+        )?;
+        frozen.hold(process.pid, held);
+        snapshot.processes.push((process, captured));
+    }
+    reporter.report(Event::Phase("pages"));
+    store_pages(plan, &mut snapshot, writer, cancel)?;
+    Ok(snapshot)
+}
+
+/// Pages of shared segments first, then of each process, as CRIU numbers them.
+fn store_pages(
+    plan: &Plan,
+    snapshot: &mut Snapshot,
+    writer: &LayerWriter,
+    cancel: &Cancel,
+) -> Result<()> {
+    let parent = plan.parent.as_ref().map(|p| Stack::open(&p.dir)).transpose()?;
+    let mut pages_id = 1;
+    for segment in snapshot.files.segments() {
+        cancel.check()?;
+        let id = PagemapId::Shared(u64::from(segment.entry.shmid));
+        let below = resolve(parent.as_ref(), id)?;
+        let mut out = writer.pages(pages_id)?;
+        let (file, size) = (&segment.file, segment.entry.size);
+        let (pagemap, stored) = segments::store(file, size, below.as_ref(), pages_id, &mut out)?;
+        writer.pagemap(id, &pagemap)?;
+        snapshot.stored.add(stored);
+        pages_id += 1;
+    }
+    for (process, captured) in &snapshot.processes {
+        if captured.mm.is_none() {
+            continue;
+        }
+        cancel.check()?;
+        let id = PagemapId::Task(process.pid.as_raw().cast_unsigned());
+        let below = resolve(parent.as_ref(), id)?;
+        let mut compare;
+        let mut unchanged = match &below {
+            None => pages::Unchanged::Unknown,
+            Some(resolved) => {
+                compare = segments::resolved_page(resolved);
+                pages::Unchanged::Compared(&mut compare)
+            }
+        };
+        let chosen = pages::select(process.pid, &captured.mappings, &unchanged)?;
+        snapshot.scanned += chosen.iter().map(|r| r.pages).sum::<u64>();
+        let mut out = writer.pages(pages_id)?;
+        let (pagemap, stored) =
+            pages::store(process.pid, &chosen, &mut unchanged, pages_id, &mut out)?;
+        writer.pagemap(id, &pagemap)?;
+        snapshot.stored.add(stored);
+        pages_id += 1;
+    }
+    Ok(())
+}
+
+/// The parent's version of a pagemap, if it has one.
+fn resolve(parent: Option<&Stack>, id: PagemapId) -> Result<Option<Resolved<'_>>> {
+    let Some(stack) = parent else { return Ok(None) };
+    if stack.tip().images().pagemap(id)?.is_none() {
+        return Ok(None);
+    }
+    stack.resolved(id).map(Some)
+}
+
+/// Identity of the kernel objects of process `index`; 1 is the dumper's own.
+fn object_id(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX - 2) + 2
+}
+
+/// Kernel-object ids: everything of a process its own, all namespaces the dumper's.
+fn object_ids(own: u32) -> TaskKobjIdsEntry {
+    TaskKobjIdsEntry {
+        vm_id: own,
+        files_id: own,
+        fs_id: own,
+        sighand_id: own,
+        pid_ns_id: Some(1),
+        net_ns_id: Some(2),
+        ipc_ns_id: Some(3),
+        uts_ns_id: Some(4),
+        mnt_ns_id: Some(5),
+        user_ns_id: Some(6),
+        cgroup_ns_id: Some(7),
+        time_ns_id: Some(8),
+    }
+}
+
+/// The images that can be written while the target runs; the inventory last.
+fn write(
+    plan: &Plan,
+    writer: &LayerWriter,
+    snapshot: &mut Snapshot,
+    freeze: Duration,
+    total: Duration,
+) -> Result<()> {
+    let mut tree = Vec::new();
+    for (index, (process, captured)) in snapshot.processes.iter().enumerate() {
+        let pid = process.pid;
+        for (tid, core) in &captured.cores {
+            writer.one(&format!("core-{tid}.img"), core)?;
+        }
+        if let (Some(mm), Some(fs)) = (&captured.mm, &captured.fs) {
+            writer.one(&format!("mm-{pid}.img"), mm)?;
+            writer.one(&format!("fs-{pid}.img"), fs)?;
+            writer.one(&format!("ids-{pid}.img"), &object_ids(object_id(index)))?;
+        }
+        let id = |pid: crate::Pid| pid.as_raw().cast_unsigned();
+        tree.push(PstreeEntry {
+            pid: id(pid),
+            ppid: if index == 0 { 0 } else { id(process.ppid) },
+            pgid: id(process.pgid),
+            sid: id(process.sid),
+            threads: process.threads.iter().map(|t| id(*t)).collect(),
+        });
+    }
+    writer.all("pstree.img", &tree)?;
+    writer.one("stats-dump", &stats(snapshot, freeze))?;
+    sidecar::write(
+        plan,
+        writer,
+        &Figures {
+            id: &snapshot.id,
+            processes: snapshot.processes.iter().map(|(p, _)| p).collect(),
+            segments: snapshot.files.segments(),
+            stored: snapshot.stored,
+            freeze,
+            total,
+        },
+    )?;
+    std::mem::take(&mut snapshot.files).finish(writer)?;
+    writer.one(
+        "inventory.img",
+        &InventoryEntry {
+            img_version: 2,
+            fdinfo_per_id: Some(true),
+            root_ids: Some(object_ids(1)),
+            ns_per_id: Some(true),
+            root_cg_set: Some(CGROUP_SET),
+            dump_uptime: Some(uptime_us()?),
+            plugins_entry: Some(PluginsEntry::default()),
+            ..InventoryEntry::default()
+        },
+    )
+}
+
+fn stats(snapshot: &Snapshot, freeze: Duration) -> StatsEntry {
+    let us = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
+    StatsEntry {
+        dump: Some(DumpStatsEntry {
+            freezing_time: us(snapshot.freezing),
+            frozen_time: us(freeze),
+            pages_scanned: snapshot.scanned,
+            pages_skipped_parent: snapshot.stored.in_parent,
+            pages_written: snapshot.stored.present,
+            ..DumpStatsEntry::default()
+        }),
+        restore: None,
+    }
+}
+
+/// Microseconds since boot, suspended time included.
+fn uptime_us() -> Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
+        .map_err(|e| Error::os("Cannot read the clock", e))?;
+    Ok(now.tv_sec().cast_unsigned() * 1_000_000 + now.tv_nsec().cast_unsigned() / 1000)
+}

@@ -1,0 +1,102 @@
+//! What we note of a new layer beside CRIU's images.
+
+use std::time::{Duration, SystemTime};
+
+use procfs::process::Process as Proc;
+
+use super::Plan;
+use crate::error::{Error, Result};
+use crate::files::Segment as OpenSegment;
+use crate::image::{Images, LayerWriter, SIDECAR, Segment, Sidecar, Task};
+use crate::memory::pages::Stored;
+use crate::task::Process;
+use crate::units::PAGE_SIZE;
+
+/// The kernel's name for this boot (random(4), `/proc/sys/kernel/random/boot_id`).
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    std::fs::read_to_string(path)
+        .map(|id| id.trim().to_owned())
+        .map_err(|e| Error::path("read", path, e))
+}
+
+/// Sixteen random bytes.
+///
+/// # Errors
+/// When the kernel gives none.
+pub(super) fn new_id() -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut id = vec![0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(&mut id))
+        .map_err(|e| Error::path("read", "/dev/urandom", e))?;
+    Ok(id)
+}
+
+/// An identity in hexadecimal digits.
+pub fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Figures of a dump.
+#[derive(Debug)]
+pub(super) struct Figures<'a> {
+    pub(super) id: &'a [u8],
+    pub(super) processes: Vec<&'a Process>,
+    pub(super) segments: &'a [OpenSegment],
+    pub(super) stored: Stored,
+    pub(super) freeze: Duration,
+    pub(super) total: Duration,
+}
+
+/// Writes the sidecar.
+///
+/// # Errors
+/// When something cannot be read or written.
+pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) -> Result<()> {
+    let parent = match &plan.parent {
+        Some(parent) => Sidecar::read(&Images::open(&parent.dir)?)?.map(|s| s.id),
+        None => None,
+    };
+    let host = nix::sys::utsname::uname()
+        .map_err(|e| Error::os("Cannot read the name of the kernel", e))?;
+    let text = |s: &std::ffi::OsStr| Some(s.to_string_lossy().into_owned());
+    let ns = |d: Duration| Some(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let sidecar = Sidecar {
+        id: figures.id.to_vec(),
+        parent_id: parent.unwrap_or_default(),
+        created: ns(since),
+        label: plan.options.label.clone(),
+        freeze_ns: ns(figures.freeze),
+        boot_id: Some(boot_id()?),
+        host: text(host.nodename()),
+        kernel: text(host.release()),
+        tracker: Some(plan.tracker.to_owned()),
+        tracker_reason: Some(plan.tracker_reason.clone()),
+        root_pid: Some(plan.options.root.as_raw().cast_unsigned()),
+        // The process may have been killed meanwhile by somebody else: not worth failing.
+        cmdline: Proc::new(plan.options.root.as_raw())
+            .and_then(|p| p.cmdline())
+            .unwrap_or_default(),
+        tasks: figures
+            .processes
+            .iter()
+            .map(|p| Task { pid: p.pid.as_raw().cast_unsigned(), start_time: p.start_time })
+            .collect(),
+        segments: figures
+            .segments
+            .iter()
+            .map(|s| Segment { inode: s.inode, shmid: u64::from(s.entry.shmid) })
+            .collect(),
+        pages_stored: Some(figures.stored.present),
+        pages_in_parent: Some(figures.stored.in_parent),
+        bytes: Some(figures.stored.present * PAGE_SIZE),
+        total_ns: ns(figures.total),
+        ..Sidecar::default()
+    };
+    writer.one(SIDECAR, &sidecar)
+}

@@ -1,0 +1,113 @@
+//! Shared segments (memfds, shared anonymous memory): their contents as pages.
+//!
+//! A segment is written through any mapping and any descriptor, so no tracker of one address space
+//! sees all of it. Its pages are compared with the parent's instead, which proves the same.
+//! Pages that were never touched are holes (lseek(2) SEEK_DATA) and are not stored.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+use super::pages::{Stored, Unchanged};
+use crate::chain::Resolved;
+use crate::error::{Error, Result};
+use crate::image::{Pagemap, PagesFile};
+use crate::units::{PAGE_SIZE, PageRange};
+
+/// Bytes moved at once.
+const CHUNK: u64 = 256 * 1024;
+
+/// Writes the pages of the segment `file`, `size` bytes long; `below` is the parent's version.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn store(
+    file: &File,
+    size: u64,
+    below: Option<&Resolved<'_>>,
+    pages_id: u32,
+    out: &mut PagesFile,
+) -> Result<(Pagemap, Stored)> {
+    let cannot = |e| Error::io("Cannot read a shared segment", e);
+    let mut compare;
+    let mut unchanged = match below {
+        None => Unchanged::Unknown,
+        Some(resolved) => {
+            compare = resolved_page(resolved);
+            Unchanged::Compared(&mut compare)
+        }
+    };
+    let mut pagemap = Pagemap { pages_id, runs: Vec::new() };
+    let mut stored = Stored::default();
+    let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
+    for range in data(file, size)? {
+        let mut at = range.start;
+        while at < range.end {
+            let len = (range.end - at).min(CHUNK);
+            let part = &mut buffer[..usize::try_from(len).unwrap_or(0)];
+            // The last page may reach beyond the end: what is there reads as zeros.
+            part.fill(0);
+            let inside = usize::try_from(len.min(size - at)).unwrap_or(0);
+            file.read_exact_at(&mut part[..inside], at).map_err(cannot)?;
+            unchanged.write(at, part, &mut pagemap, &mut stored, out)?;
+            at += len;
+        }
+    }
+    Ok((pagemap, stored))
+}
+
+/// The page of a resolved stack as a comparison wants it.
+pub fn resolved_page<'a>(
+    resolved: &'a Resolved<'_>,
+) -> impl FnMut(u64, &mut [u8]) -> Result<bool> + 'a {
+    |at, page| {
+        if resolved.ownership().at(at).is_none() {
+            return Ok(false);
+        }
+        resolved.read_at(at, page).map(|()| true)
+    }
+}
+
+/// The parts of a segment that were ever written, page-aligned, ascending.
+fn data(file: &File, size: u64) -> Result<Vec<PageRange>> {
+    let cannot = |e| Error::os("Cannot find the data of a shared segment", e);
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match lseek(file, at.cast_signed(), Whence::SeekData) {
+            Ok(start) => start.cast_unsigned() / PAGE_SIZE * PAGE_SIZE,
+            Err(Errno::ENXIO) => break,
+            Err(e) => return Err(cannot(e)),
+        };
+        let end = lseek(file, start.cast_signed(), Whence::SeekHole).map_err(cannot)?;
+        let end = end.cast_unsigned().next_multiple_of(PAGE_SIZE);
+        found.push(PageRange::new(start, end));
+        at = end;
+    }
+    Ok(found)
+}
+
+/// Fills a new segment of `size` bytes with the pages of a stack.
+///
+/// # Errors
+/// When a page cannot be read or written.
+pub fn fill(file: &File, size: u64, resolved: &Resolved<'_>) -> Result<u64> {
+    let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
+    let mut pages = 0;
+    for run in resolved.runs() {
+        let mut at = run.range.start;
+        while at < run.range.end {
+            let len = (run.range.end - at).min(CHUNK);
+            let part = &mut buffer[..usize::try_from(len).unwrap_or(0)];
+            resolved.read_at(at, part)?;
+            let inside = usize::try_from(len.min(size.saturating_sub(at))).unwrap_or(0);
+            file.write_all_at(&part[..inside], at)
+                .map_err(|e| Error::io("Cannot fill a shared segment", e))?;
+            at += len;
+            pages += len / PAGE_SIZE;
+        }
+    }
+    Ok(pages)
+}
