@@ -5,9 +5,11 @@
 //! Pages that were never touched are holes (lseek(2) SEEK_DATA) and are not stored.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
+use nix::sys::uio::pwrite;
 use nix::unistd::{Whence, lseek};
 
 use super::pages::{Stored, Unchanged};
@@ -93,7 +95,7 @@ fn data(file: &File, size: u64) -> Result<Vec<PageRange>> {
 ///
 /// # Errors
 /// When a page cannot be read or written.
-pub fn fill(file: &File, size: u64, resolved: &Resolved<'_>) -> Result<u64> {
+pub fn fill(fd: &OwnedFd, size: u64, resolved: &Resolved<'_>) -> Result<u64> {
     let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
     let mut pages = 0;
     for run in resolved.runs() {
@@ -103,11 +105,19 @@ pub fn fill(file: &File, size: u64, resolved: &Resolved<'_>) -> Result<u64> {
             let part = &mut buffer[..usize::try_from(len).unwrap_or(0)];
             resolved.read_at(at, part)?;
             let inside = usize::try_from(len.min(size.saturating_sub(at))).unwrap_or(0);
-            file.write_all_at(&part[..inside], at)
-                .map_err(|e| Error::io("Cannot fill a shared segment", e))?;
+            write_at(fd, &part[..inside], at)?;
             at += len;
             pages += len / PAGE_SIZE;
         }
     }
     Ok(pages)
+}
+
+fn write_at(fd: &OwnedFd, bytes: &[u8], at: u64) -> Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        done += pwrite(fd, &bytes[done..], (at + done as u64).cast_signed())
+            .map_err(|e| Error::os("Cannot fill a shared segment", e))?;
+    }
+    Ok(())
 }

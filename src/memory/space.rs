@@ -101,6 +101,22 @@ pub fn kernels_then(vmas: &[VmaEntry]) -> Vec<PageRange> {
     vmas.iter().filter(|v| is_kernels(v)).map(range).collect()
 }
 
+/// What a mapping is of that cannot be made again, if so.
+pub fn unsupported(vma: &VmaEntry) -> Option<&'static str> {
+    let old_shared = vma.status & (status::ANON_SHARED | status::MEMFD) == status::ANON_SHARED;
+    [
+        (vma.status & status::SYSVIPC != 0, "System V shared memory"),
+        (vma.status & status::SOCKET != 0, "a socket"),
+        (vma.status & status::AIORING != 0, "an AIO ring"),
+        (vma.status & status::SHSTK != 0, "a shadow stack"),
+        (vma.status & status::UPROBES != 0, "a uprobes page"),
+        (vma.flags & libc::MAP_HUGETLB.cast_unsigned() != 0, "huge pages"),
+        (old_shared, "shared memory in the format of CRIU before 3.15"),
+    ]
+    .into_iter()
+    .find_map(|(is, what)| is.then_some(what))
+}
+
 /// Why the kernel's pages of the image cannot be had here, if so. CRIU may have recorded adjacent
 /// ones as one.
 pub fn kernels_differ(now: &[PageRange], then: &[PageRange]) -> bool {

@@ -1,0 +1,238 @@
+//! What a restore would do, and what is in its way; nothing is created here.
+
+use super::Options;
+use super::tree::{self, Wanted};
+use crate::chain::{self, Stack};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::proto::{
+    CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry, TaskKobjIdsEntry,
+};
+use crate::image::{Images, PagemapId};
+use crate::memory::space;
+use crate::units::Pid;
+use crate::{arch, files, state};
+
+/// CRIU's `task_state`.
+const DEAD: u32 = 2;
+const STOPPED: u32 = 3;
+const ZOMBIE: u32 = 6;
+
+/// Everything of one process that the images hold but its pages.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) wanted: Wanted,
+    /// Cores of all threads, the leader first.
+    pub(super) cores: Vec<(Pid, CoreEntry)>,
+    /// Stopped by this signal.
+    pub(super) stopped: Option<i32>,
+    /// The rest, none for a zombie.
+    pub(super) body: Option<Body>,
+}
+
+/// What only a live process has.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) mm: MmEntry,
+    pub(super) fs: FsEntry,
+    pub(super) descriptors: Vec<FdinfoEntry>,
+}
+
+/// What a restore would do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The wish.
+    pub options: Options,
+    /// What prevents it.
+    pub obstacles: Vec<Obstacle>,
+    /// What will not be as it was.
+    pub warnings: Vec<Obstacle>,
+    /// The root.
+    pub root: Pid,
+    /// Number of processes, zombies included.
+    pub tasks: usize,
+    /// Number of threads.
+    pub threads: usize,
+    /// Pages to be filled in.
+    pub pages: u64,
+    /// Layers that are read.
+    pub layers: usize,
+    pub(super) stack: Stack,
+    pub(super) processes: Vec<Recorded>,
+}
+
+impl Plan {
+    /// Fails when something prevents the restore.
+    ///
+    /// # Errors
+    /// With all obstacles.
+    pub fn check(&self) -> Result<()> {
+        if self.obstacles.is_empty() {
+            return Ok(());
+        }
+        Err(Error::refused(
+            format!("Layer {} cannot be restored", self.options.images_dir.display()),
+            self.obstacles.clone(),
+        ))
+    }
+
+    /// The pids and tids that must be free.
+    pub fn ids(&self) -> impl Iterator<Item = Pid> + '_ {
+        self.processes
+            .iter()
+            .flat_map(|p| p.wanted.entry.threads.iter())
+            .map(|tid| Pid::from_raw(tid.cast_signed()))
+    }
+}
+
+/// Plans a restore.
+///
+/// # Errors
+/// When the layer cannot be read or is damaged. What merely prevents the restore is in
+/// [`Plan::obstacles`].
+pub fn plan(options: &Options) -> Result<Plan> {
+    let stack = Stack::open(&options.images_dir)?;
+    let images = stack.tip().images().clone();
+    let report = chain::check(&stack);
+    let inventory: InventoryEntry = images.one("inventory.img")?;
+    let mut obstacles = report.obstacles;
+    if inventory.img_version == 0 {
+        obstacles.push(Obstacle::unsupported(
+            format!("Layer {} is a pre-dump: it holds memory only", images.dir().display()),
+            "restore a layer made by a dump on top of it",
+        ));
+    }
+    let root_ids = inventory.root_ids.unwrap_or_default();
+    let mut processes = Vec::new();
+    for entry in images.all::<PstreeEntry>("pstree.img")? {
+        processes.push(recorded(&images, entry, &root_ids, &mut obstacles)?);
+    }
+    let root = processes
+        .first()
+        .map(|p| Pid::from_raw(p.wanted.entry.pid.cast_signed()))
+        .ok_or_else(|| Error::corrupt(format!("Layer {} has no process", images.dir().display())))?;
+    let (refused, mut warnings) = files::preflight(&images)?;
+    obstacles.extend(refused);
+    let wanted: Vec<Wanted> = processes.iter().map(|p| p.wanted.clone()).collect();
+    obstacles.extend(tree::obstacles(&wanted));
+    let mut plan = Plan {
+        options: options.clone(),
+        tasks: processes.len(),
+        threads: processes.iter().map(|p| p.wanted.entry.threads.len()).sum(),
+        pages: 0,
+        layers: stack.depth(),
+        root,
+        obstacles,
+        warnings: Vec::new(),
+        stack,
+        processes,
+    };
+    let taken: Vec<Pid> =
+        plan.ids().filter(|tid| std::path::Path::new(&format!("/proc/{tid}")).exists()).collect();
+    for tid in taken {
+        plan.obstacles.push(Obstacle::new(
+            Kind::Busy,
+            format!("Task id {tid} is taken by a running process"),
+            format!("end it first (kill {tid}), or restore in a new pid namespace"),
+        ));
+    }
+    for process in &plan.processes {
+        for (tid, core) in &process.cores {
+            plan.obstacles.extend(state::check_image(*tid, core));
+        }
+        if let Some(body) = &process.body {
+            plan.obstacles.extend(mapped(process, body));
+            let id = PagemapId::Task(process.wanted.entry.pid);
+            plan.pages += plan.stack.ownership(id)?.pages();
+        }
+    }
+    plan.warnings.append(&mut warnings);
+    Ok(plan)
+}
+
+fn recorded(
+    images: &Images,
+    entry: PstreeEntry,
+    root_ids: &TaskKobjIdsEntry,
+    obstacles: &mut Vec<Obstacle>,
+) -> Result<Recorded> {
+    let pid = entry.pid;
+    let mut tids = entry.threads.clone();
+    tids.sort_unstable_by_key(|tid| (*tid != pid, *tid));
+    let mut cores = Vec::with_capacity(tids.len());
+    for tid in tids {
+        let core: CoreEntry = images.one(&format!("core-{tid}.img"))?;
+        if core.mtype != arch::MARCH {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("core-{tid}.img is of another architecture ({})", core.mtype),
+            )
+            .hint("restore on a machine of that architecture; everything else works here"));
+        }
+        cores.push((Pid::from_raw(tid.cast_signed()), core));
+    }
+    let task = cores.first().and_then(|(_, core)| core.tc.as_ref());
+    let task_state = task.map_or(0, |t| t.task_state);
+    let zombie = matches!(task_state, DEAD | ZOMBIE)
+        .then(|| task.map_or(0, |t| t.exit_code.cast_signed()));
+    let stopped = (task_state == STOPPED)
+        .then(|| task.and_then(|t| t.stop_signo).map_or(libc::SIGSTOP, u32::cast_signed));
+    let body = if zombie.is_some() {
+        None
+    } else {
+        let ids: TaskKobjIdsEntry = images.one(&format!("ids-{pid}.img"))?;
+        obstacles.extend(namespaces(pid, &ids, root_ids));
+        Some(Body {
+            mm: images.one(&format!("mm-{pid}.img"))?,
+            fs: images.one(&format!("fs-{pid}.img"))?,
+            descriptors: images.all(&format!("fdinfo-{}.img", ids.files_id))?,
+        })
+    };
+    Ok(Recorded { wanted: Wanted { entry, zombie }, cores, stopped, body })
+}
+
+/// Namespaces that the process did not share with its dumper.
+fn namespaces(pid: u32, ids: &TaskKobjIdsEntry, root: &TaskKobjIdsEntry) -> Vec<Obstacle> {
+    [
+        ("pid", ids.pid_ns_id, root.pid_ns_id),
+        ("net", ids.net_ns_id, root.net_ns_id),
+        ("ipc", ids.ipc_ns_id, root.ipc_ns_id),
+        ("uts", ids.uts_ns_id, root.uts_ns_id),
+        ("mnt", ids.mnt_ns_id, root.mnt_ns_id),
+        ("user", ids.user_ns_id, root.user_ns_id),
+        ("time", ids.time_ns_id, root.time_ns_id),
+    ]
+    .into_iter()
+    .filter(|(_, own, dumper)| own != dumper)
+    .map(|(name, ..)| {
+        Obstacle::unsupported(
+            format!("Process {pid} was in a {name} namespace of its own"),
+            "such namespaces cannot be made again yet",
+        )
+    })
+    .collect()
+}
+
+/// Mappings that cannot be made, or not on this kernel.
+fn mapped(process: &Recorded, body: &Body) -> Vec<Obstacle> {
+    let pid = process.wanted.entry.pid;
+    let mut found: Vec<Obstacle> = body
+        .mm
+        .vmas
+        .iter()
+        .filter_map(|vma| space::unsupported(vma).map(|what| (vma, what)))
+        .map(|(vma, what)| {
+            Obstacle::unsupported(
+                format!("Process {pid} maps {what} at {:x}-{:x}", vma.start, vma.end),
+                "such a mapping cannot be made again yet",
+            )
+        })
+        .collect();
+    let then = space::kernels_then(&body.mm.vmas);
+    if space::kernels_now(Pid::this()).is_ok_and(|now| space::kernels_differ(&now, &then)) {
+        found.push(Obstacle::unsupported(
+            format!("The vDSO of process {pid} is not of this kernel"),
+            "restore on the kernel that the layer was made on",
+        ));
+    }
+    found
+}

@@ -1,0 +1,204 @@
+//! One new process: from a bare fork to what its images say, but for the last step.
+
+use std::os::fd::RawFd;
+
+use super::plan::{Body, Recorded};
+use crate::arch::core as registers;
+use crate::chain::Stack;
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::files::{self, Opened};
+use crate::image::PagemapId;
+use crate::image::proto::{CoreEntry, VmaEntry};
+use crate::inject::{Foothold, Remote};
+use crate::memory::{pages, space};
+use crate::state::{self, RestoreThread};
+use crate::sys::ptrace::{self, Stop};
+use crate::units::Pid;
+
+/// Builds the address space and fills it; afterwards only our region is left of what was inherited.
+/// Returns the number of pages filled.
+///
+/// # Errors
+/// When the kernel refuses something or a layer cannot be read.
+pub(super) fn build_memory(
+    pid: Pid,
+    body: &Body,
+    remote: &mut Remote,
+    foothold: &Foothold,
+    stack: &Stack,
+    opened: &Opened,
+) -> Result<u64> {
+    forget_thread_areas(remote)?;
+    space::clear(pid, remote, foothold, &body.mm.vmas)?;
+    space::map(remote, &body.mm.vmas, &|id| opened.fd(id))?;
+    let resolved = stack.resolved(PagemapId::Task(pid.as_raw().cast_unsigned()))?;
+    let kernels = space::kernels_then(&body.mm.vmas);
+    let ours = |at: u64| kernels.iter().any(|k| k.contains(at));
+    // The vDSO is this kernel's own; its pages in the image are for CRIU.
+    let runs = resolved.runs().iter().map(|run| run.range).filter(|range| !ours(range.start));
+    let filled = pages::fill(pid, remote.memory(), runs, |at, part| resolved.read_at(at, part))?;
+    space::protect(remote, &body.mm.vmas)?;
+    Ok(filled)
+}
+
+/// The engine's own thread registered memory with the kernel that is about to go.
+fn forget_thread_areas(remote: &mut Remote) -> Result<()> {
+    const RSEQ_FLAG_UNREGISTER: u64 = 1;
+    let tid = remote.tid();
+    let area = ptrace::rseq_configuration(tid)
+        .map_err(|e| Error::os(format!("Cannot read the rseq area of new process {tid}"), e))?;
+    if let Some(area) = area {
+        let args =
+            [area.ptr, u64::from(area.size), RSEQ_FLAG_UNREGISTER, u64::from(area.signature)];
+        remote.call("unregistering rseq", libc::SYS_rseq, &args)?;
+    }
+    remote.call("set_robust_list", libc::SYS_set_robust_list, &[0, 24])?;
+    remote.call("set_tid_address", libc::SYS_set_tid_address, &[0])?;
+    Ok(())
+}
+
+/// Names, directories and descriptors of the process.
+///
+/// # Errors
+/// When the kernel refuses something.
+pub(super) fn build_files(body: &Body, remote: &mut Remote, opened: &Opened) -> Result<()> {
+    let fd = |id: u32, what: &str| -> Result<RawFd> {
+        opened
+            .fd(id)
+            .ok_or_else(|| Error::corrupt(format!("The {what} is file {id}, which no image has")))
+    };
+    state::mm::restore(remote, &body.mm, fd(body.mm.exe_file_id, "executable")?)?;
+    let root = fd(body.fs.root_id, "root directory")?;
+    let changed = !is_our_root(root);
+    let cwd = fd(body.fs.cwd_id, "working directory")?;
+    state::fs::restore(remote, &body.fs, cwd, changed.then_some(root))?;
+    files::install(remote, &body.descriptors, opened)
+}
+
+fn is_our_root(fd: RawFd) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let of = |path: &str| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    of(&format!("/proc/self/fd/{fd}")) == of("/")
+}
+
+/// State of all threads; the remotes are in the order of the cores.
+///
+/// # Errors
+/// When the kernel refuses something.
+pub(super) fn build_state(
+    pid: Pid,
+    recorded: &Recorded,
+    body: &Body,
+    remotes: &mut [Remote],
+) -> Result<Vec<Obstacle>> {
+    let leader_core = &recorded.cores[0].1;
+    let mut threads: Vec<RestoreThread<'_>> = remotes
+        .iter_mut()
+        .zip(&recorded.cores)
+        .map(|(remote, (tid, core))| RestoreThread {
+            pid,
+            tid: *tid,
+            leader: *tid == pid,
+            remote,
+            core,
+            leader_core,
+            warnings: Vec::new(),
+        })
+        .collect();
+    state::restore(&mut threads)?;
+    let mut warnings: Vec<Obstacle> =
+        threads.iter_mut().flat_map(|t| std::mem::take(&mut t.warnings)).collect();
+    warnings.extend(state::mm::restore_dumpable(&mut remotes[0], &body.mm)?);
+    Ok(warnings)
+}
+
+/// The last step before a process is let go: our region disappears, every thread gets its registers
+/// and mask.
+///
+/// # Errors
+/// When a thread died or the CPU refuses its state.
+pub(super) fn finish(
+    pid: Pid,
+    recorded: &Recorded,
+    body: &Body,
+    remotes: &mut [Remote],
+    foothold: &Foothold,
+) -> Result<()> {
+    let leader = remotes[0].tid();
+    unmap_region(leader, body, &remotes[0], foothold)?;
+    for (tid, core) in &recorded.cores {
+        let cannot = |e| Error::os(format!("Cannot set the registers of thread {tid}"), e);
+        let fresh = ptrace::xstate(*tid).map_err(cannot)?;
+        let (regs, mut area) = registers::from_image(core, &fresh).ok_or_else(|| {
+            Error::corrupt(format!("core-{tid}.img of process {pid} has no registers"))
+        })?;
+        ptrace::set_xstate(*tid, &mut area).map_err(cannot)?;
+        ptrace::set_regs(*tid, &regs).map_err(cannot)?;
+        ptrace::set_sigmask(*tid, mask(core)).map_err(cannot)?;
+    }
+    Ok(())
+}
+
+/// The signal mask of a thread; the leader's stands with the process.
+fn mask(core: &CoreEntry) -> u64 {
+    let thread = core.thread_core.as_ref().and_then(|t| t.blk_sigset);
+    core.tc.as_ref().map_or_else(|| thread.unwrap_or(0), |task| task.blk_sigset)
+}
+
+/// Lets the leader unmap our region by a `syscall` instruction that stays: one of the vDSO's, or of
+/// any other code of the program.
+fn unmap_region(leader: Pid, body: &Body, remote: &Remote, foothold: &Foothold) -> Result<()> {
+    let instruction = find_syscall(body, remote).ok_or_else(|| {
+        Error::new(
+            Kind::Unsupported,
+            format!("Process {leader} has no code with a syscall instruction"),
+        )
+    })?;
+    let cannot = |e| Error::os(format!("Cannot control thread {leader}"), e);
+    let region = foothold.region();
+    let mut regs = ptrace::regs(leader).map_err(cannot)?;
+    regs.rip = instruction;
+    regs.rax = libc::SYS_munmap.cast_unsigned();
+    regs.rdi = region.start;
+    regs.rsi = region.bytes();
+    regs.orig_rax = u64::MAX;
+    ptrace::set_regs(leader, &regs).map_err(cannot)?;
+    ptrace::step(leader).map_err(cannot)?;
+    loop {
+        match ptrace::wait(leader).map_err(cannot)? {
+            Stop::Signal(libc::SIGTRAP) => break,
+            Stop::Gone(status) => {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("New process {leader} ended (status {status:#x})"),
+                ));
+            }
+            _ => ptrace::step(leader).map_err(cannot)?,
+        }
+    }
+    let result = ptrace::regs(leader).map_err(cannot)?.rax;
+    if result != 0 {
+        return Err(Error::new(
+            Kind::Failed,
+            format!("Process {leader} could not unmap our region ({})", result.cast_signed()),
+        ));
+    }
+    Ok(())
+}
+
+fn find_syscall(body: &Body, remote: &Remote) -> Option<u64> {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    let executable = |prot: u32| prot & libc::PROT_EXEC.cast_unsigned() != 0;
+    let (kernels, others): (Vec<&VmaEntry>, Vec<&VmaEntry>) = body
+        .mm
+        .vmas
+        .iter()
+        .filter(|v| executable(v.prot) && v.status & space::status::VSYSCALL == 0)
+        .partition(|v| v.status & space::status::VDSO != 0);
+    kernels.into_iter().chain(others).find_map(|vma| {
+        let mut code = vec![0; usize::try_from(vma.end - vma.start).ok()?];
+        remote.memory().read(vma.start, &mut code).ok()?;
+        let at = code.windows(2).position(|w| w == SYSCALL)?;
+        Some(vma.start + at as u64)
+    })
+}

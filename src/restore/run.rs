@@ -1,0 +1,121 @@
+//! Carrying out a restore: phases and their order, nothing else.
+
+use std::time::Instant;
+
+use super::process;
+use super::tree::{Newborn, Wanted};
+use super::{Outcome, Plan};
+use crate::error::{Error, Kind, Result, TargetState};
+use crate::event::{Cancel, Event, Reporter};
+use crate::files::{self, Opened};
+use crate::image::PagemapId;
+use crate::inject::Foothold;
+use crate::memory::{segments, space};
+use crate::units::{PageRange, Pid};
+
+/// Makes the tree run again.
+///
+/// # Errors
+/// When an obstacle stands in the way or something fails; no process stays behind.
+pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome> {
+    let started = Instant::now();
+    plan.check()?;
+    cancel.check()?;
+    reporter.report(Event::Phase("files"));
+    let images = plan.stack.tip().images();
+    let opened = files::open_all(images, 0)?;
+    let mut pages = fill_segments(plan, &opened)?;
+    reporter.report(Event::Phase("fork"));
+    let (region, threads) = region(plan)?;
+    let wanted: Vec<Wanted> = plan.processes.iter().map(|p| p.wanted.clone()).collect();
+    let mut born = Newborn::fork(&wanted, region, threads, plan.options.detach)?;
+    reporter.report(Event::Phase("pages"));
+    let mut warnings = Vec::new();
+    match build(plan, &mut born, &opened, cancel, &mut warnings) {
+        Ok(filled) => pages += filled,
+        Err(error) => {
+            drop(born);
+            return Err(error.target(TargetState::Killed));
+        }
+    }
+    if let Some(path) = &plan.options.pidfile {
+        std::fs::write(path, format!("{}\n", plan.root))
+            .map_err(|e| Error::path("write", path, e))?;
+    }
+    let stopped: Vec<(Pid, i32)> = plan
+        .processes
+        .iter()
+        .filter_map(|p| Some((Pid::from_raw(p.wanted.entry.pid.cast_signed()), p.stopped?)))
+        .collect();
+    born.release(&stopped)?;
+    Ok(Outcome {
+        root: plan.root,
+        tasks: plan.tasks,
+        threads: plan.threads,
+        pages,
+        elapsed: started.elapsed(),
+        warnings,
+    })
+}
+
+/// Builds every process. State comes last and in one go: timers run from then on.
+fn build(
+    plan: &Plan,
+    born: &mut Newborn,
+    opened: &Opened,
+    cancel: &Cancel,
+    warnings: &mut Vec<crate::Obstacle>,
+) -> Result<u64> {
+    let foothold = born.foothold()?;
+    let mut pages = 0;
+    for recorded in &plan.processes {
+        cancel.check()?;
+        let Some(body) = &recorded.body else { continue };
+        let pid = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
+        let remote = born.remote(pid)?;
+        pages += process::build_memory(pid, body, remote, &foothold, &plan.stack, opened)?;
+        process::build_files(body, remote, opened)?;
+    }
+    opened.seal()?;
+    opened.give_owners()?;
+    for recorded in &plan.processes {
+        let Some(body) = &recorded.body else { continue };
+        let pid = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
+        let mut remotes = born.make_threads(&recorded.wanted)?;
+        warnings.extend(process::build_state(pid, recorded, body, &mut remotes)?);
+        process::finish(pid, recorded, body, &mut remotes, &foothold)?;
+    }
+    Ok(pages)
+}
+
+fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
+    let mut pages = 0;
+    for segment in opened.segments() {
+        let id = PagemapId::Shared(u64::from(segment.entry.shmid));
+        if plan.stack.tip().images().pagemap(id)?.is_none() {
+            continue;
+        }
+        let resolved = plan.stack.resolved(id)?;
+        pages += segments::fill(&segment.file, segment.entry.size, &resolved)?;
+    }
+    Ok(pages)
+}
+
+/// A place for our region that no process of the image needs and that is free here: the new
+/// processes begin as copies of this one.
+fn region(plan: &Plan) -> Result<(PageRange, u64)> {
+    let threads = plan.processes.iter().map(|p| p.wanted.entry.threads.len() as u64).max();
+    let threads = threads.unwrap_or(1);
+    let kernels = space::kernels_now(Pid::this())?;
+    let spare = kernels.iter().map(|r| r.bytes()).sum();
+    let here = crate::memory::mappings::read(Pid::this())?;
+    let there = plan.processes.iter().filter_map(|p| p.body.as_ref()).flat_map(|b| &b.mm.vmas);
+    let taken = here
+        .iter()
+        .map(|m| m.range)
+        .chain(there.map(|v| PageRange::new(v.start, v.end)));
+    let bytes = Foothold::bytes(threads, spare).next_multiple_of(crate::PAGE_SIZE);
+    let region = space::hole(taken, bytes)
+        .ok_or_else(|| Error::new(Kind::Unsupported, "The address spaces leave no room for us"))?;
+    Ok((region, threads))
+}
