@@ -75,7 +75,10 @@ pub fn plan(options: &Options) -> Result<Plan> {
     if options.root == Pid::this() || plan.processes.iter().any(|p| p.pid == Pid::this()) {
         plan.obstacles.push(Obstacle::new(
             Kind::Usage,
-            format!("The tree of process {} contains icecore itself", options.root),
+            format!(
+                "The tree of process {} contains icecore itself",
+                options.root
+            ),
             "choose a process that is no ancestor of this command",
         ));
         return Ok(plan);
@@ -95,8 +98,12 @@ pub fn plan(options: &Options) -> Result<Plan> {
             ));
         }
     }
-    let alive: Vec<Process> =
-        plan.processes.iter().filter(|p| !matches!(p.life, Life::Zombie(_))).cloned().collect();
+    let alive: Vec<Process> = plan
+        .processes
+        .iter()
+        .filter(|p| !matches!(p.life, Life::Zombie(_)))
+        .cloned()
+        .collect();
     if alive.is_empty() {
         plan.obstacles.push(Obstacle::new(
             Kind::TargetGone,
@@ -115,7 +122,8 @@ pub fn plan(options: &Options) -> Result<Plan> {
         sharing(process, &plan.processes, &mut plan.obstacles);
         plan.obstacles.extend(state::check(process.pid)?);
         let mapped = mappings::read(process.pid)?;
-        plan.obstacles.extend(mappings::obstacles(process.pid, &mapped));
+        plan.obstacles
+            .extend(mappings::obstacles(process.pid, &mapped));
         plan.mappings.push(mapped);
         plan.resident_pages += resident(process.pid);
     }
@@ -151,7 +159,9 @@ fn directory(options: &Options, obstacles: &mut Vec<Obstacle>) {
 
 /// The parent directory: relative to the images directory, which need not exist yet.
 fn parent(options: &Options) -> Result<Option<Parent>> {
-    let Some(link) = &options.prev_images_dir else { return Ok(None) };
+    let Some(link) = &options.prev_images_dir else {
+        return Ok(None);
+    };
     let dir = lexical(&options.images_dir.join(link));
     if !dir.is_dir() {
         return Err(Error::new(
@@ -163,7 +173,10 @@ fn parent(options: &Options) -> Result<Option<Parent>> {
             options.images_dir.display()
         )));
     }
-    Ok(Some(Parent { link: link.clone(), dir }))
+    Ok(Some(Parent {
+        link: link.clone(),
+        dir,
+    }))
 }
 
 /// `a/b/../c` as `a/c`: `a/b` need not exist.
@@ -172,16 +185,18 @@ fn lexical(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {
-            Component::ParentDir
-                if out.file_name().is_some_and(|name| name != "..") =>
-            {
+            Component::ParentDir if out.file_name().is_some_and(|name| name != "..") => {
                 out.pop();
             }
             Component::CurDir => {}
             other => out.push(other),
         }
     }
-    if out.as_os_str().is_empty() { PathBuf::from(".") } else { out }
+    if out.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        out
+    }
 }
 
 /// Namespaces other than ours are not supported yet.
@@ -191,7 +206,10 @@ fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
         return;
     };
     for (kind, namespace) in theirs.0 {
-        let same = ours.0.get(&kind).is_some_and(|n| n.identifier == namespace.identifier);
+        let same = ours
+            .0
+            .get(&kind)
+            .is_some_and(|n| n.identifier == namespace.identifier);
         if !same {
             obstacles.push(Obstacle::unsupported(
                 format!(
@@ -210,7 +228,10 @@ fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
 /// that do not share them with their leader.
 fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
     let mut refuse = |what: String| {
-        obstacles.push(Obstacle::unsupported(what, "try again later: it may be starting a program"));
+        obstacles.push(Obstacle::unsupported(
+            what,
+            "try again later: it may be starting a program",
+        ));
     };
     if let Some(parent) = all.iter().find(|p| p.pid == process.ppid) {
         for (resource, name) in [
@@ -219,16 +240,23 @@ fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
             (kcmp::Resource::Fs, "working directory"),
         ] {
             if kcmp::same(process.pid, parent.pid, resource).unwrap_or(false) {
-                refuse(format!("Processes {} and {} share their {name}", parent.pid, process.pid));
+                refuse(format!(
+                    "Processes {} and {} share their {name}",
+                    parent.pid, process.pid
+                ));
             }
         }
     }
     for tid in process.threads.iter().skip(1) {
-        for (resource, name) in
-            [(kcmp::Resource::Files, "descriptors"), (kcmp::Resource::Fs, "working directory")]
-        {
+        for (resource, name) in [
+            (kcmp::Resource::Files, "descriptors"),
+            (kcmp::Resource::Fs, "working directory"),
+        ] {
             if !kcmp::same(process.pid, *tid, resource).unwrap_or(true) {
-                refuse(format!("Thread {tid} of process {} has its own {name}", process.pid));
+                refuse(format!(
+                    "Thread {tid} of process {} has its own {name}",
+                    process.pid
+                ));
             }
         }
     }

@@ -50,7 +50,12 @@ pub(super) fn zombie(process: &Process, status: i32) -> Captured {
         }),
         ..CoreEntry::default()
     };
-    Captured { cores: vec![(process.pid, core)], mm: None, fs: None, mappings: Vec::new() }
+    Captured {
+        cores: vec![(process.pid, core)],
+        mm: None,
+        fs: None,
+        mappings: Vec::new(),
+    }
 }
 
 /// Records a live process: registers and state of each thread, its mappings, its descriptors.
@@ -92,8 +97,15 @@ pub(super) fn capture(
     for ((tid, core), sigmask) in cores.iter_mut().zip(masks) {
         let leader = *tid == pid;
         infected.with(*tid, |remote| {
-            let mut thread =
-                DumpThread { pid, tid: *tid, leader, remote, core, sigmask, warnings: vec![] };
+            let mut thread = DumpThread {
+                pid,
+                tid: *tid,
+                leader,
+                remote,
+                core,
+                sigmask,
+                warnings: vec![],
+            };
             state::dump(&mut thread)?;
             warnings.append(&mut thread.warnings);
             if leader {
@@ -120,7 +132,15 @@ pub(super) fn capture(
         mm.ok_or_else(|| Error::corrupt(format!("Process {pid} has no leading thread")))?;
     mm.vmas = entries(pid, &mappings, files)?;
     let fs = state::fs::dump(pid, cwd, root)?;
-    Ok((Captured { cores, mm: Some(mm), fs: Some(fs), mappings }, held))
+    Ok((
+        Captured {
+            cores,
+            mm: Some(mm),
+            fs: Some(fs),
+            mappings,
+        },
+        held,
+    ))
 }
 
 /// Registers as the image wants them: an interrupted call is to be issued again.
@@ -163,7 +183,11 @@ fn entries(
                 );
                 // A shared mapping that was made writable, or may become it.
                 let writable = mapping.shared && mapping.vm.contains(procfs::process::VmFlags::MW);
-                let flags = if writable { libc::O_RDWR.cast_unsigned() } else { 0 };
+                let flags = if writable {
+                    libc::O_RDWR.cast_unsigned()
+                } else {
+                    0
+                };
                 Some((files.register_path(pid, link.as_ref(), flags)?, flags))
             }
             _ => None,

@@ -45,7 +45,9 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     reporter.report(Event::Phase("freeze"));
     let mut frozen =
         Frozen::freeze(plan.options.root).map_err(|e| e.target(TargetState::Running))?;
-    reporter.report(Event::Frozen { threads: frozen.threads() });
+    reporter.report(Event::Frozen {
+        threads: frozen.threads(),
+    });
     let result = snapshot(plan, &mut frozen, &writer, reporter, cancel);
     let mut snapshot = match result {
         Ok(snapshot) => snapshot,
@@ -123,7 +125,10 @@ fn snapshot(
         let mapped = mappings::refresh(process.pid, known)?;
         let obstacles = mappings::obstacles(process.pid, &mapped);
         if !obstacles.is_empty() {
-            return Err(Error::refused("The target changed since the plan was made", obstacles));
+            return Err(Error::refused(
+                "The target changed since the plan was made",
+                obstacles,
+            ));
         }
         let files_id = object_id(index);
         let (captured, held) = process::capture(
@@ -149,7 +154,11 @@ fn store_pages(
     writer: &LayerWriter,
     cancel: &Cancel,
 ) -> Result<()> {
-    let parent = plan.parent.as_ref().map(|p| Stack::open(&p.dir)).transpose()?;
+    let parent = plan
+        .parent
+        .as_ref()
+        .map(|p| Stack::open(&p.dir))
+        .transpose()?;
     let mut pages_id = 1;
     for segment in snapshot.files.segments() {
         cancel.check()?;

@@ -65,7 +65,9 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
         .map_err(|e| Error::os("Cannot read the name of the kernel", e))?;
     let text = |s: &std::ffi::OsStr| Some(s.to_string_lossy().into_owned());
     let ns = |d: Duration| Some(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     let sidecar = Sidecar {
         id: figures.id.to_vec(),
         parent_id: parent.unwrap_or_default(),
@@ -85,12 +87,18 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
         tasks: figures
             .processes
             .iter()
-            .map(|p| Task { pid: p.pid.as_raw().cast_unsigned(), start_time: p.start_time })
+            .map(|p| Task {
+                pid: p.pid.as_raw().cast_unsigned(),
+                start_time: p.start_time,
+            })
             .collect(),
         segments: figures
             .segments
             .iter()
-            .map(|s| Segment { inode: s.inode, shmid: u64::from(s.entry.shmid) })
+            .map(|s| Segment {
+                inode: s.inode,
+                shmid: u64::from(s.entry.shmid),
+            })
             .collect(),
         pages_stored: Some(figures.stored.present),
         pages_in_parent: Some(figures.stored.in_parent),

@@ -12,12 +12,18 @@ const RSEQ_CS: Vaddr = 8;
 /// Moves the instruction pointer of the stopped thread to the abort handler when it stands inside a
 /// restartable sequence; what the kernel does at any preemption there.
 pub fn abort_sequence(tid: Pid, memory: &Memory, regs: &mut Regs) {
-    let Ok(Some(area)) = ptrace::rseq_configuration(tid) else { return };
-    let Some(cs) = word(memory, area.ptr + RSEQ_CS).filter(|cs| *cs != 0) else { return };
+    let Ok(Some(area)) = ptrace::rseq_configuration(tid) else {
+        return;
+    };
+    let Some(cs) = word(memory, area.ptr + RSEQ_CS).filter(|cs| *cs != 0) else {
+        return;
+    };
     // struct rseq_cs { u32 version, flags; u64 start_ip, post_commit_offset, abort_ip }
-    let (Some(start), Some(len), Some(abort)) =
-        (word(memory, cs + 8), word(memory, cs + 16), word(memory, cs + 24))
-    else {
+    let (Some(start), Some(len), Some(abort)) = (
+        word(memory, cs + 8),
+        word(memory, cs + 16),
+        word(memory, cs + 24),
+    ) else {
         return;
     };
     if regs.rip.wrapping_sub(start) < len {

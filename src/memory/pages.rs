@@ -230,7 +230,12 @@ impl Unchanged<'_> {
         out.append(bytes)?;
         let pages = bytes.len() as u64 / PAGE_SIZE;
         stored.present += pages;
-        pagemap.push(Run { start, pages, place: Place::Present, lazy: false });
+        pagemap.push(Run {
+            start,
+            pages,
+            place: Place::Present,
+            lazy: false,
+        });
         Ok(())
     }
 }

@@ -41,7 +41,10 @@ pub fn store(
             Unchanged::Compared(&mut compare)
         }
     };
-    let mut pagemap = Pagemap { pages_id, runs: Vec::new() };
+    let mut pagemap = Pagemap {
+        pages_id,
+        runs: Vec::new(),
+    };
     let mut stored = Stored::default();
     let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
     for range in data(file, size)? {
@@ -52,7 +55,8 @@ pub fn store(
             // The last page may reach beyond the end: what is there reads as zeros.
             part.fill(0);
             let inside = usize::try_from(len.min(size - at)).unwrap_or(0);
-            file.read_exact_at(&mut part[..inside], at).map_err(cannot)?;
+            file.read_exact_at(&mut part[..inside], at)
+                .map_err(cannot)?;
             unchanged.write(at, part, &mut pagemap, &mut stored, out)?;
             at += len;
         }

@@ -110,8 +110,14 @@ pub fn unsupported(vma: &VmaEntry) -> Option<&'static str> {
         (vma.status & status::AIORING != 0, "an AIO ring"),
         (vma.status & status::SHSTK != 0, "a shadow stack"),
         (vma.status & status::UPROBES != 0, "a uprobes page"),
-        (vma.flags & libc::MAP_HUGETLB.cast_unsigned() != 0, "huge pages"),
-        (old_shared, "shared memory in the format of CRIU before 3.15"),
+        (
+            vma.flags & libc::MAP_HUGETLB.cast_unsigned() != 0,
+            "huge pages",
+        ),
+        (
+            old_shared,
+            "shared memory in the format of CRIU before 3.15",
+        ),
     ]
     .into_iter()
     .find_map(|(is, what)| is.then_some(what))

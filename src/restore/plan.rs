@@ -70,7 +70,10 @@ impl Plan {
             return Ok(());
         }
         Err(Error::refused(
-            format!("Layer {} cannot be restored", self.options.images_dir.display()),
+            format!(
+                "Layer {} cannot be restored",
+                self.options.images_dir.display()
+            ),
             self.obstacles.clone(),
         ))
     }
@@ -97,7 +100,10 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let mut obstacles = report.obstacles;
     if inventory.img_version == 0 {
         obstacles.push(Obstacle::unsupported(
-            format!("Layer {} is a pre-dump: it holds memory only", images.dir().display()),
+            format!(
+                "Layer {} is a pre-dump: it holds memory only",
+                images.dir().display()
+            ),
             "restore a layer made by a dump on top of it",
         ));
     }
@@ -109,7 +115,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let root = processes
         .first()
         .map(|p| Pid::from_raw(p.wanted.entry.pid.cast_signed()))
-        .ok_or_else(|| Error::corrupt(format!("Layer {} has no process", images.dir().display())))?;
+        .ok_or_else(|| {
+            Error::corrupt(format!("Layer {} has no process", images.dir().display()))
+        })?;
     let (refused, mut warnings) = files::preflight(&images)?;
     obstacles.extend(refused);
     let wanted: Vec<Wanted> = processes.iter().map(|p| p.wanted.clone()).collect();
@@ -126,8 +134,10 @@ pub fn plan(options: &Options) -> Result<Plan> {
         stack,
         processes,
     };
-    let taken: Vec<Pid> =
-        plan.ids().filter(|tid| std::path::Path::new(&format!("/proc/{tid}")).exists()).collect();
+    let taken: Vec<Pid> = plan
+        .ids()
+        .filter(|tid| std::path::Path::new(&format!("/proc/{tid}")).exists())
+        .collect();
     for tid in taken {
         plan.obstacles.push(Obstacle::new(
             Kind::Busy,
@@ -172,10 +182,12 @@ fn recorded(
     }
     let task = cores.first().and_then(|(_, core)| core.tc.as_ref());
     let task_state = task.map_or(0, |t| t.task_state);
-    let zombie = matches!(task_state, DEAD | ZOMBIE)
-        .then(|| task.map_or(0, |t| t.exit_code.cast_signed()));
-    let stopped = (task_state == STOPPED)
-        .then(|| task.and_then(|t| t.stop_signo).map_or(libc::SIGSTOP, u32::cast_signed));
+    let zombie =
+        matches!(task_state, DEAD | ZOMBIE).then(|| task.map_or(0, |t| t.exit_code.cast_signed()));
+    let stopped = (task_state == STOPPED).then(|| {
+        task.and_then(|t| t.stop_signo)
+            .map_or(libc::SIGSTOP, u32::cast_signed)
+    });
     let body = if zombie.is_some() {
         None
     } else {
@@ -187,7 +199,12 @@ fn recorded(
             descriptors: images.all(&format!("fdinfo-{}.img", ids.files_id))?,
         })
     };
-    Ok(Recorded { wanted: Wanted { entry, zombie }, cores, stopped, body })
+    Ok(Recorded {
+        wanted: Wanted { entry, zombie },
+        cores,
+        stopped,
+        body,
+    })
 }
 
 /// Namespaces that the process did not share with its dumper.

@@ -35,8 +35,14 @@ pub(super) fn build_memory(
     let kernels = space::kernels_then(&body.mm.vmas);
     let ours = |at: u64| kernels.iter().any(|k| k.contains(at));
     // The vDSO is this kernel's own; its pages in the image are for CRIU.
-    let runs = resolved.runs().iter().map(|run| run.range).filter(|range| !ours(range.start));
-    let filled = pages::fill(pid, remote.memory(), runs, |at, part| resolved.read_at(at, part))?;
+    let runs = resolved
+        .runs()
+        .iter()
+        .map(|run| run.range)
+        .filter(|range| !ours(range.start));
+    let filled = pages::fill(pid, remote.memory(), runs, |at, part| {
+        resolved.read_at(at, part)
+    })?;
     space::protect(remote, &body.mm.vmas)?;
     Ok(filled)
 }
@@ -48,8 +54,12 @@ fn forget_thread_areas(remote: &mut Remote) -> Result<()> {
     let area = ptrace::rseq_configuration(tid)
         .map_err(|e| Error::os(format!("Cannot read the rseq area of new process {tid}"), e))?;
     if let Some(area) = area {
-        let args =
-            [area.ptr, u64::from(area.size), RSEQ_FLAG_UNREGISTER, u64::from(area.signature)];
+        let args = [
+            area.ptr,
+            u64::from(area.size),
+            RSEQ_FLAG_UNREGISTER,
+            u64::from(area.signature),
+        ];
         remote.call("unregistering rseq", libc::SYS_rseq, &args)?;
     }
     remote.call("set_robust_list", libc::SYS_set_robust_list, &[0, 24])?;
@@ -106,8 +116,10 @@ pub(super) fn build_state(
         })
         .collect();
     state::restore(&mut threads)?;
-    let mut warnings: Vec<Obstacle> =
-        threads.iter_mut().flat_map(|t| std::mem::take(&mut t.warnings)).collect();
+    let mut warnings: Vec<Obstacle> = threads
+        .iter_mut()
+        .flat_map(|t| std::mem::take(&mut t.warnings))
+        .collect();
     warnings.extend(state::mm::restore_dumpable(&mut remotes[0], &body.mm)?);
     Ok(warnings)
 }
@@ -142,7 +154,9 @@ pub(super) fn finish(
 /// The signal mask of a thread; the leader's stands with the process.
 fn mask(core: &CoreEntry) -> u64 {
     let thread = core.thread_core.as_ref().and_then(|t| t.blk_sigset);
-    core.tc.as_ref().map_or_else(|| thread.unwrap_or(0), |task| task.blk_sigset)
+    core.tc
+        .as_ref()
+        .map_or_else(|| thread.unwrap_or(0), |task| task.blk_sigset)
 }
 
 /// Lets the leader unmap our region by a `syscall` instruction that stays: one of the vDSO's, or of
@@ -180,7 +194,10 @@ fn unmap_region(leader: Pid, body: &Body, remote: &Remote, foothold: &Foothold) 
     if result != 0 {
         return Err(Error::new(
             Kind::Failed,
-            format!("Process {leader} could not unmap our region ({})", result.cast_signed()),
+            format!(
+                "Process {leader} could not unmap our region ({})",
+                result.cast_signed()
+            ),
         ));
     }
     Ok(())

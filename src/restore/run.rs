@@ -104,12 +104,20 @@ fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
 /// A place for our region that no process of the image needs and that is free here: the new
 /// processes begin as copies of this one.
 fn region(plan: &Plan) -> Result<(PageRange, u64)> {
-    let threads = plan.processes.iter().map(|p| p.wanted.entry.threads.len() as u64).max();
+    let threads = plan
+        .processes
+        .iter()
+        .map(|p| p.wanted.entry.threads.len() as u64)
+        .max();
     let threads = threads.unwrap_or(1);
     let kernels = space::kernels_now(Pid::this())?;
     let spare = kernels.iter().map(|r| r.bytes()).sum();
     let here = crate::memory::mappings::read(Pid::this())?;
-    let there = plan.processes.iter().filter_map(|p| p.body.as_ref()).flat_map(|b| &b.mm.vmas);
+    let there = plan
+        .processes
+        .iter()
+        .filter_map(|p| p.body.as_ref())
+        .flat_map(|b| &b.mm.vmas);
     let taken = here
         .iter()
         .map(|m| m.range)

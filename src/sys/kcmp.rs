@@ -54,8 +54,16 @@ pub enum Resource {
 /// As [`compare_files`].
 pub fn same(a: Pid, b: Pid, resource: Resource) -> nix::Result<bool> {
     // SAFETY: kcmp reads no memory of the caller; all arguments are plain numbers.
-    let result =
-        unsafe { libc::syscall(libc::SYS_kcmp, a.as_raw(), b.as_raw(), resource as i32, 0, 0) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kcmp,
+            a.as_raw(),
+            b.as_raw(),
+            resource as i32,
+            0,
+            0,
+        )
+    };
     Ok(Errno::result(result)? == 0)
 }
 
