@@ -71,7 +71,7 @@ impl FileKind for Fifo {
     fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
         let fifo = part(entry)?;
         let path = path_entry(fifo, |id| opening.entry(id))?;
-        let ends = match opening.fifos.remove(&fifo.pipe_id) {
+        let mut ends = match opening.fifos.remove(&fifo.pipe_id) {
             Some(ends) => ends,
             None => {
                 let cannot = |e| Error::os(format!("Cannot open FIFO {}", path.name), e);

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -71,7 +71,7 @@ impl FileKind for Pipe {
 
     fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
         let entry = part(entry)?;
-        let ends = match opening.pipes.remove(&entry.pipe_id) {
+        let mut ends = match opening.pipes.remove(&entry.pipe_id) {
             Some(ends) => ends,
             None => Ends::pipe(
                 entry.pipe_id,
@@ -191,14 +191,16 @@ fn peek(reader: &OwnedFd, capacity: u32) -> nix::Result<Vec<Vec<u8>>> {
     Ok(chunks)
 }
 
-/// A pipe or FIFO being restored, open for reading and writing so that no open waits.
+/// A pipe or FIFO being restored: open for reading and writing, so that no open waits.
 #[derive(Debug)]
 pub(super) struct Ends {
     /// What to call it.
     name: String,
     read: OwnedFd,
     /// The writing end of a pipe; a FIFO has both in `read`.
-    _write: Option<OwnedFd>,
+    write: Option<OwnedFd>,
+    /// Which ends of a pipe were handed out; further ones are opened anew.
+    given: [bool; 2],
 }
 
 impl Ends {
@@ -207,11 +209,12 @@ impl Ends {
         let name = format!("pipe {number}");
         let cannot = |e| Error::os(format!("Cannot make {name}"), e);
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(cannot)?;
-        fill(&name, write.try_clone(), contents)?;
+        fill(&name, copy(&name, &write)?, contents)?;
         Ok(Self {
             name,
             read,
-            _write: Some(write),
+            write: Some(write),
+            given: [false; 2],
         })
     }
 
@@ -221,31 +224,43 @@ impl Ends {
         both: OwnedFd,
         contents: Option<(PipeDataEntry, Vec<u8>)>,
     ) -> Result<Self> {
-        fill(name, both.try_clone(), contents)?;
+        fill(name, copy(name, &both)?, contents)?;
         Ok(Self {
             name: name.to_owned(),
             read: both,
-            _write: None,
+            write: None,
+            given: [false; 2],
         })
     }
 
-    /// A new description with `flags`. Those that open does not take are set by the caller.
-    pub(super) fn reopen(&self, flags: u32) -> Result<OwnedFd> {
+    /// A description of its own with `flags`; the caller sets those that open does not take.
+    pub(super) fn reopen(&mut self, flags: u32) -> Result<OwnedFd> {
+        let flags = OFlag::from_bits_retain(flags.cast_signed());
+        if let Some(write) = &self.write {
+            let (end, given) = match flags & OFlag::O_ACCMODE {
+                OFlag::O_RDONLY => (Some(&self.read), &mut self.given[0]),
+                OFlag::O_WRONLY => (Some(write), &mut self.given[1]),
+                _ => (None, &mut self.given[0]),
+            };
+            if let (Some(end), false) = (end, *given) {
+                *given = true;
+                return copy(&self.name, end);
+            }
+        }
         let kept = OFlag::O_ACCMODE | OFlag::O_NONBLOCK;
-        let flags = OFlag::from_bits_retain(flags.cast_signed()) & kept;
-        let path = format!("/proc/self/fd/{}", self.read.as_fd().as_raw_fd());
-        open(&*path, flags | OFlag::O_CLOEXEC, Mode::empty())
+        let path = format!("/proc/self/fd/{}", self.read.as_raw_fd());
+        open(&*path, flags & kept | OFlag::O_CLOEXEC, Mode::empty())
             .map_err(|e| Error::os(format!("Cannot open {}", self.name), e))
     }
 }
 
+fn copy(name: &str, end: &OwnedFd) -> Result<OwnedFd> {
+    end.try_clone()
+        .map_err(|e| Error::io(format!("Cannot copy {name}"), e))
+}
+
 /// Gives a pipe its capacity and contents.
-fn fill(
-    name: &str,
-    write: io::Result<OwnedFd>,
-    contents: Option<(PipeDataEntry, Vec<u8>)>,
-) -> Result<()> {
-    let write = write.map_err(|e| Error::io(format!("Cannot copy {name}"), e))?;
+fn fill(name: &str, write: OwnedFd, contents: Option<(PipeDataEntry, Vec<u8>)>) -> Result<()> {
     let Some((data, bytes)) = contents else {
         return Ok(());
     };
@@ -320,7 +335,7 @@ mod tests {
             bytes: 3,
             size: Some(1 << 17),
         };
-        let ends = Ends::pipe(5, Some((data, b"abc".to_vec()))).unwrap();
+        let mut ends = Ends::pipe(5, Some((data, b"abc".to_vec()))).unwrap();
         let reader = ends.reopen(libc::O_RDONLY.cast_unsigned()).unwrap();
         drop(ends);
         assert_eq!(fcntl(&reader, FcntlArg::F_GETPIPE_SZ).unwrap(), 1 << 17);

@@ -493,4 +493,11 @@ fn a_new_process_gets_exactly_the_descriptors_of_the_layer() {
     assert_eq!(contents(&images), contents(&second));
     let table_again: Vec<FdinfoEntry> = second.all("fdinfo-2.img").unwrap();
     assert_eq!(table_again, table, "dumped again, the table is the same");
+    let flags = |images: &Images| -> Vec<u32> {
+        let entries: Vec<FileEntry> = images.all("files.img").unwrap();
+        let pipe = |e: &FileEntry| e.pipe.as_ref().map(|pipe| pipe.flags);
+        let flags = |e: &FileEntry| pipe(e).or_else(|| Some(e.reg.as_ref()?.flags));
+        entries.iter().filter_map(flags).collect()
+    };
+    assert_eq!(flags(&images), flags(&second));
 }
