@@ -3,7 +3,6 @@
 //! fallocate(2) with `FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE`: offsets and pagemaps stay as
 //! they are, so the layers above read on as before.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ pub struct Freed {
     pub pages: u64,
     /// Bytes that the disk got back, as measured by the files' blocks.
     pub bytes: u64,
-    /// The same, layer by layer.
+    /// The same, layer by layer, nearest first.
     pub layers: Vec<FreedLayer>,
     /// Layers that were marked as consumed now (and not before).
     pub marked: Vec<PathBuf>,
@@ -76,26 +75,27 @@ pub fn apply(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Fr
     }
 
     reporter.report(Event::Phase("punch"));
-    let mut layers: BTreeMap<PathBuf, FreedLayer> = BTreeMap::new();
     for cut in &now.cuts {
         cancel.check()?;
         let bytes = punch(cut)?;
         freed.pages += cut.pages;
         freed.bytes += bytes;
-        let fresh = || FreedLayer {
-            dir: cut.dir.clone(),
-            pages: 0,
-            bytes: 0,
-        };
-        let layer = layers.entry(cut.dir.clone()).or_insert_with(fresh);
-        layer.pages += cut.pages;
-        layer.bytes += bytes;
+        match freed.layers.iter_mut().find(|layer| layer.dir == cut.dir) {
+            Some(layer) => {
+                layer.pages += cut.pages;
+                layer.bytes += bytes;
+            }
+            None => freed.layers.push(FreedLayer {
+                dir: cut.dir.clone(),
+                pages: cut.pages,
+                bytes,
+            }),
+        }
         reporter.report(Event::Progress {
             done: freed.pages,
             total: now.pages,
         });
     }
-    freed.layers = layers.into_values().collect();
     Ok(freed)
 }
 
