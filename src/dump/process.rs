@@ -192,7 +192,7 @@ fn entries(
             }
             _ => None,
         };
-        out.push(vmas::to_image(mapping, file));
+        vmas::push(&mut out, vmas::to_image(mapping, file));
         let inside = guards.iter().filter(|g| mapping.range.contains(g.start));
         out.extend(inside.map(|g| vmas::guard(*g)));
     }

@@ -136,7 +136,8 @@ impl LayerWriter {
         for run in &map.runs {
             data.extend(frame::record(&PagemapEntry {
                 vaddr: run.start,
-                compat_nr_pages: 0,
+                // CRIU before 4.2 knows only this one and would restore nothing without it.
+                compat_nr_pages: u32::try_from(run.pages).unwrap_or(0),
                 in_parent: None,
                 flags: Some(match run.place {
                     Place::Parent => 1,

@@ -36,6 +36,19 @@ pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>) -> VmaEntry {
     }
 }
 
+/// Appends an entry. The kernel's data pages come as several mappings since Linux 6.13; CRIU looks
+/// for one.
+pub fn push(entries: &mut Vec<VmaEntry>, entry: VmaEntry) {
+    if let Some(last) = entries.last_mut()
+        && last.status & entry.status & status::VVAR != 0
+        && last.end == entry.start
+    {
+        last.end = entry.end;
+    } else {
+        entries.push(entry);
+    }
+}
+
 /// The entry of guard pages inside another mapping.
 pub fn guard(range: PageRange) -> VmaEntry {
     VmaEntry {
