@@ -3,7 +3,7 @@
 //! Cheap: reads the small images, never the pages. Whatever cannot be read becomes a state with a
 //! reason, so that one damaged directory never hides the others.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -102,6 +102,9 @@ pub struct Layer {
     pub pinned: bool,
     /// The processes were frozen for so long, in nanoseconds.
     pub freeze_ns: Option<u64>,
+    /// A pages file with holes, while reading.
+    #[serde(skip)]
+    holes: Option<String>,
 }
 
 impl Layer {
@@ -165,6 +168,7 @@ impl Layer {
             created_unix_ns: None,
             pinned: false,
             freeze_ns: None,
+            holes: None,
         }
     }
 }
@@ -194,7 +198,10 @@ impl Layer {
             self.created_unix_ns = modified(&dir.join("inventory.img"));
         }
         self.fill_tasks(&images)?;
-        self.fill_pages(&images)?;
+        self.fill_pages(&images, sidecar.as_ref())?;
+        if let Some(file) = self.holes.take() {
+            self.set(State::Consumed, format!("pages were freed in {file}"));
+        }
         self.parent = images.parent_link()?.map(|target| dir.join(target));
         match parent_dir(&images, sidecar.as_ref()) {
             Ok(Some(parent)) => self.parent = Some(parent),
@@ -208,14 +215,24 @@ impl Layer {
     }
 
     fn fill_sizes(&mut self, images: &Images) -> Result<()> {
-        for entry in fs::read_dir(images.dir()).map_err(|e| Error::path("read", images.dir(), e))? {
+        let cannot = |e| Error::path("read", images.dir(), e);
+        for entry in fs::read_dir(images.dir()).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
             // A file may vanish while we look (`.partial` being renamed): it then has no size.
-            let Ok(meta) = entry.and_then(|e| e.metadata()) else {
+            let Ok(meta) = entry.metadata() else { continue };
+            if !meta.is_file() {
                 continue;
-            };
-            if meta.is_file() {
-                self.bytes += meta.len();
-                self.disk_bytes += meta.blocks() * 512;
+            }
+            self.bytes += meta.len();
+            self.disk_bytes += meta.blocks() * 512;
+            // A cheap hint first: only a file with fewer blocks than bytes can have holes.
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("pages-") && meta.blocks() * 512 < meta.len() {
+                let file = File::open(entry.path()).map_err(cannot)?;
+                if !holes(&file, meta.len()).map_err(cannot)?.is_empty() {
+                    self.holes = Some(name.into_owned());
+                }
             }
         }
         Ok(())
@@ -249,7 +266,13 @@ impl Layer {
         }
     }
 
-    fn fill_pages(&mut self, images: &Images) -> Result<()> {
+    /// Counts pages: as recorded, or else by reading all pagemaps.
+    fn fill_pages(&mut self, images: &Images, sidecar: Option<&Sidecar>) -> Result<()> {
+        let recorded = sidecar.and_then(|s| Some((s.pages_stored?, s.pages_in_parent?)));
+        if let Some((stored, in_parent)) = recorded {
+            (self.pages_stored, self.pages_in_parent) = (stored, in_parent);
+            return Ok(());
+        }
         for id in images.pagemaps()? {
             let Some(pagemap) = pagemap(images, id)? else {
                 continue;
@@ -259,27 +282,6 @@ impl Layer {
                     Place::Present => self.pages_stored += run.pages,
                     Place::Parent => self.pages_in_parent += run.pages,
                 }
-            }
-            let len = pagemap.stored_bytes();
-            if len == 0 {
-                continue;
-            }
-            let file = images.pages_file(pagemap.pages_id)?;
-            let meta = file
-                .metadata()
-                .map_err(|e| Error::path("read", images.dir(), e))?;
-            if meta.len() < len && self.state != State::Partial {
-                self.set(
-                    State::Damaged,
-                    format!("pages-{}.img is too short", pagemap.pages_id),
-                );
-            }
-            // A cheap hint first: only a file with fewer blocks than bytes can have holes.
-            if meta.blocks() * 512 < meta.len() && holes(&file, len).is_ok_and(|h| !h.is_empty()) {
-                self.set(
-                    State::Consumed,
-                    format!("pages were freed in pages-{}.img", pagemap.pages_id),
-                );
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ mod superseded;
 mod tests;
 
 pub use catalog::Catalog;
-pub use check::{Report, check, check_dir};
+pub use check::{Report, check, check_dir, check_memory};
 pub use hold::Held;
 pub(crate) use holes::holes;
 pub use layer::{Extent, Layer, State};

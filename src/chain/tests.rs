@@ -214,6 +214,7 @@ fn unfinished_layers_pre_dumps_and_lost_pagemaps_are_told_apart() {
     pre_dump.version = Some(0);
     let pre_dump = pre_dump.write(root.path());
     assert!(only_obstacle(&pre_dump).contains("memory only"));
+    assert!(check_memory(&Stack::open(&pre_dump).unwrap()).is_sound());
     let above = Made::new("3", Some("../2"), TOP).write(root.path());
     assert_eq!(check_dir(&above).obstacles, vec![]);
     let catalog = Catalog::scan(root.path()).unwrap();
