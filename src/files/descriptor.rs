@@ -154,6 +154,15 @@ impl Descriptor {
         path.is_absolute().then_some(path)
     }
 
+    /// True for an anonymous inode of this name, e.g. `eventfd`.
+    pub fn is_anonymous(&self, name: &str) -> bool {
+        let text = self.shown();
+        let inner = text
+            .strip_prefix("anon_inode:[")
+            .and_then(|text| text.strip_suffix(']'));
+        inner == Some(name)
+    }
+
     /// First value of the fdinfo line `name`.
     pub fn detail(&self, name: &str) -> Option<&str> {
         self.details

@@ -62,7 +62,7 @@ pub fn install(remote: &mut Remote, entries: &[FdinfoEntry], opened: &Opened) ->
             Error::os(format!("Process {} cannot {what}", remote.tid()), e)
         })?;
     }
-    Ok(())
+    opened.settle(entries, remote)
 }
 
 /// The ranges of numbers between and after `used`, which ascend.

@@ -19,16 +19,17 @@
 //!    id; contents go into [`Opened::segments`];
 //! 3. when mappings, cwd and root of a process are done, [`install`] puts its descriptors in their
 //!    places and closes everything else;
-//! 4. when all processes exist, [`Opened::give_owners`]; when all memory is there,
-//!    [`Opened::seal`]. Then drop [`Opened`].
+//! 4. when all processes and all memory are there, [`Opened::complete`]. Then drop [`Opened`].
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 pub mod descriptor;
 
 mod build_id;
 mod dumper;
+mod epoll;
+mod eventfd;
 mod fifo;
 mod install;
 mod memfd;
@@ -38,7 +39,9 @@ mod owner;
 mod pipe;
 mod preflight;
 mod regular;
+mod signalfd;
 mod survey;
+mod timerfd;
 mod unsupported;
 
 pub use dumper::{Dumper, Held};
@@ -50,7 +53,8 @@ pub use preflight::{Findings, highest_descriptor, preflight};
 pub use survey::{Survey, survey, survey_link};
 
 use crate::error::Result;
-use crate::image::proto::{FdTypes, FileEntry, FownEntry};
+use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
+use crate::inject::Remote;
 use descriptor::Descriptor;
 
 /// A kind of open file, with its dump half and its restore half.
@@ -90,6 +94,25 @@ pub trait FileKind: Sync + fmt::Debug {
     /// # Errors
     /// When it cannot be opened.
     fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>>;
+
+    /// In a process that has the file at `number` and now has all its descriptors: does what only a
+    /// process of the layer can do. False when this process cannot, but another one may.
+    ///
+    /// # Errors
+    /// When the process died or the kernel refuses.
+    fn settle(&self, entry: &FileEntry, place: &mut Place<'_>) -> Result<bool> {
+        let _ = (entry, place);
+        Ok(true)
+    }
+
+    /// When all processes and all memory are there: the last step before they run.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn start(&self, entry: &FileEntry, file: &OwnedFd) -> Result<()> {
+        let _ = (entry, file);
+        Ok(())
+    }
 }
 
 /// A description that was opened again.
@@ -104,7 +127,16 @@ pub struct Reopened {
 }
 
 /// All kinds. The first that recognises a file is responsible for it.
-pub static KINDS: &[&dyn FileKind] = &[&pipe::Pipe, &fifo::Fifo, &memfd::Memfd, &regular::Regular];
+pub static KINDS: &[&dyn FileKind] = &[
+    &pipe::Pipe,
+    &fifo::Fifo,
+    &memfd::Memfd,
+    &eventfd::Eventfd,
+    &timerfd::Timerfd,
+    &signalfd::Signalfd,
+    &epoll::Epoll,
+    &regular::Regular,
+];
 
 /// Why a file cannot be dumped or restored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +150,17 @@ pub struct Refusal {
 /// The kind responsible for `file`.
 pub fn kind_of(file: &Descriptor) -> Option<&'static dyn FileKind> {
     KINDS.iter().copied().find(|kind| kind.recognises(file))
+}
+
+/// A description in a process that is being restored.
+#[derive(Debug)]
+pub struct Place<'a> {
+    /// Its descriptor.
+    pub number: RawFd,
+    /// All descriptors of the process, in place.
+    pub table: &'a [FdinfoEntry],
+    /// The process.
+    pub remote: &'a mut Remote,
 }
 
 /// The kind of an entry of `files.img`.

@@ -1,9 +1,11 @@
 //! Restore half: every open file description of a layer, opened once in this process at numbers
 //! that no process of the layer uses, so that processes forked from here inherit them all.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prost::Message as _;
@@ -11,10 +13,11 @@ use prost::Message as _;
 use super::memfd::OpenSegment;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
-use super::{Reopened, kind_of_entry, owner};
+use super::{FileKind, Place, Reopened, kind_of_entry, owner};
 use crate::error::{Error, Result};
 use crate::image::Images;
-use crate::image::proto::{FileEntry, MemfdInodeEntry, PipeDataEntry};
+use crate::image::proto::{FdinfoEntry, FileEntry, MemfdInodeEntry, PipeDataEntry};
+use crate::inject::Remote;
 use crate::sys::descriptor::{Owner, duplicate_above, set_owner};
 
 /// Numbers kept free below the limit, for what else this process opens.
@@ -28,15 +31,25 @@ const CHANGEABLE: i32 =
 /// keep theirs.
 #[derive(Debug, Default)]
 pub struct Opened {
-    files: BTreeMap<u32, OwnedFd>,
-    owners: Vec<(u32, Owner)>,
+    files: BTreeMap<u32, OpenFile>,
     segments: BTreeMap<u32, OpenSegment>,
+    /// What became of [`FileKind::settle`], by file id.
+    settled: RefCell<BTreeMap<u32, bool>>,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct OpenFile {
+    file: OwnedFd,
+    kind: &'static dyn FileKind,
+    entry: FileEntry,
+    owner: Option<Owner>,
 }
 
 impl Opened {
     /// The descriptor of file `id` in this process and in those forked from it.
     pub fn fd(&self, id: u32) -> Option<RawFd> {
-        self.files.get(&id).map(OwnedFd::as_raw_fd)
+        self.files.get(&id).map(|open| open.file.as_raw_fd())
     }
 
     /// The shared segments, to be filled with their pages.
@@ -44,33 +57,58 @@ impl Opened {
         self.segments.values()
     }
 
-    /// Sets who gets signals from files. When all processes exist, since an owner must.
+    /// What remains when all processes exist and all memory is there: owners (who must exist),
+    /// seals on memfds, timers.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn give_owners(&self) -> Result<()> {
-        for (id, owner) in &self.owners {
-            let Some(file) = self.files.get(id) else {
+    pub fn complete(&self) -> Result<()> {
+        if let Some((id, _)) = self.settled.borrow().iter().find(|(_, settled)| !**settled) {
+            return Err(Error::corrupt(format!(
+                "File {id} watches descriptors that no process which has it has"
+            )));
+        }
+        for (id, open) in &self.files {
+            if let Some(owner) = &open.owner {
+                give_owner(*id, &open.file, owner)?;
+            }
+            open.kind.start(&open.entry, &open.file)?;
+        }
+        self.segments.values().try_for_each(OpenSegment::seal)
+    }
+
+    /// Lets the kinds do what they can do only in a process of the layer.
+    pub(super) fn settle(&self, table: &[FdinfoEntry], remote: &mut Remote) -> Result<()> {
+        let mut settled = self.settled.borrow_mut();
+        for descriptor in table {
+            let Some(open) = self.files.get(&descriptor.id) else {
                 continue;
             };
-            match set_owner(file, owner) {
-                // The owner had ended before the dump; then nobody gets the signal, as before.
-                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-                Err(e) => {
-                    let what = format!("Cannot make process {} owner of file {id}", owner.pid);
-                    return Err(Error::os(what, e));
-                }
+            let done = settled.entry(descriptor.id).or_insert(false);
+            if !*done {
+                let number = descriptor.fd.cast_signed();
+                *done = open.kind.settle(
+                    &open.entry,
+                    &mut Place {
+                        number,
+                        table,
+                        remote,
+                    },
+                )?;
             }
         }
         Ok(())
     }
+}
 
-    /// Puts the seals on memfds. When all contents are there.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn seal(&self) -> Result<()> {
-        self.segments.values().try_for_each(OpenSegment::seal)
+fn give_owner(id: u32, file: &OwnedFd, owner: &Owner) -> Result<()> {
+    match set_owner(file, owner) {
+        // The owner had ended before the dump; then nobody gets the signal, as before.
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(Error::os(
+            format!("Cannot make process {} owner of file {id}", owner.pid),
+            e,
+        )),
     }
 }
 
@@ -163,10 +201,13 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
                 e,
             )
         })?;
-        if let Some(owner) = owner::from_entry(&reopened.fown) {
-            opened.owners.push((entry.id, owner));
-        }
-        opened.files.insert(entry.id, lift(reopened.file, least)?);
+        let open = OpenFile {
+            file: lift(reopened.file, least)?,
+            kind,
+            entry: entry.clone(),
+            owner: owner::from_entry(&reopened.fown),
+        };
+        opened.files.insert(entry.id, open);
     }
     opened.segments = opening.segments;
     Ok(opened)

@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::descriptor::Descriptor;
 use super::{Dumper, Opened, install, open_all, preflight, survey};
-use crate::error::{Kind, Obstacle};
+use crate::error::{Kind, Obstacle, Result};
 use crate::image::proto::{FdinfoEntry, FileEntry, PstreeEntry, TaskKobjIdsEntry};
 use crate::image::{Images, LayerWriter};
-use crate::inject::Infected;
+use crate::inject::{Infected, Remote};
 use crate::sys::clone::fork_idle;
+use crate::sys::descriptor::duplicate_above;
+use crate::sys::events::{self, Timing};
 use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
 
@@ -62,18 +65,23 @@ fn layer(dir: &Path, children: &[&Sleeper]) -> Images {
     layer_with(dir, children, Dumper::new())
 }
 
-fn layer_with(dir: &Path, children: &[&Sleeper], mut dumper: Dumper) -> Images {
+fn layer_with(dir: &Path, children: &[&Sleeper], dumper: Dumper) -> Images {
+    let pids: Vec<Pid> = children.iter().map(|child| child.pid()).collect();
+    layer_of(dir, &pids, dumper)
+}
+
+fn layer_of(dir: &Path, pids: &[Pid], mut dumper: Dumper) -> Images {
     let dir = dir.join("layer");
     let writer = LayerWriter::create(&dir).unwrap();
     let mut tree = Vec::new();
-    for (files_id, child) in (2..).zip(children) {
-        dumper.dump_task(child.pid(), files_id).unwrap();
-        let pid = child.0.id();
+    for (files_id, pid) in (2..).zip(pids) {
+        dumper.dump_task(*pid, files_id).unwrap();
         let ids = TaskKobjIdsEntry {
             files_id,
             ..TaskKobjIdsEntry::default()
         };
         writer.one(&format!("ids-{pid}.img"), &ids).unwrap();
+        let pid = pid.as_raw().cast_unsigned();
         tree.push(PstreeEntry {
             pid,
             ..PstreeEntry::default()
@@ -379,7 +387,7 @@ fn a_memfd_keeps_name_size_and_seals_and_its_segment_is_told() {
     assert_eq!(shmids, [77]);
     let one = reopened(&opened, id(&images, 2, 1));
     one.write_all_at(b"new", 5000).unwrap();
-    opened.seal().unwrap();
+    opened.complete().unwrap();
     assert!(one.set_len(100).is_err(), "sealed against shrinking");
     let mut got = [0; 3];
     let two = reopened(&opened, id(&images, 2, 0));
@@ -435,6 +443,27 @@ impl Fork {
     }
 }
 
+impl Fork {
+    /// Runs `work` in it.
+    fn run<T>(&self, work: impl FnOnce(&mut Remote) -> Result<T>) -> T {
+        let mut infected = Infected::new(self.0, &[self.0]).unwrap();
+        let result = infected.with(self.0, work).unwrap();
+        infected.cure().unwrap();
+        result
+    }
+
+    /// What fdinfo tells of its descriptor, without the offset of time.
+    fn details(&self, number: RawFd) -> (u32, Vec<(String, String)>) {
+        let seen = Descriptor::read(self.0, "", number).unwrap().unwrap();
+        let telling = |name: &str| !["ino", "mnt_id", "it_value", "eventfd-id"].contains(&name);
+        let details = seen.details.into_iter().filter(|(name, _)| telling(name));
+        // The kernel lists watches in the order of addresses of its own.
+        let mut details: Vec<_> = details.collect();
+        details.sort();
+        (seen.flags, details)
+    }
+}
+
 impl Drop for Fork {
     fn drop(&mut self) {
         nix::sys::signal::kill(self.0, nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -461,11 +490,7 @@ fn a_new_process_gets_exactly_the_descriptors_of_the_layer() {
     table.push(extra);
 
     let fork = Fork::new();
-    let mut infected = Infected::new(fork.0, &[fork.0]).unwrap();
-    infected
-        .with(fork.0, |remote| install(remote, &table, &opened))
-        .unwrap();
-    infected.cure().unwrap();
+    fork.run(|remote| install(remote, &table, &opened));
     drop(opened);
 
     assert_eq!(
@@ -473,11 +498,7 @@ fn a_new_process_gets_exactly_the_descriptors_of_the_layer() {
         [0, 1, 2, 9],
         "and nothing of the engine's"
     );
-    let read = |number| {
-        super::descriptor::Descriptor::read(fork.0, "", number)
-            .unwrap()
-            .unwrap()
-    };
+    let read = |number| Descriptor::read(fork.0, "", number).unwrap().unwrap();
     assert!(!read(1).cloexec && read(9).cloexec);
     let compare = |a, b| crate::sys::kcmp::compare_files((fork.0, a), (fork.0, b)).unwrap();
     assert_eq!(compare(1, 9), std::cmp::Ordering::Equal);
@@ -500,4 +521,114 @@ fn a_new_process_gets_exactly_the_descriptors_of_the_layer() {
         entries.iter().filter_map(flags).collect()
     };
     assert_eq!(flags(&images), flags(&second));
+}
+
+#[test]
+fn event_descriptors_come_back_as_they_were() {
+    let lift = |file| duplicate_above(file, 300).unwrap();
+    let event = lift(events::eventfd(libc::EFD_SEMAPHORE | libc::EFD_NONBLOCK).unwrap());
+    File::from(event.try_clone().unwrap())
+        .write_all(&7u64.to_le_bytes())
+        .unwrap();
+    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86400));
+    let once = lift(events::timerfd(libc::CLOCK_MONOTONIC).unwrap());
+    events::set_timer(
+        &once,
+        0,
+        Timing {
+            value: day,
+            ..Timing::default()
+        },
+    )
+    .unwrap();
+    let moment = lift(events::timerfd(libc::CLOCK_REALTIME).unwrap());
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let timing = Timing {
+        value: now + day,
+        interval: minute,
+    };
+    events::set_timer(&moment, libc::TFD_TIMER_ABSTIME, timing).unwrap();
+    events::set_ticks(&moment, 3).unwrap();
+    let signal = lift(events::signalfd(1 << (libc::SIGUSR1 - 1)).unwrap());
+    let epoll = lift(events::epoll().unwrap());
+    let all = [event, once, moment, signal, epoll];
+    let numbers: Vec<u64> = all
+        .iter()
+        .map(|fd| u64::try_from(fd.as_raw_fd()).unwrap())
+        .collect();
+
+    let fork = Fork::new();
+    fork.run(|remote| {
+        for (index, watched) in numbers[..4].iter().enumerate() {
+            let events = (libc::EPOLLIN | libc::EPOLLET).cast_unsigned();
+            let data = 0xabc0_0000_0000 + u64::try_from(index).unwrap();
+            let word = [&events.to_le_bytes()[..], &data.to_le_bytes()].concat();
+            let at = remote.put(0, &word)?;
+            let add = [
+                numbers[4],
+                u64::try_from(libc::EPOLL_CTL_ADD).unwrap(),
+                *watched,
+                at,
+            ];
+            remote.call("epoll_ctl", libc::SYS_epoll_ctl, &add)?;
+        }
+        remote.call("close", libc::SYS_close_range, &[0, 299, 0])?;
+        let last = numbers.iter().max().unwrap() + 1;
+        remote.call(
+            "close",
+            libc::SYS_close_range,
+            &[last, u64::from(u32::MAX), 0],
+        )?;
+        for gap in (300..last).filter(|number| !numbers.contains(number)) {
+            remote.call("close", libc::SYS_close_range, &[gap, gap, 0])?;
+        }
+        Ok(())
+    });
+    assert_eq!(survey(&[fork.0]).unwrap().obstacles, []);
+    let dir = tempfile::tempdir().unwrap();
+    let images = layer_of(dir.path(), &[fork.0], Dumper::new());
+    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    let opened = open_all(&images, 0).unwrap();
+    let second = Fork::new();
+    let table: Vec<FdinfoEntry> = images.all("fdinfo-2.img").unwrap();
+    second.run(|remote| install(remote, &table, &opened));
+    opened.complete().unwrap();
+    drop(opened);
+    for number in numbers
+        .iter()
+        .map(|number| RawFd::try_from(*number).unwrap())
+    {
+        assert_eq!(
+            second.details(number),
+            fork.details(number),
+            "descriptor {number}"
+        );
+    }
+    let (flags, details) = second.details(all[4].as_raw_fd());
+    assert_eq!(
+        details.iter().filter(|(name, _)| name == "tfd").count(),
+        4,
+        "{flags} {details:?}"
+    );
+    let left = |fork: &Fork, fd: &OwnedFd| -> u64 {
+        let seen = Descriptor::read(fork.0, "", fd.as_raw_fd())
+            .unwrap()
+            .unwrap();
+        let value = seen.detail("it_value").unwrap().to_owned();
+        value
+            .trim_start_matches('(')
+            .split(',')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    for timer in &all[1..3] {
+        assert!(
+            left(&second, timer).abs_diff(left(&fork, timer)) <= 60,
+            "time left"
+        );
+    }
 }

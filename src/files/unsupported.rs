@@ -12,10 +12,6 @@ const NO_TERMINAL: &str =
 
 /// Anonymous inodes: the name in `/proc`, and in words.
 const ANONYMOUS: &[(&str, &str)] = &[
-    ("[eventpoll]", "an epoll instance"),
-    ("[eventfd]", "an eventfd"),
-    ("[timerfd]", "a timerfd"),
-    ("[signalfd]", "a signalfd"),
     ("inotify", "an inotify instance"),
     ("[fanotify]", "a fanotify group"),
     ("[io_uring]", "an io_uring instance"),

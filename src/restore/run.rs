@@ -76,8 +76,7 @@ fn build(
         pages += process::build_memory(pid, body, remote, &foothold, &plan.stack, opened)?;
         process::build_files(body, remote, opened)?;
     }
-    opened.seal()?;
-    opened.give_owners()?;
+    opened.complete()?;
     for recorded in &plan.processes {
         let Some(body) = &recorded.body else { continue };
         let pid = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());

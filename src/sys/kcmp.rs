@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use crate::units::Pid;
 
 const KCMP_FILE: i32 = 0;
+const KCMP_EPOLL_TFD: i32 = 7;
 
 /// Compares the open file descriptions behind two descriptors of (possibly) different processes.
 ///
@@ -65,6 +66,21 @@ pub fn same(a: Pid, b: Pid, resource: Resource) -> nix::Result<bool> {
         )
     };
     Ok(Errno::result(result)? == 0)
+}
+
+/// Does the epoll instance `epoll` of a process watch the file behind its descriptor `fd`, under
+/// the number `watched` (which may be closed by now)? `nth` counts watches of the same number.
+///
+/// # Errors
+/// As [`compare_files`]; `ENOENT` when there is no such watch.
+pub fn watches(pid: Pid, fd: RawFd, epoll: RawFd, watched: RawFd, nth: u32) -> nix::Result<bool> {
+    // struct kcmp_epoll_slot { efd, tfd, toff }
+    let slot = [epoll.cast_unsigned(), watched.cast_unsigned(), nth];
+    let pid = pid.as_raw();
+    // SAFETY: the kernel reads the three words of `slot`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_kcmp, pid, pid, KCMP_EPOLL_TFD, fd, slot.as_ptr()) };
+    Errno::result(result).map(|result| result == 0)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod clone;
 pub mod cpu;
 pub mod descriptor;
+pub mod events;
 pub mod kcmp;
 pub mod pagemap;
 pub mod pidfd;

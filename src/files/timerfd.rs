@@ -1,0 +1,130 @@
+//! Timers behind descriptors.
+//!
+//! CRIU: `timerfd_entry`; the value is the time left, also for a timer that was set to a moment.
+//! The clock of a timer stands still from the dump to the restore. Sources: timerfd_create(2),
+//! proc_pid_fdinfo(5), `fs/timerfd.c`.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::descriptor::Descriptor;
+use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use crate::error::{Error, Result};
+use crate::image::proto::{FdTypes, FileEntry, TimerfdEntry};
+use crate::sys::events::{self, Timing};
+
+/// timerfd_create(2).
+#[derive(Debug)]
+pub(super) struct Timerfd;
+
+impl FileKind for Timerfd {
+    fn name(&self) -> &'static str {
+        "timerfd"
+    }
+
+    fn recognises(&self, file: &Descriptor) -> bool {
+        file.is_anonymous("timerfd")
+    }
+
+    fn refusal(&self, _: &Descriptor, _: &Outside) -> Option<Refusal> {
+        None
+    }
+
+    fn image_type(&self) -> FdTypes {
+        FdTypes::Timerfd
+    }
+
+    fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
+        let file = held.file;
+        let timer = parse(file).ok_or_else(|| {
+            Error::corrupt(format!("{} does not tell its timer", file.link.display()))
+        })?;
+        let tfd = TimerfdEntry {
+            id,
+            flags: file.flags,
+            fown: held.fown,
+            ..timer
+        };
+        dumper.push(FileEntry {
+            r#type: FdTypes::Timerfd.into(),
+            id,
+            tfd: Some(tfd),
+            ..FileEntry::default()
+        });
+        Ok(())
+    }
+
+    fn check(&self, entry: &FileEntry, _: &mut Findings<'_>) -> Result<()> {
+        part(entry).map(drop)
+    }
+
+    fn open(&self, entry: &FileEntry, _: &mut Opening<'_>) -> Result<Option<Reopened>> {
+        let entry = part(entry)?;
+        let file = events::timerfd(entry.clockid.cast_signed())
+            .map_err(|e| Error::os(format!("Cannot make timerfd {}", entry.id), e))?;
+        Ok(Some(Reopened {
+            file,
+            flags: entry.flags,
+            fown: entry.fown,
+        }))
+    }
+
+    fn start(&self, entry: &FileEntry, file: &OwnedFd) -> Result<()> {
+        let entry = part(entry)?;
+        let cannot = |e| Error::os(format!("Cannot set timerfd {}", entry.id), e);
+        let mut timing = Timing {
+            value: Duration::new(entry.vsec, subsec(entry.vnsec)),
+            interval: Duration::new(entry.isec, subsec(entry.insec)),
+        };
+        if timing.value.is_zero() && entry.ticks > 0 {
+            // A periodic timer that has expired stands until it is read.
+            timing.value = timing.interval;
+        }
+        if !timing.value.is_zero() {
+            let flags = entry.settime_flags.cast_signed();
+            if flags & libc::TFD_TIMER_ABSTIME != 0 {
+                let clock = ClockId::from_raw(entry.clockid.cast_signed());
+                timing.value += Duration::from(clock_gettime(clock).map_err(cannot)?);
+            }
+            events::set_timer(file, flags, timing).map_err(cannot)?;
+        }
+        if entry.ticks > 0 {
+            events::set_ticks(file, entry.ticks).map_err(cannot)?;
+        }
+        Ok(())
+    }
+}
+
+fn part(entry: &FileEntry) -> Result<&TimerfdEntry> {
+    let missing = || Error::corrupt(format!("files.img: entry {} is no timerfd", entry.id));
+    entry.tfd.as_ref().ok_or_else(missing)
+}
+
+/// Nanoseconds below a second.
+fn subsec(nanoseconds: u64) -> u32 {
+    u32::try_from(nanoseconds.min(999_999_999)).unwrap_or(0)
+}
+
+/// The timer as fdinfo tells it.
+fn parse(file: &Descriptor) -> Option<TimerfdEntry> {
+    let pair = |name| -> Option<(u64, u64)> {
+        let (seconds, rest) = file
+            .detail(name)?
+            .trim_matches(['(', ')'])
+            .split_once(", ")?;
+        Some((seconds.parse().ok()?, rest.parse().ok()?))
+    };
+    let ((vsec, vnsec), (isec, insec)) = (pair("it_value")?, pair("it_interval")?);
+    Some(TimerfdEntry {
+        clockid: file.detail("clockid")?.parse().ok()?,
+        ticks: file.detail("ticks")?.parse().ok()?,
+        settime_flags: u32::from_str_radix(file.detail("settime flags")?, 8).ok()?,
+        vsec,
+        vnsec,
+        isec,
+        insec,
+        ..TimerfdEntry::default()
+    })
+}
