@@ -161,15 +161,13 @@ pub struct Stored {
     pub in_parent: u64,
 }
 
-/// Writes the chosen pages of the stopped process `pid` and returns its pagemap. The vDSO's are
-/// written in any case: CRIU does not look for them in a parent.
+/// Writes the chosen pages of the stopped process `pid` and returns its pagemap.
 ///
 /// # Errors
 /// When a page cannot be read or written.
 pub fn store(
     pid: Pid,
     chosen: &[Run],
-    mappings: &[Mapping],
     unchanged: &mut Unchanged<'_>,
     pages_id: u32,
     out: &mut PagesFile,

@@ -12,7 +12,7 @@ use serde_json::json;
 
 /// Free what the layers below a layer store for nothing.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// The layer for whose benefit the layers below are punched.
     #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
     pub images_dir: PathBuf,
@@ -31,7 +31,7 @@ pub struct Args {
 }
 
 /// Plans, shows, asks, applies.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let mut out = io::stdout().lock();
     let plan = dedup::plan(&args.images_dir, dedup::strategy(&args.strategy)?)?;
     if !args.json {
@@ -43,7 +43,10 @@ pub fn run(args: &Args) -> Result<()> {
             print(&mut out, &json!({ "plan": plan }))?;
         }
         if refused {
-            let what = format!("The layers below {} cannot be deduplicated", plan.dir.display());
+            let what = format!(
+                "The layers below {} cannot be deduplicated",
+                plan.dir.display()
+            );
             return Err(Error::refused(what, plan.obstacles));
         }
         return Ok(());
@@ -77,14 +80,21 @@ fn show(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     let total = format_size(plan.bytes, BINARY);
     writeln!(out, "  {total:>10}  in all, {} pages", plan.pages)?;
     for victim in plan.lost_layers() {
-        writeln!(out, "  layer {} will NOT BE RESTORABLE any more", victim.dir.display())?;
+        writeln!(
+            out,
+            "  layer {} will NOT BE RESTORABLE any more",
+            victim.dir.display()
+        )?;
     }
     Ok(())
 }
 
 /// Asks at the terminal; without one this needs `--yes`.
 fn confirm(out: &mut impl Write, plan: &Plan) -> Result<()> {
-    let lost: Vec<&str> = plan.lost_layers().map(|victim| victim.name.as_str()).collect();
+    let lost: Vec<&str> = plan
+        .lost_layers()
+        .map(|victim| victim.name.as_str())
+        .collect();
     let lost = lost.join(", ");
     let stdin = io::stdin();
     if !stdin.is_terminal() {
@@ -97,7 +107,10 @@ fn confirm(out: &mut impl Write, plan: &Plan) -> Result<()> {
     write!(out, "Free the pages and give up layers {lost}? Type yes: ").map_err(output)?;
     out.flush().map_err(output)?;
     let mut answer = String::new();
-    stdin.lock().read_line(&mut answer).map_err(|e| Error::io("Cannot read the answer", e))?;
+    stdin
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|e| Error::io("Cannot read the answer", e))?;
     if answer.trim() == "yes" {
         return Ok(());
     }
@@ -111,7 +124,11 @@ fn done(out: &mut impl Write, freed: &Freed) -> io::Result<()> {
         writeln!(out, "  {bytes:>10}  freed in {}", layer.dir.display())?;
     }
     let bytes = format_size(freed.bytes, BINARY);
-    writeln!(out, "Freed {bytes} ({} pages), as measured on the disk", freed.pages)
+    writeln!(
+        out,
+        "Freed {bytes} ({} pages), as measured on the disk",
+        freed.pages
+    )
 }
 
 fn print(out: &mut impl Write, value: &serde_json::Value) -> Result<()> {

@@ -10,7 +10,7 @@ use icecore::{Error, Result};
 
 /// List the stacks under a directory, with their layers and branches.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Where to look, directories below included.
     #[arg(value_name = "DIR", default_value = ".")]
     pub dir: PathBuf,
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 /// Prints the catalog.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let catalog = Catalog::scan(&args.dir)?;
     let mut out = io::stdout().lock();
     let written = if args.json {
@@ -40,7 +40,9 @@ fn show(out: &mut impl Write, catalog: &Catalog, dir: &std::path::Path) -> io::R
     for root in catalog.roots() {
         let lines = graph(catalog, root);
         let width = lines.iter().map(Line::width).max().unwrap_or(0);
-        let Some(bottom) = catalog.layers().get(root) else { continue };
+        let Some(bottom) = catalog.layers().get(root) else {
+            continue;
+        };
         let place = bottom.dir.parent().unwrap_or(&bottom.dir).display();
         let layers = lines.iter().filter(|line| line.layer.is_some()).count();
         writeln!(out, "{place}  {}  {layers} layers", who(bottom))?;
@@ -50,7 +52,14 @@ fn show(out: &mut impl Write, catalog: &Catalog, dir: &std::path::Path) -> io::R
                 continue;
             };
             let pad = width - line.width();
-            writeln!(out, "  {} {}{:pad$}  {}", line.graph, line.name, "", describe(layer))?;
+            writeln!(
+                out,
+                "  {} {}{:pad$}  {}",
+                line.graph,
+                line.name,
+                "",
+                describe(layer)
+            )?;
         }
         writeln!(out)?;
     }
@@ -97,13 +106,23 @@ fn graph(catalog: &Catalog, root: usize) -> Vec<Line> {
                 }
             }
             Todo::Layer(index, column) => {
-                let Some(layer) = catalog.layers().get(index) else { continue };
+                let Some(layer) = catalog.layers().get(index) else {
+                    continue;
+                };
                 let graph = format!("{column}{}", mark(layer.state));
-                lines.push(Line { graph, name: layer.name.clone(), layer: Some(index) });
+                lines.push(Line {
+                    graph,
+                    name: layer.name.clone(),
+                    layer: Some(index),
+                });
             }
             Todo::Fork(column) => {
                 let graph = format!("{column}├─╯");
-                lines.push(Line { graph, name: String::new(), layer: None });
+                lines.push(Line {
+                    graph,
+                    name: String::new(),
+                    layer: None,
+                });
             }
         }
     }
@@ -139,14 +158,21 @@ fn describe(layer: &Layer) -> String {
         layer.pages_stored,
         layer.pages_in_parent,
     );
-    if let Some(age) = layer.created().and_then(|at| SystemTime::now().duration_since(at).ok()) {
+    if let Some(age) = layer
+        .created()
+        .and_then(|at| SystemTime::now().duration_since(at).ok())
+    {
         text += &format!("  {} ago", short(age.as_secs()));
     }
     if let Some(label) = &layer.label {
         text += &format!("  “{label}”");
     }
     if layer.state != State::Complete {
-        text += &format!("  {}: {}", layer.state.as_str(), layer.reason.as_deref().unwrap_or("?"));
+        text += &format!(
+            "  {}: {}",
+            layer.state.as_str(),
+            layer.reason.as_deref().unwrap_or("?")
+        );
     }
     text
 }

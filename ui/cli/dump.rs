@@ -1,0 +1,123 @@
+//! `icecore dump`: CRIU's dump, one line about what it did.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use icecore::dump::{self, After, Options, Outcome};
+use icecore::{Cancel, Pid, Result};
+use serde_json::json;
+
+use super::{Log, line, ourselves};
+use crate::format;
+
+/// Options of `dump`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// Root of the process tree
+    #[arg(short, long, value_name = "PID")]
+    tree: i32,
+    /// Where the layer goes: an absent or empty directory
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    images_dir: PathBuf,
+    /// Let the tree go on (without it, the tree is killed)
+    #[arg(short = 'R', long)]
+    leave_running: bool,
+    /// Leave the tree stopped
+    #[arg(short = 's', long, conflicts_with = "leave_running")]
+    leave_stopped: bool,
+    /// Track memory from here on, for an incremental next layer
+    #[arg(long)]
+    track_mem: bool,
+    /// The parent layer, relative to the images directory
+    #[arg(long, value_name = "DIR")]
+    prev_images_dir: Option<PathBuf>,
+    /// Free what the new layer overrides in its ancestors
+    #[arg(long)]
+    auto_dedup: bool,
+    /// Accepted for CRIU's sake: a tree that belongs to a foreign session is recognised by itself
+    #[arg(short = 'j', long)]
+    shell_job: bool,
+    /// What to call the layer
+    #[arg(long)]
+    label: Option<String>,
+    /// Show what would be done, and what is in the way, without doing it
+    #[arg(long)]
+    dry_run: bool,
+    /// Print figures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) log: Log,
+}
+
+/// Runs `dump`.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let options = Options {
+        root: Pid::from_raw(args.tree),
+        images_dir: args.images_dir.clone(),
+        prev_images_dir: args.prev_images_dir.clone(),
+        after: match (args.leave_running, args.leave_stopped) {
+            (true, _) => After::Run,
+            (_, true) => After::Stop,
+            _ => After::Kill,
+        },
+        track: args.track_mem,
+        auto_dedup: args.auto_dedup,
+        label: args.label.clone(),
+        keeper: ourselves()?,
+    };
+    let plan = dump::plan(&options)?;
+    if args.dry_run {
+        plan.check()?;
+        return line(&format!(
+            "would dump {} in {}: {} in memory, {} ({})",
+            format::count(plan.tasks as u64, "process"),
+            options.images_dir.display(),
+            format::bytes(plan.resident_pages * icecore::PAGE_SIZE),
+            plan.tracker,
+            plan.tracker_reason
+        ));
+    }
+    let outcome = dump::run(&plan, &(), &Cancel::default())?;
+    line(&if args.json {
+        as_json(&outcome)
+    } else {
+        as_text(&outcome)
+    })
+}
+
+/// One line about a finished layer.
+pub(crate) fn as_text(o: &Outcome) -> String {
+    let mut text = format!(
+        "{}: {} stored ({}), {} in parent, frozen {}, total {} [{}]",
+        o.dir.display(),
+        format::count(o.pages_stored, "page"),
+        format::bytes(o.bytes),
+        o.pages_in_parent,
+        format::duration(o.freeze),
+        format::duration(o.total),
+        o.tracker,
+    );
+    for warning in &o.warnings {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    text
+}
+
+fn as_json(o: &Outcome) -> String {
+    json!({
+        "schema": "icecore/v1",
+        "layer": o.dir,
+        "id": o.layer_id,
+        "tasks": o.tasks,
+        "threads": o.threads,
+        "pages_stored": o.pages_stored,
+        "pages_in_parent": o.pages_in_parent,
+        "bytes": o.bytes,
+        "freeze_us": u64::try_from(o.freeze.as_micros()).unwrap_or(u64::MAX),
+        "total_us": u64::try_from(o.total.as_micros()).unwrap_or(u64::MAX),
+        "tracker": o.tracker,
+        "warnings": o.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+    .to_string()
+}

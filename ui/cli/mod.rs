@@ -1,0 +1,102 @@
+//! The command line: one file a subcommand. Commands that CRIU has keep CRIU's option names.
+
+mod dedup;
+mod dump;
+mod restore;
+mod stacks;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use icecore::{Error, Result};
+use tracing_subscriber::EnvFilter;
+
+/// Stacks of process snapshots: freeze a running process tree in layers, look into them, thaw any.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Freeze a process tree into a new layer
+    Dump(dump::Args),
+    /// Let a layer run again
+    Restore(restore::Args),
+    /// Show the stacks of layers below a directory
+    Stacks(stacks::Args),
+    /// Free pages that upper layers override
+    Dedup(dedup::Args),
+}
+
+/// Runs a command.
+pub(crate) fn run(command: &Command) -> Result<ExitCode> {
+    let done = match command {
+        Command::Dump(args) => dump::run(args),
+        Command::Restore(args) => return restore::run(args),
+        Command::Stacks(args) => stacks::run(args),
+        Command::Dedup(args) => dedup::run(args),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Whether errors should be JSON too.
+pub(crate) fn wants_json(command: &Command) -> bool {
+    match command {
+        Command::Dump(args) => args.json,
+        Command::Restore(args) => args.json,
+        Command::Stacks(args) => args.json,
+        Command::Dedup(args) => args.json,
+    }
+}
+
+/// Options of CRIU's that concern the log.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Log {
+    /// More messages (repeat for more)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Write messages to this file
+    #[arg(short = 'o', long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+}
+
+/// Sends the engine's messages where the command wants them.
+pub(crate) fn log(command: &Command) {
+    let log = match command {
+        Command::Dump(args) => &args.log,
+        Command::Restore(args) => &args.log,
+        _ => return,
+    };
+    let level = match log.verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_env("ICECORE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    match log.log_file.as_ref().map(std::fs::File::create) {
+        Some(Ok(file)) => builder.with_ansi(false).with_writer(file).init(),
+        Some(Err(_)) | None => builder.with_writer(std::io::stderr).init(),
+    }
+}
+
+/// Writes a line to stdout; a closed pipe is not an error.
+pub(crate) fn line(text: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::io("Cannot write to stdout", e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// This program: it serves as keeper.
+pub(crate) fn ourselves() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|e| Error::io("Cannot find our own executable", e))
+}

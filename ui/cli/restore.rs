@@ -1,0 +1,127 @@
+//! `icecore restore`: CRIU's restore, after a preflight.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args as ClapArgs;
+use icecore::restore::{self, Options, Outcome};
+use icecore::{Cancel, Error, Pid, Result};
+use nix::sys::wait::{WaitStatus, waitpid};
+use serde_json::json;
+
+use super::{Log, line, ourselves};
+use crate::format;
+
+/// Options of `restore`.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// The layer
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    images_dir: PathBuf,
+    /// Do not wait for the tree: init becomes its parent
+    #[arg(short = 'd', long)]
+    restore_detached: bool,
+    /// Write the root's pid to this file
+    #[arg(long, value_name = "FILE")]
+    pidfile: Option<PathBuf>,
+    /// Accepted for CRIU's sake: a tree of a foreign session joins ours by itself
+    #[arg(short = 'j', long)]
+    shell_job: bool,
+    /// Track memory from the start, so that the next dump can be incremental
+    #[arg(long)]
+    track_mem: bool,
+    /// Show what would be done, and what is in the way, without doing it
+    #[arg(long)]
+    dry_run: bool,
+    /// Print figures as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) log: Log,
+}
+
+/// Runs `restore`; without `-d` it waits for the root and ends as that does.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let options = Options {
+        images_dir: args.images_dir.clone(),
+        detach: args.restore_detached,
+        pidfile: args.pidfile.clone(),
+        track: args.track_mem,
+        keeper: ourselves()?,
+    };
+    let plan = restore::plan(&options)?;
+    if args.dry_run {
+        plan.check()?;
+        let text = format!(
+            "would restore process {} with {}, {} of memory from {}",
+            plan.root,
+            format::count(plan.threads as u64, "thread"),
+            format::bytes(plan.pages * icecore::PAGE_SIZE),
+            format::count(plan.layers as u64, "layer")
+        );
+        line(&text)?;
+        for warning in &plan.warnings {
+            line(&format!("warning: {warning}"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut outcome = restore::run(&plan, &(), &Cancel::default())?;
+    outcome.warnings.splice(0..0, plan.warnings.iter().cloned());
+    line(&if args.json {
+        as_json(&outcome)
+    } else {
+        as_text(&outcome)
+    })?;
+    if args.restore_detached {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        wait(outcome.root)
+    }
+}
+
+/// Waits for the restored root and passes its end on, as a shell would.
+fn wait(root: Pid) -> Result<ExitCode> {
+    loop {
+        match waitpid(root, None) {
+            Ok(WaitStatus::Exited(_, code)) => {
+                return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)));
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => {
+                return Ok(ExitCode::from(
+                    u8::try_from(128 + signal as i32).unwrap_or(1),
+                ));
+            }
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(Error::os(format!("Cannot wait for process {root}"), e)),
+        }
+    }
+}
+
+/// One line about a restored tree.
+pub(crate) fn as_text(o: &Outcome) -> String {
+    let mut text = format!(
+        "process {} runs again: {}, {}, {} filled in {}",
+        o.root,
+        format::count(o.tasks as u64, "task"),
+        format::count(o.threads as u64, "thread"),
+        format::count(o.pages, "page"),
+        format::duration(o.elapsed),
+    );
+    for warning in &o.warnings {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    text
+}
+
+fn as_json(o: &Outcome) -> String {
+    json!({
+        "schema": "icecore/v1",
+        "root": o.root.as_raw(),
+        "tasks": o.tasks,
+        "threads": o.threads,
+        "pages": o.pages,
+        "total_us": u64::try_from(o.elapsed.as_micros()).unwrap_or(u64::MAX),
+        "warnings": o.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+    .to_string()
+}
