@@ -2,23 +2,26 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::RawFd;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::kind_of_entry;
 use super::opened::{needed_limit, serving};
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::Images;
 use crate::image::proto::{
     FdTypes, FdinfoEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RemapFilePathEntry,
     TaskKobjIdsEntry,
 };
+use crate::image::{Images, Sidecar};
 
 /// What speaks against a restore, collected by the kinds.
 #[derive(Debug, Default)]
 pub struct Findings<'a> {
     entries: HashMap<u32, &'a FileEntry>,
     remapped: HashSet<u32>,
+    /// When the layer was made; unknown for layers of CRIU.
+    made: Option<SystemTime>,
     inodes: HashMap<u32, MemfdInodeEntry>,
     obstacles: Vec<Obstacle>,
     warnings: Vec<Obstacle>,
@@ -49,6 +52,11 @@ impl<'a> Findings<'a> {
         self.remapped.contains(&id)
     }
 
+    /// True when something of this time is newer than the layer.
+    pub(super) fn is_later(&self, time: SystemTime) -> bool {
+        self.made.is_some_and(|made| time > made)
+    }
+
     /// The record of a shared segment.
     pub(super) fn segment(&self, number: u32) -> Result<MemfdInodeEntry> {
         let missing = || Error::corrupt(format!("memfd.img has no memfd {number}"));
@@ -68,6 +76,9 @@ pub fn preflight(images: &Images) -> Result<(Vec<Obstacle>, Vec<Obstacle>)> {
     let mut findings = Findings {
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
         remapped: remapped.into_iter().map(|remap| remap.orig_id).collect(),
+        made: Sidecar::read(images)?
+            .and_then(|sidecar| sidecar.created)
+            .map(|created| SystemTime::UNIX_EPOCH + Duration::from_nanos(created)),
         inodes: inodes
             .filter_map(|i| Some((u32::try_from(i.inode_id).ok()?, i)))
             .collect(),

@@ -167,8 +167,8 @@ fn compare_size(flags: u32, then: Option<u64>, now: u64) -> Size {
 /// Compares the file at the path with the layer's entry.
 pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
     let name = &entry.name;
-    let meta = match fs::metadata(name) {
-        Ok(meta) => Stat::from(&meta),
+    let (meta, written) = match fs::metadata(name) {
+        Ok(meta) => (Stat::from(&meta), meta.modified()),
         Err(e) => {
             findings.obstacle(Obstacle::new(
                 Kind::NotFound,
@@ -199,7 +199,19 @@ pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
     }
     let then = entry.size.unwrap_or(0);
     match compare_size(entry.flags, entry.size, meta.size) {
-        Size::Same => compare_build_id(entry, findings),
+        Size::Same => {
+            // Files of /proc are empty and always new.
+            let has_contents = meta.file_type() == libc::S_IFREG && meta.size > 0;
+            let readable = has_contents && !is_write_only(entry.flags);
+            if readable && written.is_ok_and(|time| findings.is_later(time)) {
+                findings.warning(Obstacle::new(
+                    Kind::Differs,
+                    format!("File {name} was written to since the layer was made"),
+                    "the restored process will find the new contents",
+                ));
+            }
+            compare_build_id(entry, findings);
+        }
         Size::GrownByWriter => findings.warning(Obstacle::new(
             Kind::Differs,
             format!(

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -14,7 +14,7 @@ use super::descriptor::Descriptor;
 use super::{Dumper, Opened, install, open_all, preflight, survey};
 use crate::error::{Kind, Obstacle, Result};
 use crate::image::proto::{FdinfoEntry, FileEntry, PstreeEntry, TaskKobjIdsEntry};
-use crate::image::{Images, LayerWriter};
+use crate::image::{Images, LayerWriter, SIDECAR, Sidecar};
 use crate::inject::{Infected, Remote};
 use crate::sys::clone::fork_idle;
 use crate::sys::descriptor::duplicate_above;
@@ -88,6 +88,15 @@ fn layer_of(dir: &Path, pids: &[Pid], mut dumper: Dumper) -> Images {
         });
     }
     writer.all("pstree.img", &tree).unwrap();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap();
+    let created = u64::try_from(now.as_nanos()).ok();
+    let sidecar = Sidecar {
+        created,
+        ..Sidecar::default()
+    };
+    writer.one(SIDECAR, &sidecar).unwrap();
     dumper.finish(&writer).unwrap();
     writer.commit().unwrap();
     Images::open(dir).unwrap()
@@ -321,6 +330,26 @@ fn a_changed_or_missing_file_is_an_obstacle_and_a_longer_log_is_not() {
 }
 
 #[test]
+fn a_file_of_the_same_size_that_was_written_to_is_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("read");
+    std::fs::write(&path, "0123456789").unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    let child = Sleeper::start(file.try_clone().unwrap(), Stdio::null());
+    let images = layer(dir.path(), &[&child]);
+    let later = SystemTime::now() + Duration::from_secs(1);
+    file.set_modified(later).unwrap();
+    let (obstacles, warnings) = preflight(&images).unwrap();
+    assert_eq!(obstacles, []);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].what.contains("was written to"), "{warnings:?}");
+}
+
+#[test]
 fn a_fifo_keeps_its_contents() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
@@ -542,8 +571,8 @@ fn event_descriptors_come_back_as_they_were() {
     )
     .unwrap();
     let moment = lift(events::timerfd(libc::CLOCK_REALTIME).unwrap());
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap();
     let timing = Timing {
         value: now + day,
