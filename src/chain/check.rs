@@ -63,7 +63,11 @@ impl Report {
     }
 
     fn obstacle(&mut self, kind: Kind, what: impl Into<String>, hint: impl Into<String>) {
-        self.obstacles.push(Obstacle::new(kind, what, hint));
+        let obstacle = Obstacle::new(kind, what, hint);
+        // A damaged image is met by several checks.
+        if !self.obstacles.contains(&obstacle) {
+            self.obstacles.push(obstacle);
+        }
     }
 
     fn failed(&mut self, error: &Error) {

@@ -1,41 +1,18 @@
-//! Framing: magic numbers, then records of a length and a protobuf message.
+//! Framing: magic numbers, then records: a length, a protobuf message, for some kinds raw bytes.
+//!
+//! Reading never allocates more than the file has bytes, whatever its lengths say. Records are
+//! kept as they are, so [`join`] after [`split`] gives the same file, unknown fields included.
 
 use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 
-use crate::error::{Error, Result};
+use super::kinds::{ImageKind, is_raw};
+use crate::error::{Error, Kind, Result};
 
 /// First word of a normal image.
-pub const COMMON_MAGIC: u32 = 0x5456_4319;
+pub(super) const COMMON_MAGIC: u32 = 0x5456_4319;
 /// First word of a service image (`stats-dump`).
-pub const SERVICE_MAGIC: u32 = 0x5510_5940;
-
-/// The type magic of an image by its file name, and the word before it if any.
-pub fn magic(name: &str) -> Option<(Option<u32>, u32)> {
-    let stem = name.strip_suffix(".img").unwrap_or(name);
-    let kind = stem.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-');
-    let magic = match kind {
-        "inventory" => return Some((None, 0x5831_3116)),
-        "stats-dump" | "stats-restore" => return Some((Some(SERVICE_MAGIC), 0x5709_3306)),
-        "stats" => return Some((Some(SERVICE_MAGIC), 0x5709_3306)),
-        "pstree" => 0x5027_3030,
-        "fdinfo" => 0x5621_3732,
-        "pagemap" | "pagemap-shmem" => 0x5608_4025,
-        "core" => 0x5505_3847,
-        "ids" => 0x5443_2030,
-        "mm" => 0x5749_2820,
-        "files" => 0x5630_3138,
-        "fs" => 0x5140_3912,
-        "pipes-data" => 0x5645_3709,
-        "fifo-data" => 0x5933_3054,
-        "memfd" => 0x4845_3499,
-        "seccomp" => 0x6441_3049,
-        "timens" => 0x4311_4433,
-        "remap-fpath" => 0x5913_3954,
-        "icecore" => 0x4943_4543,
-        _ => return None,
-    };
-    Some((Some(COMMON_MAGIC), magic))
-}
+pub(super) const SERVICE_MAGIC: u32 = 0x5510_5940;
 
 /// A record as it stands in the file, with the raw bytes that follow it for some kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,47 +23,125 @@ pub struct Record {
     pub extra: Vec<u8>,
 }
 
+/// The kind of an image, by its name or else by its content.
+pub(super) fn kind(name: &str, data: &[u8]) -> Result<&'static ImageKind> {
+    if let Some(kind) = ImageKind::of(name) {
+        return Ok(kind);
+    }
+    if is_raw(name) {
+        return Err(Error::new(
+            Kind::Usage,
+            format!("{name} holds raw bytes, no records"),
+        ));
+    }
+    ImageKind::of_content(data)
+        .ok_or_else(|| Error::new(Kind::Unsupported, format!("{name} is no known image")))
+}
+
 /// The first bytes of an image called `name`.
-pub fn header(name: &str) -> Result<Vec<u8>> {
-    let (first, second) =
-        magic(name).ok_or_else(|| Error::corrupt(format!("{name} is no known image")))?;
-    let mut out = Vec::new();
-    if let Some(first) = first {
-        out.extend(first.to_le_bytes());
-    }
-    out.extend(second.to_le_bytes());
-    Ok(out)
+pub(super) fn header(name: &str) -> Result<Vec<u8>> {
+    kind(name, &[]).map(ImageKind::header)
 }
 
-/// A record of `message`.
-pub fn record(message: &impl Message) -> Vec<u8> {
-    let bytes = message.encode_to_vec();
-    let mut out = u32::try_from(bytes.len())
-        .unwrap_or(u32::MAX)
-        .to_le_bytes()
-        .to_vec();
+/// Appends a record of `message`.
+pub(super) fn put(out: &mut Vec<u8>, message: &impl Message) -> Result<()> {
+    put_raw(out, &message.encode_to_vec())
+}
+
+fn put_raw(out: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+    let len = u32::try_from(bytes.len())
+        .map_err(|e| Error::new(Kind::Unsupported, "A record has more than 4 GiB").because(e))?;
+    out.extend(len.to_le_bytes());
     out.extend(bytes);
-    out
+    Ok(())
 }
 
-/// Splits an image into records. `extra` tells how many raw bytes follow a record.
-pub fn split(name: &str, data: &[u8], extra: impl Fn(&[u8]) -> usize) -> Result<Vec<Record>> {
-    let head = header(name)?;
-    let mut rest = data
-        .strip_prefix(&head[..])
-        .ok_or_else(|| Error::corrupt(format!("{name} does not begin with its magic")))?;
-    let mut out = Vec::new();
-    let short = || Error::corrupt(format!("{name} ends in the middle of a record"));
-    while !rest.is_empty() {
-        let (len, after) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-        let len = u32::from_le_bytes(*len) as usize;
-        let (bytes, after) = after.split_at_checked(len).ok_or_else(short)?;
-        let (blob, after) = after.split_at_checked(extra(bytes)).ok_or_else(short)?;
-        out.push(Record {
-            bytes: bytes.to_vec(),
-            extra: blob.to_vec(),
-        });
-        rest = after;
+/// An image of these records.
+pub(super) fn join(name: &str, records: &[Record]) -> Result<Vec<u8>> {
+    let mut out = header(name)?;
+    for record in records {
+        put_raw(&mut out, &record.bytes)?;
+        out.extend(&record.extra);
     }
     Ok(out)
+}
+
+/// Splits an image into records.
+pub(super) fn split(name: &str, data: &[u8]) -> Result<Vec<Record>> {
+    let own = |(bytes, extra): (&[u8], &[u8])| Record {
+        bytes: bytes.into(),
+        extra: extra.into(),
+    };
+    frames(name, data)?.map(|frame| frame.map(own)).collect()
+}
+
+/// The records of an image without copying them: protobuf bytes and raw bytes of each.
+pub(super) fn frames<'a>(name: &'a str, data: &'a [u8]) -> Result<Frames<'a>> {
+    let kind = kind(name, data)?;
+    let rest = data.strip_prefix(&kind.header()[..]).ok_or_else(|| {
+        Error::corrupt(format!(
+            "{name} does not begin with the magic of {}",
+            kind.name
+        ))
+    })?;
+    Ok(Frames {
+        name,
+        kind,
+        rest,
+        index: 0,
+    })
+}
+
+/// Iterator of [`frames`].
+#[derive(Debug)]
+pub(super) struct Frames<'a> {
+    name: &'a str,
+    kind: &'static ImageKind,
+    rest: &'a [u8],
+    index: usize,
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Result<(&'a [u8], &'a [u8])>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let frame = self.cut();
+        if frame.is_none() {
+            self.rest = &[]; // nothing after a damaged record can be found
+        }
+        self.index += 1;
+        let (name, index) = (self.name, self.index);
+        Some(frame.ok_or_else(|| {
+            Error::corrupt(format!(
+                "{name} is damaged or ends too early in record {index}"
+            ))
+        }))
+    }
+}
+
+impl<'a> Frames<'a> {
+    fn cut(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let (len, after) = self.rest.split_first_chunk::<4>()?;
+        let len = usize::try_from(u32::from_le_bytes(*len)).ok()?;
+        let (bytes, after) = after.split_at_checked(len)?;
+        let extra = self.kind.extra(self.index, bytes, after)?;
+        let (extra, after) = after.split_at_checked(extra)?;
+        self.rest = after;
+        Some((bytes, extra))
+    }
+}
+
+/// The number of the first field of a message that is not among `known`.
+pub(super) fn unknown_field(mut bytes: &[u8], known: &[u32]) -> Option<u32> {
+    while !bytes.is_empty() {
+        let (tag, wire) = decode_key(&mut bytes).ok()?;
+        if !known.contains(&tag) {
+            return Some(tag);
+        }
+        skip_field(wire, tag, &mut bytes, DecodeContext::default()).ok()?;
+    }
+    None
 }

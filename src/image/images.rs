@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::frame::{self, Record};
-use super::pagemap::{Pagemap, PagemapId, Place, Run};
-use super::proto::{PagemapEntry, PagemapHead, PipeDataEntry};
-use crate::error::{Error, Result};
+use super::pagemap::{Pagemap, PagemapId};
+use crate::error::{Error, Kind, Result};
 
 /// One images directory, opened for reading.
 #[derive(Clone, Debug)]
@@ -33,23 +32,47 @@ impl Images {
         &self.dir
     }
 
+    /// Names of all files in the layer, in order.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let cannot = |e| Error::path("read", &self.dir, e);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(cannot)? {
+            names.extend(entry.map_err(cannot)?.file_name().into_string());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The bytes of an image, if it is there.
+    pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let path = self.dir.join(name);
+        match fs::read(&path) {
+            Ok(data) => Ok(Some(data)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::path("read", &path, e)),
+        }
+    }
+
     /// The records of an image; a missing file has none.
     pub fn records(&self, name: &str) -> Result<Vec<Record>> {
-        let path = self.dir.join(name);
-        let data = match fs::read(&path) {
-            Ok(data) => data,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::path("read", &path, e)),
+        let Some(data) = self.bytes(name)? else {
+            return Ok(Vec::new());
         };
-        let blob = name.starts_with("pipes-data") || name.starts_with("fifo-data");
-        frame::split(name, &data, |bytes| {
-            if blob {
-                PipeDataEntry::decode(bytes).map_or(0, |e| e.bytes as usize)
-            } else {
-                0
-            }
-        })
-        .map_err(|e| e.because(std::io::Error::other(path.display().to_string())))
+        frame::split(name, &data).map_err(|e| self.inside(&e))
+    }
+
+    /// Says in which layer `error`, which names only a file, was found.
+    fn inside(&self, error: &Error) -> Error {
+        let what = format!(
+            "Cannot read layer {}: {}",
+            self.dir.display(),
+            error.one_line()
+        );
+        let outer = Error::new(error.kind(), what);
+        match error.next_step() {
+            Some(hint) => outer.hint(hint),
+            None => outer,
+        }
     }
 
     /// All messages of an image; a missing file has none.
@@ -81,54 +104,44 @@ impl Images {
     }
 
     /// A pagemap, if the layer has it.
+    ///
+    /// # Errors
+    /// When it is damaged, or has pages in a form that this version does not know.
     pub fn pagemap(&self, id: PagemapId) -> Result<Option<Pagemap>> {
         let name = id.file_name();
-        let records = self.records(&name)?;
-        let Some((head, entries)) = records.split_first() else {
-            return Ok(None);
-        };
-        let mut map = Pagemap {
-            pages_id: self.decode::<PagemapHead>(&name, head)?.pages_id,
-            runs: Vec::new(),
-        };
-        for record in entries {
-            let e: PagemapEntry = self.decode(&name, record)?;
-            let flags = e.flags.unwrap_or(4);
-            let parent = e.in_parent == Some(true) || flags & 1 != 0;
-            map.runs.push(Run {
-                start: e.vaddr,
-                pages: e.nr_pages.unwrap_or(u64::from(e.compat_nr_pages)),
-                place: if parent {
-                    Place::Parent
-                } else {
-                    Place::Present
-                },
-                lazy: flags & 2 != 0,
-            });
-        }
-        Ok(Some(map))
+        self.bytes(&name)?
+            .map(|data| Pagemap::decode(&name, &data).map_err(|e| self.inside(&e)))
+            .transpose()
     }
 
     /// All pagemaps of the layer.
     pub fn pagemaps(&self) -> Result<Vec<PagemapId>> {
-        let mut out = Vec::new();
-        let cannot = |e| Error::path("read", &self.dir, e);
-        for entry in fs::read_dir(&self.dir).map_err(cannot)? {
-            let name = entry.map_err(cannot)?.file_name();
-            let Some(stem) = name.to_str().and_then(|n| n.strip_suffix(".img")) else {
-                continue;
-            };
-            if let Some(id) = stem
-                .strip_prefix("pagemap-shmem-")
-                .and_then(|n| n.parse().ok())
-            {
-                out.push(PagemapId::Shared(id));
-            } else if let Some(id) = stem.strip_prefix("pagemap-").and_then(|n| n.parse().ok()) {
-                out.push(PagemapId::Task(id));
-            }
-        }
+        let mut out: Vec<_> = self
+            .names()?
+            .iter()
+            .filter_map(|name| PagemapId::from_file_name(name))
+            .collect();
         out.sort_unstable();
         Ok(out)
+    }
+
+    /// The pages file of a pagemap, whose size must be what the pagemap says.
+    ///
+    /// # Errors
+    /// When pages are missing, or when there are more bytes than the pagemap explains.
+    pub fn pages_of(&self, map: &Pagemap) -> Result<File> {
+        let file = self.pages_file(map.pages_id)?;
+        let path = self.dir.join(format!("pages-{}.img", map.pages_id));
+        let bytes = file
+            .metadata()
+            .map_err(|e| Error::path("read", &path, e))?
+            .len();
+        let expected = map.stored_bytes();
+        if bytes == expected {
+            return Ok(file);
+        }
+        let what = format!("{} has {bytes} bytes instead of {expected}", path.display());
+        Err(Error::new(Kind::Corrupt, what).hint("it is truncated, or compressed by a newer CRIU"))
     }
 
     /// The pages file of a pagemap.

@@ -1,7 +1,10 @@
 //! CRIU's image format, `img_version` 2: framing, the table of kinds, records, pagemaps.
 
+mod blobs;
 mod frame;
 mod images;
+pub(crate) mod json;
+mod kinds;
 mod pagemap;
 pub mod proto;
 mod sidecar;
@@ -9,6 +12,7 @@ mod writer;
 
 pub use frame::Record;
 pub use images::Images;
+pub use kinds::{ImageKind, KINDS};
 pub use pagemap::{Pagemap, PagemapId, Place, Run};
 pub use sidecar::{Consumed, SIDECAR, Segment, Sidecar, Task};
 pub use writer::{LayerWriter, PagesFile};

@@ -2,8 +2,24 @@
 //!
 //! A pagemap image is one head record (`pages_id`, naming `pages-N.img`) followed by entries in
 //! ascending, disjoint order. Only present runs advance the offset in the pages file.
+//!
+//! Reading normalises what old versions of CRIU wrote: `in_parent` instead of flags, no flags for
+//! stored pages, `compat_nr_pages` instead of `nr_pages`. An entry with anything unknown in it (such
+//! as the compressed pages of CRIU 4.3) is refused: to overlook it would mean wrong memory.
 
+use prost::Message as _;
+
+use super::frame;
+use super::proto::{PagemapEntry, PagemapHead};
+use crate::error::{Error, Kind, Result};
 use crate::units::{PAGE_SIZE, PageRange, Vaddr};
+
+/// PE_PARENT: the bytes are in an ancestor.
+const PARENT: u32 = 1;
+/// PE_LAZY: a lazy restore may fill the page later.
+const LAZY: u32 = 2;
+/// PE_PRESENT: the bytes are in the pages file.
+const PRESENT: u32 = 4;
 
 /// Names a pagemap image of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +43,15 @@ impl PagemapId {
         match self {
             Self::Task(pid) => format!("pagemap-{pid}.img"),
             Self::Shared(id) => format!("pagemap-shmem-{id}.img"),
+        }
+    }
+
+    /// Which pagemap a file with this name is.
+    pub(super) fn from_file_name(name: &str) -> Option<Self> {
+        let id = name.strip_prefix("pagemap-")?.strip_suffix(".img")?;
+        match id.strip_prefix("shmem-") {
+            Some(id) => id.parse().ok().map(Self::Shared),
+            None => id.parse().ok().map(Self::Task),
         }
     }
 }
@@ -79,6 +104,65 @@ impl Pagemap {
             .sum()
     }
 
+    /// Reads a pagemap image called `name`.
+    pub(super) fn decode(name: &str, data: &[u8]) -> Result<Self> {
+        let mut frames = frame::frames(name, data)?;
+        let (head, _) = frames
+            .next()
+            .ok_or_else(|| Error::corrupt(format!("{name} has no head record")))??;
+        refuse_unknown(name, head, &[1])?;
+        let damaged = |e| Error::corrupt(format!("Cannot decode {name}")).because(e);
+        let pages_id = PagemapHead::decode(head).map_err(damaged)?.pages_id;
+        let mut map = Self {
+            pages_id,
+            runs: Vec::new(),
+        };
+        let mut end = 0;
+        for frame in frames {
+            let (bytes, _) = frame?;
+            refuse_unknown(name, bytes, &[1, 2, 3, 4, 5])?;
+            let Some(run) = run(name, PagemapEntry::decode(bytes).map_err(damaged)?)? else {
+                continue;
+            };
+            if run.start < end {
+                return Err(Error::corrupt(format!(
+                    "{name} is not in ascending order at {:x}",
+                    run.start
+                )));
+            }
+            end = run.range().end;
+            map.runs.push(run);
+        }
+        Ok(map)
+    }
+
+    /// The pagemap as image called `name`.
+    pub(super) fn encode(&self, name: &str) -> Result<Vec<u8>> {
+        let mut out = frame::header(name)?;
+        frame::put(
+            &mut out,
+            &PagemapHead {
+                pages_id: self.pages_id,
+            },
+        )?;
+        for run in &self.runs {
+            let place = match run.place {
+                Place::Parent => PARENT,
+                Place::Present => PRESENT,
+            };
+            let entry = PagemapEntry {
+                vaddr: run.start,
+                // CRIU before 4.2 knows only this one and would restore nothing without it.
+                compat_nr_pages: u32::try_from(run.pages).unwrap_or(0),
+                flags: Some(place | if run.lazy { LAZY } else { 0 }),
+                nr_pages: Some(run.pages),
+                ..PagemapEntry::default()
+            };
+            frame::put(&mut out, &entry)?;
+        }
+        Ok(out)
+    }
+
     /// Appends a run, merging it with the last one where they touch and agree.
     pub fn push(&mut self, run: Run) {
         if let Some(last) = self.runs.last_mut()
@@ -90,5 +174,209 @@ impl Pagemap {
         } else if run.pages > 0 {
             self.runs.push(run);
         }
+    }
+}
+
+/// One entry, normalised; an entry without pages is none.
+fn run(name: &str, entry: PagemapEntry) -> Result<Option<Run>> {
+    let flags = match entry.flags {
+        _ if entry.in_parent() => PARENT | entry.flags(),
+        None | Some(0) => PRESENT,
+        Some(flags) => flags,
+    };
+    let at = entry.vaddr;
+    let place = match flags & !LAZY {
+        PARENT => Place::Parent,
+        PRESENT => Place::Present,
+        0 => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("{name} leaves the pages at {at:x} to a lazy restore"),
+            )
+            .hint("make the dump without --lazy-pages"));
+        }
+        _ if flags & !(PARENT | LAZY | PRESENT) == 0 => {
+            return Err(Error::corrupt(format!(
+                "{name} has pages at {at:x} both here and below"
+            )));
+        }
+        _ => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("{name} has unknown flags {flags:#x} at {at:x}"),
+            ));
+        }
+    };
+    let pages = entry.nr_pages.unwrap_or(u64::from(entry.compat_nr_pages));
+    let end = pages
+        .checked_mul(PAGE_SIZE)
+        .and_then(|bytes| bytes.checked_add(at));
+    if end.is_none() || !at.is_multiple_of(PAGE_SIZE) {
+        return Err(Error::corrupt(format!(
+            "{name} has an impossible entry: {pages} pages at {at:x}"
+        )));
+    }
+    let lazy = flags & LAZY != 0;
+    Ok((pages > 0).then_some(Run {
+        start: at,
+        pages,
+        place,
+        lazy,
+    }))
+}
+
+fn refuse_unknown(name: &str, bytes: &[u8], known: &[u32]) -> Result<()> {
+    match frame::unknown_field(bytes, known) {
+        None => Ok(()),
+        Some(field) => Err(Error::new(
+            Kind::Unsupported,
+            format!("{name} has pages in a form that this version cannot read (field {field})"),
+        )
+        .hint("if a newer CRIU made the dump, make it again without --compress")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAME: &str = "pagemap-1.img";
+
+    /// An image with these entries.
+    fn image(entries: &[PagemapEntry]) -> Vec<u8> {
+        let mut out = frame::header(NAME).unwrap();
+        frame::put(&mut out, &PagemapHead { pages_id: 1 }).unwrap();
+        for entry in entries {
+            frame::put(&mut out, entry).unwrap();
+        }
+        out
+    }
+
+    fn entry(page: u64, pages: u64, flags: u32) -> PagemapEntry {
+        PagemapEntry {
+            vaddr: page * PAGE_SIZE,
+            nr_pages: Some(pages),
+            flags: Some(flags),
+            ..PagemapEntry::default()
+        }
+    }
+
+    fn kind_of(entries: &[PagemapEntry]) -> Kind {
+        Pagemap::decode(NAME, &image(entries)).unwrap_err().kind()
+    }
+
+    fn pagemap() -> impl Strategy<Value = Pagemap> {
+        let run = (1..1000_u64, 1..1000_u64, any::<bool>(), any::<bool>());
+        (any::<u32>(), prop::collection::vec(run, 0..50)).prop_map(|(pages_id, runs)| {
+            let mut map = Pagemap {
+                pages_id,
+                runs: Vec::new(),
+            };
+            let mut at = 0;
+            for (gap, pages, present, lazy) in runs {
+                let start = at + gap * PAGE_SIZE;
+                let place = if present {
+                    Place::Present
+                } else {
+                    Place::Parent
+                };
+                map.runs.push(Run {
+                    start,
+                    pages,
+                    place,
+                    lazy,
+                });
+                at = start + pages * PAGE_SIZE;
+            }
+            map
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_pagemap_reads_back_as_written(map in pagemap()) {
+            let image = map.encode(NAME).unwrap();
+            prop_assert_eq!(Pagemap::decode(NAME, &image).unwrap(), map);
+        }
+
+        #[test]
+        fn a_flipped_bit_gives_a_pagemap_or_an_error(map in pagemap(), at: prop::sample::Index, bit in 0..8) {
+            let mut image = map.encode(NAME).unwrap();
+            let at = at.index(image.len());
+            image[at] ^= 1_u8 << bit;
+            if let Ok(map) = Pagemap::decode(NAME, &image) {
+                map.stored_bytes();
+            }
+        }
+
+        #[test]
+        fn a_truncated_pagemap_gives_a_pagemap_or_an_error(map in pagemap(), to: prop::sample::Index) {
+            let image = map.encode(NAME).unwrap();
+            drop(Pagemap::decode(NAME, &image[..to.index(image.len())]));
+        }
+    }
+
+    #[test]
+    fn old_entries_are_normalised() {
+        let old = PagemapEntry {
+            vaddr: 0x1000,
+            compat_nr_pages: 2,
+            ..PagemapEntry::default()
+        };
+        let below = PagemapEntry {
+            vaddr: 0x5000,
+            in_parent: Some(true),
+            ..old
+        };
+        let map = Pagemap::decode(NAME, &image(&[old, below])).unwrap();
+        assert_eq!(
+            map.runs[0],
+            Run {
+                start: 0x1000,
+                pages: 2,
+                place: Place::Present,
+                lazy: false
+            }
+        );
+        assert_eq!(
+            map.runs[1],
+            Run {
+                start: 0x5000,
+                pages: 2,
+                place: Place::Parent,
+                lazy: false
+            }
+        );
+    }
+
+    #[test]
+    fn entries_that_cannot_be_are_refused() {
+        assert_eq!(kind_of(&[entry(5, 1, 4), entry(4, 1, 4)]), Kind::Corrupt);
+        assert_eq!(kind_of(&[entry(5, 2, 4), entry(6, 1, 4)]), Kind::Corrupt);
+        assert_eq!(kind_of(&[entry(5, 1, 5)]), Kind::Corrupt);
+        assert_eq!(kind_of(&[entry(5, u64::MAX, 4)]), Kind::Corrupt);
+        assert_eq!(
+            kind_of(&[PagemapEntry {
+                vaddr: 1,
+                ..entry(0, 1, 4)
+            }]),
+            Kind::Corrupt
+        );
+        assert_eq!(kind_of(&[entry(5, 1, 2)]), Kind::Unsupported);
+        assert_eq!(kind_of(&[entry(5, 1, 12)]), Kind::Unsupported);
+    }
+
+    #[test]
+    fn an_entry_with_an_unknown_field_is_refused() {
+        let mut bytes = entry(5, 1, 4).encode_to_vec();
+        bytes.extend([6 << 3, 9]); // field 6, varint 9
+        let mut data = image(&[]);
+        data.extend(u32::try_from(bytes.len()).unwrap().to_le_bytes());
+        data.extend(bytes);
+        let error = Pagemap::decode(NAME, &data).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+        assert!(error.one_line().contains("field 6"), "{error}");
     }
 }

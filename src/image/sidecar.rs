@@ -2,119 +2,21 @@
 //!
 //! CRIU ignores the file. A layer made by CRIU has none until it is marked as consumed; such a
 //! sidecar holds only the mark, so no field may be relied on. The format is a normal image with one
-//! protobuf record; fields of later versions survive a mark byte for byte.
+//! protobuf record (`proto/icecore.proto`); fields of later versions survive a mark byte for byte.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use prost::Message;
-use serde::Serialize;
+use prost::Message as _;
 
-use super::{Images, frame};
+pub use super::proto::icecore::{Consumed, Segment, Sidecar, Task};
+use super::{Images, Record, frame};
 use crate::error::{Error, Result};
 
 /// Name of the sidecar inside a layer.
 pub const SIDECAR: &str = "icecore.img";
-
-/// The one record of the sidecar.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct Sidecar {
-    /// Identity of the layer: 16 random bytes; empty in a layer that this engine did not make.
-    #[prost(bytes = "vec", tag = "1")]
-    pub id: Vec<u8>,
-    /// Identity of the parent at the time of the dump; empty without one.
-    #[prost(bytes = "vec", tag = "2")]
-    pub parent_id: Vec<u8>,
-    /// When the dump was made (Unix time, nanoseconds).
-    #[prost(uint64, optional, tag = "3")]
-    pub created: Option<u64>,
-    /// What the user called it.
-    #[prost(string, optional, tag = "4")]
-    pub label: Option<String>,
-    /// How long the processes were frozen, in nanoseconds.
-    #[prost(uint64, optional, tag = "5")]
-    pub freeze_ns: Option<u64>,
-    /// Set when dedup made the layer unrestorable.
-    #[prost(message, optional, tag = "6")]
-    pub consumed: Option<Consumed>,
-    /// The kernel's boot id: pids and start times mean something only within one boot.
-    #[prost(string, optional, tag = "7")]
-    pub boot_id: Option<String>,
-    /// Host name.
-    #[prost(string, optional, tag = "8")]
-    pub host: Option<String>,
-    /// Kernel release.
-    #[prost(string, optional, tag = "9")]
-    pub kernel: Option<String>,
-    /// The dirty tracker that was used.
-    #[prost(string, optional, tag = "10")]
-    pub tracker: Option<String>,
-    /// Why that one.
-    #[prost(string, optional, tag = "11")]
-    pub tracker_reason: Option<String>,
-    /// Pid of the root task.
-    #[prost(uint32, optional, tag = "12")]
-    pub root_pid: Option<u32>,
-    /// Command line of the root task.
-    #[prost(string, repeated, tag = "13")]
-    pub cmdline: Vec<String>,
-    /// Every task with what tells it from another process with the same pid.
-    #[prost(message, repeated, tag = "14")]
-    pub tasks: Vec<Task>,
-    /// Shared segments: which kernel object each pagemap belongs to.
-    #[prost(message, repeated, tag = "15")]
-    pub segments: Vec<Segment>,
-    /// Pages stored in this layer.
-    #[prost(uint64, optional, tag = "16")]
-    pub pages_stored: Option<u64>,
-    /// Pages left to the parent.
-    #[prost(uint64, optional, tag = "17")]
-    pub pages_in_parent: Option<u64>,
-    /// Bytes of all files.
-    #[prost(uint64, optional, tag = "18")]
-    pub bytes: Option<u64>,
-    /// How long the whole dump took, in nanoseconds.
-    #[prost(uint64, optional, tag = "19")]
-    pub total_ns: Option<u64>,
-    /// The user wants to keep the layer restorable: dedup may not free what it needs.
-    #[prost(bool, optional, tag = "20")]
-    pub pinned: Option<bool>,
-}
-
-/// A task of the tree at the time of the dump.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Task {
-    /// Its pid.
-    #[prost(uint32, tag = "1")]
-    pub pid: u32,
-    /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
-    #[prost(uint64, tag = "2")]
-    pub start_time: u64,
-}
-
-/// A shared segment at the time of the dump.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-pub struct Segment {
-    /// Inode number of the memfd or shared mapping.
-    #[prost(uint64, tag = "1")]
-    pub inode: u64,
-    /// SHMID of `pagemap-shmem-SHMID.img`.
-    #[prost(uint64, tag = "2")]
-    pub shmid: u64,
-}
-
-/// The mark of a layer whose pages were freed for the benefit of a layer above.
-#[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub struct Consumed {
-    /// Directory of the layer above.
-    #[prost(string, tag = "1")]
-    pub by: String,
-    /// When (Unix time, nanoseconds).
-    #[prost(uint64, tag = "2")]
-    pub at: u64,
-}
 
 impl Sidecar {
     /// Reads the sidecar of a layer, if it has one.
@@ -137,17 +39,13 @@ impl Sidecar {
             consumed: Some(Consumed { by, at }),
             ..Self::default()
         };
+        let mut records = images.records(SIDECAR)?;
+        if records.is_empty() {
+            records.push(Record::default());
+        }
         // In protobuf, a message appended to another one adds its fields.
-        let mut bytes = images
-            .records(SIDECAR)?
-            .into_iter()
-            .next()
-            .unwrap_or_default()
-            .bytes;
-        bytes.extend(mark.encode_to_vec());
-        let mut data = frame::header(SIDECAR)?;
-        data.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-        data.extend(bytes);
+        records[0].bytes.extend(mark.encode_to_vec());
+        let data = frame::join(SIDECAR, &records)?;
         replace(images.dir(), &data)?;
         Ok(true)
     }

@@ -1,22 +1,24 @@
-//! The write side of one layer: complete or not there.
+//! The write side of one layer: complete or not there (see [`PartialDir`]).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use super::frame;
-use super::pagemap::{Pagemap, PagemapId, Place};
-use super::proto::{PagemapEntry, PagemapHead};
+use super::Images;
+use super::frame::{self, Record};
+use super::pagemap::{Pagemap, PagemapId};
+use super::sidecar::{SIDECAR, Sidecar};
 use crate::error::{Error, Kind, Result};
+use crate::store::PartialDir;
 
-/// A layer being written into `NAME.partial`; [`LayerWriter::commit`] gives it its name.
+/// A layer being written into `NAME.partial`; [`LayerWriter::commit`] gives it its name, and a drop
+/// without it removes everything. `inventory.img` is written last, as CRIU does.
 #[derive(Debug)]
 pub struct LayerWriter {
-    dir: PathBuf,
-    partial: PathBuf,
-    done: bool,
+    dir: PartialDir,
 }
 
 /// A pages file being written.
@@ -33,44 +35,42 @@ impl PagesFile {
             .write_all(pages)
             .map_err(|e| Error::path("write", &self.path, e))
     }
+
+    /// The open file, for calls that move pages without a copy.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
 }
 
 impl LayerWriter {
     /// Begins a layer that will be `dir`, which must be absent or empty.
+    ///
+    /// # Errors
+    /// When it is neither, or when another process is writing it.
     pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref().to_path_buf();
-        match fs::read_dir(&dir) {
-            Ok(mut entries) => {
-                if entries.next().is_some() {
-                    return Err(Error::new(
-                        Kind::Failed,
-                        format!("Directory {} is not empty", dir.display()),
-                    )
-                    .hint("choose another directory for the new layer"));
-                }
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::path("open", &dir, e)),
-        }
-        let mut name = dir.file_name().unwrap_or_default().to_os_string();
-        name.push(".partial");
-        let partial = dir.with_file_name(name);
-        fs::create_dir_all(&partial).map_err(|e| Error::path("create", &partial, e))?;
-        Ok(Self {
-            dir,
-            partial,
-            done: false,
-        })
+        PartialDir::create(dir).map(|dir| Self { dir })
     }
 
     /// Where the files are until the commit.
     pub fn partial(&self) -> &Path {
-        &self.partial
+        self.dir.path()
+    }
+
+    /// Creates a file; one that is there already is a mistake of ours.
+    fn create_file(&self, name: &str) -> Result<(File, PathBuf)> {
+        let path = self.dir.path().join(name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        Ok((file.map_err(|e| Error::path("create", &path, e))?, path))
     }
 
     fn write(&self, name: &str, data: &[u8]) -> Result<()> {
-        let path = self.partial.join(name);
-        fs::write(&path, data).map_err(|e| Error::path("write", &path, e))
+        let (mut file, path) = self.create_file(name)?;
+        file.write_all(data)
+            .map_err(|e| Error::path("write", &path, e))
     }
 
     /// Writes an image of one record.
@@ -84,16 +84,7 @@ impl LayerWriter {
         name: &str,
         messages: impl IntoIterator<Item = &'a M>,
     ) -> Result<()> {
-        let mut data = frame::header(name)?;
-        let head = data.len();
-        for message in messages {
-            data.extend(frame::record(message));
-        }
-        if data.len() == head {
-            Ok(())
-        } else {
-            self.write(name, &data)
-        }
+        self.with_extra(name, messages.into_iter().map(|message| (message, &[][..])))
     }
 
     /// Writes an image whose records are followed by raw bytes; none makes no file.
@@ -103,89 +94,64 @@ impl LayerWriter {
         messages: impl IntoIterator<Item = (&'a M, &'a [u8])>,
     ) -> Result<()> {
         let mut data = frame::header(name)?;
-        let head = data.len();
+        let mut empty = true;
         for (message, extra) in messages {
-            data.extend(frame::record(message));
+            frame::put(&mut data, message)?;
             data.extend(extra);
+            empty = false;
         }
-        if data.len() == head {
+        if empty {
             Ok(())
         } else {
             self.write(name, &data)
         }
     }
 
+    /// Writes an image of records as they are, with fields that this version does not know.
+    pub fn records(&self, name: &str, records: &[Record]) -> Result<()> {
+        self.write(name, &frame::join(name, records)?)
+    }
+
+    /// Takes a file over from another layer as it is, known or not.
+    pub fn copy(&self, from: &Images, name: &str) -> Result<()> {
+        let source = from.dir().join(name);
+        let meta = fs::symlink_metadata(&source).map_err(|e| Error::path("read", &source, e))?;
+        if !meta.is_file() {
+            let what = format!("{} is no file", source.display());
+            return Err(Error::new(Kind::Unsupported, what));
+        }
+        let (mut file, path) = self.create_file(name)?;
+        File::open(&source)
+            .and_then(|mut source| io::copy(&mut source, &mut file))
+            .map_err(|e| Error::path("copy to", &path, e))?;
+        Ok(())
+    }
+
     /// Begins `pages-N.img`.
     pub fn pages(&self, pages_id: u32) -> Result<PagesFile> {
-        let path = self.partial.join(format!("pages-{pages_id}.img"));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|e| Error::path("create", &path, e))?;
+        let (file, path) = self.create_file(&format!("pages-{pages_id}.img"))?;
         Ok(PagesFile { file, path })
     }
 
     /// Writes a pagemap.
     pub fn pagemap(&self, id: PagemapId, map: &Pagemap) -> Result<()> {
         let name = id.file_name();
-        let mut data = frame::header(&name)?;
-        data.extend(frame::record(&PagemapHead {
-            pages_id: map.pages_id,
-        }));
-        for run in &map.runs {
-            data.extend(frame::record(&PagemapEntry {
-                vaddr: run.start,
-                // CRIU before 4.2 knows only this one and would restore nothing without it.
-                compat_nr_pages: u32::try_from(run.pages).unwrap_or(0),
-                in_parent: None,
-                flags: Some(match run.place {
-                    Place::Parent => 1,
-                    Place::Present => 4 | if run.lazy { 2 } else { 0 },
-                }),
-                nr_pages: Some(run.pages),
-            }));
-        }
-        self.write(&name, &data)
+        self.write(&name, &map.encode(&name)?)
+    }
+
+    /// Writes the sidecar.
+    pub fn sidecar(&self, sidecar: &Sidecar) -> Result<()> {
+        self.one(SIDECAR, sidecar)
     }
 
     /// Makes the `parent` link.
     pub fn link_parent(&self, target: &Path) -> Result<()> {
-        let path = self.partial.join("parent");
-        std::os::unix::fs::symlink(target, &path).map_err(|e| Error::path("link", &path, e))
+        let path = self.dir.path().join("parent");
+        symlink(target, &path).map_err(|e| Error::path("link", &path, e))
     }
 
     /// Makes the layer durable and visible under its name.
-    pub fn commit(mut self) -> Result<()> {
-        let cannot = |e| Error::path("sync", &self.partial, e);
-        for entry in fs::read_dir(&self.partial).map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
-            if entry.file_type().map_err(cannot)?.is_file() {
-                File::open(entry.path())
-                    .and_then(|f| f.sync_all())
-                    .map_err(cannot)?;
-            }
-        }
-        File::open(&self.partial)
-            .and_then(|f| f.sync_all())
-            .map_err(cannot)?;
-        fs::rename(&self.partial, &self.dir).map_err(|e| Error::path("rename to", &self.dir, e))?;
-        self.done = true;
-        if let Some(above) = self.dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            File::open(above)
-                .and_then(|f| f.sync_all())
-                .map_err(|e| Error::path("sync", above, e))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for LayerWriter {
-    fn drop(&mut self) {
-        if !self.done
-            && let Err(e) = fs::remove_dir_all(&self.partial)
-        {
-            tracing::warn!("cannot remove {}: {e}", self.partial.display());
-        }
+    pub fn commit(self) -> Result<()> {
+        self.dir.commit()
     }
 }

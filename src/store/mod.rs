@@ -1,1 +1,5 @@
-//! (to be filled)
+//! Where layers live: directories that are complete or not there.
+
+mod partial;
+
+pub use partial::PartialDir;
