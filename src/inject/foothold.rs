@@ -19,14 +19,25 @@ use crate::units::{PAGE_SIZE, PageRange, Pid};
 
 const SLOT: u64 = 512;
 const SLOTS_PER_PAGE: u64 = PAGE_SIZE / SLOT;
-/// The signal of the soft break; the new processes do not handle it before they are let go.
-const SIGNAL: i32 = libc::SIGURG;
+
+/// Where a foothold shall be.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    /// Free in all processes concerned; at least [`Foothold::bytes`].
+    pub region: PageRange,
+    /// Most threads of one process.
+    pub threads: u64,
+    /// The signal that our code stops by, from [`Foothold::free_signal`].
+    pub signal: i32,
+}
 
 /// The region of ours in a new process, and in all that it forks.
 #[derive(Clone, Copy, Debug)]
 pub struct Foothold {
     region: PageRange,
     stubs: u64,
+    /// The signal of the soft break.
+    signal: i32,
 }
 
 impl Foothold {
@@ -39,12 +50,35 @@ impl Foothold {
         threads.div_ceil(SLOTS_PER_PAGE).max(1)
     }
 
-    /// Maps `region` (at least [`Foothold::bytes`]; free in the process) in the new process `pid`,
-    /// which is stopped in its first thread.
+    /// A signal for our code to stop by: one that is not `pending` (bit `n - 1` for signal `n`),
+    /// because that one could not be told from ours. Any other will do, even one that the process
+    /// handles, because it does not run before it is let go.
+    pub fn free_signal(pending: u64) -> Option<i32> {
+        const NEVER: [i32; 6] = [
+            libc::SIGKILL,
+            libc::SIGSTOP,
+            libc::SIGSEGV,
+            libc::SIGILL,
+            libc::SIGBUS,
+            libc::SIGTRAP,
+        ];
+        let first = [libc::SIGURG, libc::SIGWINCH];
+        first
+            .into_iter()
+            .chain((1..=64).rev())
+            .find(|s| !NEVER.contains(s) && pending & 1 << (s - 1) == 0)
+    }
+
+    /// Maps the region in the new process `pid`, which is stopped in its first thread.
     ///
     /// # Errors
     /// When the process cannot be controlled, or the region is not free.
-    pub fn establish(pid: Pid, region: PageRange, threads: u64) -> Result<Self> {
+    pub fn establish(pid: Pid, ground: &Ground) -> Result<Self> {
+        let Ground {
+            region,
+            threads,
+            signal,
+        } = *ground;
         let mut infected = Infected::new(pid, &[pid])?;
         infected.with(pid, |remote| {
             let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
@@ -66,6 +100,7 @@ impl Foothold {
         Ok(Self {
             region,
             stubs: Self::stub_pages(threads) * PAGE_SIZE,
+            signal,
         })
     }
 
@@ -95,7 +130,7 @@ impl Foothold {
         let stub = self.region.start + slot * SLOT;
         let bytes = stub::bytes(&stub::Return {
             own_ids: (pid, tid),
-            signal: SIGNAL,
+            signal: self.signal,
             unmap: 0,
             mask: u64::MAX,
             regs: &regs,
@@ -103,7 +138,7 @@ impl Foothold {
         memory
             .write(stub, &bytes)
             .map_err(|e| Error::io(format!("Cannot write memory of process {pid}"), e))?;
-        ptrace::set_sigmask(tid, !(1 << (SIGNAL - 1))).map_err(lost)?;
+        ptrace::set_sigmask(tid, !(1 << (self.signal - 1))).map_err(lost)?;
         let start = self.region.start + self.stubs;
         let batch = PageRange::new(start, start + BATCH_BYTES);
         Ok(Remote::new(
@@ -111,7 +146,7 @@ impl Foothold {
             Site {
                 stub,
                 batch,
-                signal: SIGNAL,
+                signal: self.signal,
             },
             Rc::new(memory),
             regs,

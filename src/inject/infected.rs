@@ -263,23 +263,30 @@ fn leave_stub(tid: Pid, slack: &Slack) -> Result<()> {
     .hint("try again in a moment"))
 }
 
-/// A signal that the process neither handles nor blocks in any thread.
+/// A signal that the process does not handle, best one that no thread blocks either. A blocked one
+/// is unblocked in the thread that works for us; only if we die in the instant before that, it stays
+/// pending there, where nothing but a sigwait(3) for it can see it.
 fn harmless_signal(pid: Pid, threads: &[Pid], status: &Status) -> Result<i32> {
-    let mut taken = status.sigcgt;
+    let mut blocked = 0;
+    let mut pending = status.shdpnd;
     for tid in threads {
-        taken |= ptrace::sigmask(*tid)
+        blocked |= ptrace::sigmask(*tid)
             .map_err(|e| Error::os(format!("Cannot read the signal mask of thread {tid}"), e))?;
+        let process = Process::new(tid.as_raw()).and_then(|p| p.status());
+        pending |= process.map_err(|e| gone(*tid, e))?.sigpnd;
     }
-    HARMLESS
-        .into_iter()
-        .find(|s| taken & 1 << (s - 1) == 0)
-        .ok_or_else(|| {
-            Error::new(
-                Kind::Unsupported,
-                format!("Process {pid} handles or blocks SIGURG, SIGWINCH, SIGCHLD and SIGCONT"),
-            )
-            .hint("one of them must be free to stop the injected code safely")
-        })
+    // A real one that waits could not be told from ours.
+    let free = |taken: u64| {
+        let taken = taken | status.sigcgt | pending;
+        HARMLESS.into_iter().find(|s| taken & 1 << (s - 1) == 0)
+    };
+    free(blocked).or_else(|| free(0)).ok_or_else(|| {
+        Error::new(
+            Kind::Unsupported,
+            format!("Process {pid} uses SIGURG, SIGWINCH, SIGCHLD and SIGCONT"),
+        )
+        .hint("one of them must be free to stop the injected code safely")
+    })
 }
 
 /// The id of a task in its own pid namespace: the last of NSpid/NStgid (proc_pid_status(5)).

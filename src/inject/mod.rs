@@ -10,7 +10,7 @@ mod remote;
 mod rseq;
 mod slack;
 
-pub use foothold::Foothold;
+pub use foothold::{Foothold, Ground};
 pub use infected::Infected;
 pub use remote::{Call, Remote};
 pub use rseq::abort_sequence;

@@ -177,19 +177,15 @@ fn unmap_region(leader: Pid, body: &Body, remote: &Remote, foothold: &Foothold) 
     regs.rsi = region.bytes();
     regs.orig_rax = u64::MAX;
     ptrace::set_regs(leader, &regs).map_err(cannot)?;
-    ptrace::step(leader).map_err(cannot)?;
-    loop {
-        match ptrace::wait(leader).map_err(cannot)? {
-            Stop::Signal(libc::SIGTRAP) => break,
-            Stop::Gone(status) => {
-                return Err(Error::new(
-                    Kind::Failed,
-                    format!("New process {leader} ended (status {status:#x})"),
-                ));
-            }
-            _ => ptrace::step(leader).map_err(cannot)?,
-        }
+    // Single-stepping would do it too, but its SIGTRAP, being blocked, resets the action of SIGTRAP.
+    for _entry_then_exit in 0..2 {
+        ptrace::to_syscall(leader).map_err(cannot)?;
+        await_stop(leader, |stop| matches!(stop, Stop::Signal(libc::SIGTRAP)))?;
     }
+    // A thread let go from the exit of a system call would not restart the one in its registers.
+    ptrace::interrupt(leader).map_err(cannot)?;
+    ptrace::cont(leader, 0).map_err(cannot)?;
+    await_stop(leader, |stop| matches!(stop, Stop::Interrupt))?;
     let result = ptrace::regs(leader).map_err(cannot)?.rax;
     if result != 0 {
         return Err(Error::new(
@@ -201,6 +197,23 @@ fn unmap_region(leader: Pid, body: &Body, remote: &Remote, foothold: &Foothold) 
         ));
     }
     Ok(())
+}
+
+/// Waits for a stop that is `wanted`; others are passed over.
+fn await_stop(tid: Pid, wanted: impl Fn(&Stop) -> bool) -> Result<()> {
+    let cannot = |e| Error::os(format!("Cannot control thread {tid}"), e);
+    loop {
+        match ptrace::wait(tid).map_err(cannot)? {
+            stop if wanted(&stop) => return Ok(()),
+            Stop::Gone(status) => {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!("New process {tid} ended (status {status:#x})"),
+                ));
+            }
+            _ => ptrace::to_syscall(tid).map_err(cannot)?,
+        }
+    }
 }
 
 fn find_syscall(body: &Body, remote: &Remote) -> Option<u64> {

@@ -9,8 +9,9 @@ use crate::error::{Error, Kind, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
 use crate::files::{self, Opened};
 use crate::image::PagemapId;
-use crate::inject::Foothold;
+use crate::inject::{Foothold, Ground};
 use crate::memory::{segments, space};
+use crate::state;
 use crate::units::{PageRange, Pid};
 
 /// Makes the tree run again.
@@ -26,9 +27,9 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let opened = files::open_all(images, 0)?;
     let mut pages = fill_segments(plan, &opened)?;
     reporter.report(Event::Phase("fork"));
-    let (region, threads) = region(plan)?;
+    let ground = ground(plan)?;
     let wanted: Vec<Wanted> = plan.processes.iter().map(|p| p.wanted.clone()).collect();
-    let mut born = Newborn::fork(&wanted, region, threads, plan.options.detach)?;
+    let mut born = Newborn::fork(&wanted, &ground, plan.options.detach)?;
     reporter.report(Event::Phase("pages"));
     let mut warnings = Vec::new();
     match build(plan, &mut born, &opened, cancel, &mut warnings) {
@@ -102,7 +103,7 @@ fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
 
 /// A place for our region that no process of the image needs and that is free here: the new
 /// processes begin as copies of this one.
-fn region(plan: &Plan) -> Result<(PageRange, u64)> {
+fn ground(plan: &Plan) -> Result<Ground> {
     let threads = plan
         .processes
         .iter()
@@ -124,5 +125,20 @@ fn region(plan: &Plan) -> Result<(PageRange, u64)> {
     let bytes = Foothold::bytes(threads, spare).next_multiple_of(crate::PAGE_SIZE);
     let region = space::hole(taken, bytes)
         .ok_or_else(|| Error::new(Kind::Unsupported, "The address spaces leave no room for us"))?;
-    Ok((region, threads))
+    let pending = plan
+        .processes
+        .iter()
+        .flat_map(|p| &p.cores)
+        .fold(0, |set, (_, core)| set | state::pending_signals(core));
+    let signal = Foothold::free_signal(pending).ok_or_else(|| {
+        Error::new(
+            Kind::Unsupported,
+            "Every signal is pending in some process of the image",
+        )
+    })?;
+    Ok(Ground {
+        region,
+        threads,
+        signal,
+    })
 }

@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::image::proto::PstreeEntry;
-use crate::inject::{Call, Foothold, Remote};
+use crate::inject::{Call, Foothold, Ground, Remote};
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
 use crate::sys::ptrace::{self, Stop};
 use crate::units::{PageRange, Pid};
@@ -79,7 +79,7 @@ impl Newborn {
     /// # Errors
     /// [`Kind::Busy`] when a pid is taken, [`Kind::Permission`] without the right to choose pids.
     /// Nothing is left behind.
-    pub fn fork(tree: &[Wanted], region: PageRange, threads: u64, detach: bool) -> Result<Self> {
+    pub fn fork(tree: &[Wanted], ground: &Ground, detach: bool) -> Result<Self> {
         let mut born = Self {
             foothold: None,
             remotes: BTreeMap::new(),
@@ -92,12 +92,12 @@ impl Newborn {
             .ok_or_else(|| Error::corrupt("The image has no process"))?;
         let root_pid = pid_of(root.entry.pid);
         let foothold = if detach {
-            born.fork_root_by_another(root_pid, region, threads)?
+            born.fork_root_by_another(root_pid, ground)?
         } else {
             fork_idle(Some(root_pid)).map_err(|e| cannot_fork(root_pid, e))?;
             born.pids.push(root_pid);
             adopt(root_pid)?;
-            Foothold::establish(root_pid, region, threads)?
+            Foothold::establish(root_pid, ground)?
         };
         born.foothold = Some(foothold);
         born.remotes
@@ -110,15 +110,10 @@ impl Newborn {
     }
 
     /// The root is forked by a process that ends at once, so that init adopts it.
-    fn fork_root_by_another(
-        &mut self,
-        root: Pid,
-        region: PageRange,
-        threads: u64,
-    ) -> Result<Foothold> {
+    fn fork_root_by_another(&mut self, root: Pid, ground: &Ground) -> Result<Foothold> {
         let go_between = fork_idle(None).map_err(|e| cannot_fork(root, e))?;
         let result = adopt(go_between)
-            .and_then(|()| Foothold::establish(go_between, region, threads))
+            .and_then(|()| Foothold::establish(go_between, ground))
             .and_then(|foothold| {
                 let mut remote = foothold.remote(go_between, go_between, 0)?;
                 self.clone(&mut remote, root, 0)?;

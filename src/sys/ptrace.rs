@@ -57,13 +57,14 @@ pub fn cont(tid: Pid, signal: i32) -> nix::Result<()> {
     )
 }
 
-/// Lets a stopped thread run one instruction (PTRACE_SINGLESTEP). Only for processes of our own
-/// making: a tracer that dies here takes the tracee with it.
+/// Lets a stopped thread run until it enters or leaves a system call (PTRACE_SYSCALL), which shows as
+/// [`Stop::Signal`] of SIGTRAP. Only for processes of our own making: a tracer that dies here takes
+/// the tracee with it.
 ///
 /// # Errors
 /// ESRCH when it is gone or not stopped.
-pub fn step(tid: Pid) -> nix::Result<()> {
-    request(libc::PTRACE_SINGLESTEP, tid, 0, 0)
+pub fn to_syscall(tid: Pid) -> nix::Result<()> {
+    request(libc::PTRACE_SYSCALL, tid, 0, 0)
 }
 
 /// Lets go of a stopped thread, delivering `signal` (0: none) (PTRACE_DETACH).
