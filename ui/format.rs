@@ -27,3 +27,26 @@ pub(crate) fn count(n: u64, one: &str) -> String {
         format!("{n} {one}s")
     }
 }
+
+/// Text of others without anything that a terminal would obey: control characters (escape codes
+/// among them) and characters that reverse the direction of writing become `?`.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' | '\n' => ' ',
+            c if c.is_control() => '?',
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '?',
+            c => c,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_codes_of_others_never_reach_the_terminal() {
+        assert_eq!(plain("a\x1b[2Jb\u{9b}c\nd\u{202e}e"), "a?[2Jb?c d?e");
+    }
+}

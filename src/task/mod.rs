@@ -2,6 +2,8 @@
 
 mod freeze;
 mod tree;
+mod trees;
 
 pub use freeze::Frozen;
 pub use tree::{Life, Process, members, process};
+pub use trees::{Tree, trees};
