@@ -15,7 +15,7 @@ use crate::image::proto::PstreeEntry;
 use crate::inject::{Call, Foothold, Ground, Remote};
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
 use crate::sys::ptrace::{self, Stop};
-use crate::units::{PageRange, Pid};
+use crate::units::Pid;
 
 /// A process to be made.
 #[derive(Clone, Debug)]

@@ -2,6 +2,7 @@
 
 mod dedup;
 mod dump;
+mod ps;
 mod restore;
 mod stacks;
 
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     Dump(dump::Args),
     /// Let a layer run again
     Restore(restore::Args),
+    /// List the running process trees
+    Ps(ps::Args),
     /// Show the stacks of layers below a directory
     Stacks(stacks::Args),
     /// Free pages that upper layers override
@@ -38,6 +41,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     let done = match command {
         Command::Dump(args) => dump::run(args),
         Command::Restore(args) => return restore::run(args),
+        Command::Ps(args) => ps::run(args),
         Command::Stacks(args) => stacks::run(args),
         Command::Dedup(args) => dedup::run(args),
     };
@@ -49,6 +53,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
     match command {
         Command::Dump(args) => args.json,
         Command::Restore(args) => args.json,
+        Command::Ps(args) => args.json,
         Command::Stacks(args) => args.json,
         Command::Dedup(args) => args.json,
     }

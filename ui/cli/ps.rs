@@ -48,11 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn show(out: &mut impl Write, trees: &[Tree]) -> io::Result<()> {
-    writeln!(
-        out,
-        "{:>7}  {:>10} {:>4} S  COMMAND",
-        "PID", "RSS", "THR"
-    )?;
+    writeln!(out, "{:>7}  {:>10} {:>4} S  COMMAND", "PID", "RSS", "THR")?;
     for (branch, tree) in trees.iter().flat_map(branches) {
         writeln!(
             out,
@@ -77,7 +73,11 @@ pub(crate) fn branches(root: &Tree) -> Vec<(String, &Tree)> {
 fn below<'a>(tree: &'a Tree, indent: &str, rows: &mut Vec<(String, &'a Tree)>) {
     for (n, child) in tree.children.iter().enumerate() {
         let last = n + 1 == tree.children.len();
-        let (knee, bar) = if last { ("└ ", "  ") } else { ("├ ", "│ ") };
+        let (knee, bar) = if last {
+            ("└ ", "  ")
+        } else {
+            ("├ ", "│ ")
+        };
         rows.push((format!("{indent}{knee}"), child));
         below(child, &format!("{indent}{bar}"), rows);
     }
