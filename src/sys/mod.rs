@@ -8,5 +8,7 @@ pub mod kcmp;
 pub mod pagemap;
 pub mod pidfd;
 pub mod ptrace;
+pub mod rights;
 pub mod robust;
+pub mod uffd;
 pub mod vm;

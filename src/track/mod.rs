@@ -1,1 +1,157 @@
-//! (to be filled)
+//! Which pages of a process were written since a layer was made.
+//!
+//! A tracker is armed at the end of a dump; at the next dump it tells which pages were not written
+//! since. It is believed only when the keeper's record says that it was armed for exactly the parent
+//! of the new layer, in this very process. Otherwise pages are compared with the parent's, or all
+//! are stored. Ranges that the kernel does not vouch for are stored in full, never guessed.
+
+mod content;
+pub mod keeper;
+mod record;
+mod soft_dirty;
+mod uffd_wp;
+mod watch;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+pub use record::{Record, forget, get, list, put};
+pub use watch::{MappingSample, Sample, Watch};
+
+use crate::error::Result;
+use crate::inject::Infected;
+use crate::memory::Mapping;
+use crate::sys::pagemap::Category;
+use crate::task::Process;
+use crate::units::Pid;
+
+/// A way to find unchanged pages.
+pub trait DirtyTracker: Sync + fmt::Debug {
+    /// Its name, as recorded in layers.
+    fn name(&self) -> &'static str;
+
+    /// Tries it; the reason when this kernel (or our rights) does not have it.
+    ///
+    /// # Errors
+    /// Never fails the command; the error says why the tracker cannot be used.
+    fn probe(&self) -> Result<(), String>;
+
+    /// The category by which PAGEMAP_SCAN tells written pages; `None` when nothing is armed and pages
+    /// are compared instead.
+    fn written(&self) -> Option<Category>;
+
+    /// Whether a range without the tracker's protection must be asked for first.
+    fn needs_protection(&self) -> bool {
+        false
+    }
+
+    /// First step for a process that is not tracked yet, while it is infected: what the keeper must
+    /// hold.
+    ///
+    /// # Errors
+    /// When the process or the kernel refuses.
+    fn attach(&self, pid: Pid, infected: &mut Infected) -> Result<Option<OwnedFd>> {
+        let _ = (pid, infected);
+        Ok(None)
+    }
+
+    /// Forgets all writes of the frozen process so far and notes those to come.
+    ///
+    /// # Errors
+    /// When the kernel refuses; mappings that cannot be tracked are no error.
+    fn arm(&self, pid: Pid, mappings: &[Mapping], kept: Option<&OwnedFd>) -> Result<()> {
+        let _ = (pid, mappings, kept);
+        Ok(())
+    }
+}
+
+/// All trackers, best first. The last one always works.
+pub static TRACKERS: &[&dyn DirtyTracker] =
+    &[&uffd_wp::UffdWp, &soft_dirty::SoftDirty, &content::Content];
+
+/// The best tracker that works here, and why not the better ones.
+pub fn best() -> (&'static dyn DirtyTracker, String) {
+    let mut reasons = Vec::new();
+    for tracker in TRACKERS {
+        match tracker.probe() {
+            Ok(()) => return (*tracker, reasons.join("; ")),
+            Err(why) => reasons.push(format!("{}: {why}", tracker.name())),
+        }
+    }
+    (&content::Content, reasons.join("; "))
+}
+
+/// The tracker with this name.
+pub fn by_name(name: &str) -> Option<&'static dyn DirtyTracker> {
+    TRACKERS.iter().copied().find(|t| t.name() == name)
+}
+
+/// The record of exactly this process, if it is tracked.
+///
+/// # Errors
+/// When a keeper is there but does not answer.
+pub fn of_process(process: &Process) -> Result<Option<(Record, Option<OwnedFd>)>> {
+    Ok(get(process.pid)?.filter(|(record, _)| record.start_time == process.start_time))
+}
+
+/// A frozen process whose tracking is about to be armed.
+#[derive(Debug)]
+pub struct Arming {
+    tracker: &'static dyn DirtyTracker,
+    record: Record,
+    fd: Option<OwnedFd>,
+}
+
+impl Arming {
+    /// Makes sure that the frozen process is attached to its tracker and that the keeper holds it. From
+    /// here until [`Arming::finish`] its record claims nothing.
+    ///
+    /// # Errors
+    /// When the tracker or the keeper refuses.
+    pub fn begin(
+        process: &Process,
+        infected: &mut Infected,
+        tracker: &'static dyn DirtyTracker,
+        program: &Path,
+    ) -> Result<Self> {
+        let known = of_process(process)?.filter(|(record, _)| record.tracker == tracker.name());
+        let record = Record {
+            pid: process.pid.as_raw(),
+            start_time: process.start_time,
+            tracker: tracker.name().to_owned(),
+            layer: None,
+            segments: Vec::new(),
+        };
+        let fd = match known {
+            Some((_, fd)) => {
+                put(program, &record, None)?;
+                fd
+            }
+            None => {
+                let fd = tracker.attach(process.pid, infected)?;
+                put(program, &record, fd.as_ref())?;
+                fd
+            }
+        };
+        Ok(Self { tracker, record, fd })
+    }
+
+    /// Arms the tracker for `layer` (or none: a mere watch).
+    ///
+    /// # Errors
+    /// When the kernel or the keeper refuses; the record then claims nothing.
+    pub fn finish(
+        mut self,
+        mappings: &[Mapping],
+        layer: Option<String>,
+        segments: Vec<(u64, u32)>,
+        program: &Path,
+    ) -> Result<()> {
+        let pid = Pid::from_raw(self.record.pid);
+        self.tracker.arm(pid, mappings, self.fd.as_ref())?;
+        self.record.layer = layer;
+        self.record.segments = segments;
+        put(program, &self.record, None)
+    }
+}

@@ -1,0 +1,212 @@
+//! The keeper: a small process of ours that holds the userfaultfds of tracked processes, so that
+//! tracking goes on from one command to the next and nothing stays in the targets.
+//!
+//! One for each user, started on demand, gone with its last target. Its death harms nobody: the
+//! kernel stops tracking, and the next layer is compared or full.
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
+};
+
+use super::record::{Answer, MESSAGE, Record, Request, runtime_dir, socket_path};
+use crate::error::{Error, Kind, Result};
+use crate::sys::{pidfd, rights};
+use crate::task;
+use crate::units::Pid;
+
+/// A tracked process as the keeper holds it.
+#[derive(Debug)]
+struct Kept {
+    record: Record,
+    /// The userfaultfd, for trackers that have one.
+    fd: Option<OwnedFd>,
+    /// Tells when the process ends.
+    pidfd: OwnedFd,
+}
+
+/// Milliseconds that a keeper without targets waits for its first one.
+const IDLE: u16 = 10_000;
+
+/// Starts a keeper in the background; returns when it listens. `program` is this program.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start(program: &Path) -> Result<()> {
+    let listener = listen_here()?;
+    let cannot = |e| Error::path("start", program, e);
+    // The listener is the new keeper's standard input.
+    Command::new(program)
+        .args(["keeper", "--serve"])
+        .stdin(Stdio::from(listener))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(cannot)?;
+    Ok(())
+}
+
+/// Serves on the listener at standard input until the last target is gone.
+///
+/// # Errors
+/// When the listener is not one.
+pub fn serve() -> Result<()> {
+    // Not in anybody's terminal or job any more.
+    let _leader_already = nix::unistd::setsid();
+    let _root = std::env::set_current_dir("/");
+    let stdin = std::io::stdin();
+    let mut kept: BTreeMap<i32, Kept> = BTreeMap::new();
+    let mut clients: Vec<OwnedFd> = Vec::new();
+    loop {
+        let (ready, idle) = wait(stdin.as_fd(), &kept, &clients)?;
+        if idle {
+            break;
+        }
+        kept.retain(|pid, _| !ready.ended.contains(pid));
+        if ready.listener
+            && let Ok(fd) = accept(stdin.as_fd())
+        {
+            clients.push(fd);
+        }
+        let mut index = 0;
+        clients.retain(|client| {
+            let is_ready = ready.clients.contains(&index);
+            index += 1;
+            !is_ready || answer(client, &mut kept)
+        });
+        if kept.is_empty() && clients.is_empty() && !ready.ended.is_empty() {
+            break;
+        }
+    }
+    // Whoever connects from here on finds nobody and starts another keeper.
+    let _gone = fs::remove_file(socket_path());
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Ready {
+    listener: bool,
+    clients: Vec<usize>,
+    ended: Vec<i32>,
+}
+
+/// Waits for a client, a message or the end of a target; true when nothing came for long and there
+/// is nothing to keep.
+fn wait(
+    listener: BorrowedFd<'_>,
+    kept: &BTreeMap<i32, Kept>,
+    clients: &[OwnedFd],
+) -> Result<(Ready, bool)> {
+    let mut fds = vec![PollFd::new(listener, PollFlags::POLLIN)];
+    fds.extend(clients.iter().map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)));
+    fds.extend(kept.values().map(|k| PollFd::new(k.pidfd.as_fd(), PollFlags::POLLIN)));
+    let timeout = if kept.is_empty() { PollTimeout::from(IDLE) } else { PollTimeout::NONE };
+    let count = loop {
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => {}
+            other => break other.map_err(|e| Error::os("The keeper cannot wait", e))?,
+        }
+    };
+    let is_ready = |i: usize| fds[i].revents().is_some_and(|r| !r.is_empty());
+    let first_target = 1 + clients.len();
+    let ready = Ready {
+        listener: is_ready(0),
+        clients: (0..clients.len()).filter(|i| is_ready(1 + i)).collect(),
+        ended: kept
+            .keys()
+            .enumerate()
+            .filter(|(i, _)| is_ready(first_target + i))
+            .map(|(_, pid)| *pid)
+            .collect(),
+    };
+    Ok((ready, count == 0 && kept.is_empty()))
+}
+
+/// Accepts a client of our own user; root may ask anybody's keeper.
+fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let cannot = |e| Error::os("The keeper cannot accept", e);
+    let client = rights::accept(listener).map_err(cannot)?;
+    let peer = getsockopt(&client, PeerCredentials).map_err(cannot)?;
+    if peer.uid() != nix::unistd::geteuid().as_raw() && peer.uid() != 0 {
+        return Err(Error::new(Kind::Permission, "A stranger asked the keeper"));
+    }
+    Ok(client)
+}
+
+/// Answers one message; false when the client is gone.
+fn answer(client: &OwnedFd, kept: &mut BTreeMap<i32, Kept>) -> bool {
+    let Ok((bytes, fd)) = rights::receive(client.as_fd(), MESSAGE) else { return false };
+    if bytes.is_empty() {
+        return false;
+    }
+    let mut send_fd = None;
+    let answer = match serde_json::from_slice(&bytes) {
+        Ok(Request::Put(record)) => match keep(record, fd, kept) {
+            Ok(()) => Answer::Records(Vec::new()),
+            Err(e) => Answer::Refused(e.one_line()),
+        },
+        Ok(Request::Get(pid)) => {
+            let found = kept.get(&pid);
+            send_fd = found.and_then(|k| k.fd.as_ref());
+            Answer::Records(found.map(|k| k.record.clone()).into_iter().collect())
+        }
+        Ok(Request::List) => Answer::Records(kept.values().map(|k| k.record.clone()).collect()),
+        Ok(Request::Drop(pid)) => {
+            kept.remove(&pid);
+            Answer::Records(Vec::new())
+        }
+        Err(e) => Answer::Refused(format!("The keeper does not understand: {e}")),
+    };
+    let Ok(bytes) = serde_json::to_vec(&answer) else { return false };
+    rights::send(client.as_fd(), &bytes, send_fd.map(|fd| fd.as_fd())).is_ok()
+}
+
+fn keep(record: Record, fd: Option<OwnedFd>, kept: &mut BTreeMap<i32, Kept>) -> Result<()> {
+    let pid = Pid::from_raw(record.pid);
+    let same = kept.remove(&record.pid).filter(|k| k.record.start_time == record.start_time);
+    let (pidfd, old) = match same {
+        Some(kept) => (kept.pidfd, kept.fd),
+        None => (
+            pidfd::open(pid).map_err(|e| Error::os(format!("Cannot watch process {pid}"), e))?,
+            None,
+        ),
+    };
+    // The pid could have been given to somebody else before the pidfd was opened.
+    if task::process(pid)?.start_time != record.start_time {
+        return Err(Error::new(Kind::TargetGone, format!("Process {pid} is another one by now")));
+    }
+    kept.insert(record.pid, Kept { record, fd: fd.or(old), pidfd });
+    Ok(())
+}
+
+/// Makes the socket in a directory that only this user can enter.
+fn listen_here() -> Result<OwnedFd> {
+    let dir = runtime_dir();
+    if !dir.is_dir() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(|e| Error::path("create", &dir, e))?;
+    }
+    let path = socket_path();
+    let cannot = |e| Error::os(format!("Cannot listen at {}", path.display()), e);
+    // Left behind by a keeper that was killed; a living one would have answered.
+    let _absent = fs::remove_file(&path);
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let listener =
+        socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(cannot)?;
+    let address = UnixAddr::new(&path).map_err(cannot)?;
+    bind(listener.as_raw_fd(), &address).map_err(cannot)?;
+    listen(&listener, Backlog::new(16).map_err(cannot)?).map_err(cannot)?;
+    Ok(listener)
+}

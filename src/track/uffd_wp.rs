@@ -1,0 +1,102 @@
+//! Tracking by userfaultfd write-protection in asynchronous mode and PAGEMAP_SCAN (Linux 6.7).
+//!
+//! The userfaultfd must be made inside the process, because it belongs to the address space of its
+//! maker. We fetch it, close it there, and from then on register and protect from outside. Memory
+//! that moves, grows or comes anew loses its protection, and then reads as written.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::DirtyTracker;
+use crate::error::{Error, Result};
+use crate::inject::{Call, Infected};
+use crate::memory::Mapping;
+use crate::sys::pagemap::{Category, Pagemap, Query};
+use crate::sys::{pidfd, uffd};
+use crate::units::Pid;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct UffdWp;
+
+/// Present pages that were written since they were last protected; unpopulated ones are left alone,
+/// or a sparse mapping would fill up with markers.
+const PROTECT: Query = Query {
+    all: Category::WRITTEN,
+    any: Category::PRESENT.union(Category::SWAPPED),
+    inverted: Category::empty(),
+    report: Category::empty(),
+    protect: true,
+    tracked_only: false,
+};
+
+impl DirtyTracker for UffdWp {
+    fn name(&self) -> &'static str {
+        "uffd-wp"
+    }
+
+    fn probe(&self) -> Result<(), String> {
+        // The probe never registers anything: that the kernel gives both is enough.
+        uffd::create().map_err(|e| format!("userfaultfd with WP_ASYNC: {e}"))?;
+        let here = Pagemap::open(Pid::this()).map_err(|e| format!("pagemap: {e}"))?;
+        let stack = 0u8;
+        let page = (&raw const stack).addr() as u64 & !0xfff;
+        let range = crate::PageRange::of_pages(page, 1);
+        let query = Query { protect: false, ..PROTECT };
+        here.scan(range, &query, |_, _| {}).map_err(|e| format!("PAGEMAP_SCAN: {e}"))
+    }
+
+    fn written(&self) -> Option<Category> {
+        Some(Category::WRITTEN)
+    }
+
+    fn needs_protection(&self) -> bool {
+        true
+    }
+
+    fn attach(&self, pid: Pid, infected: &mut Infected) -> Result<Option<OwnedFd>> {
+        let number = infected.with(pid, |remote| {
+            let number =
+                remote.call("userfaultfd", libc::SYS_userfaultfd, &[uffd::CREATE_FLAGS])?;
+            let argument = remote.put(0, &uffd::api_argument())?;
+            remote.call("UFFDIO_API", libc::SYS_ioctl, &[number, uffd::UFFDIO_API, argument])?;
+            Ok(number)
+        })?;
+        let fetched = pidfd::open(pid)
+            .and_then(|p| pidfd::get_fd(p, i32::try_from(number).unwrap_or(-1)))
+            .map_err(|e| Error::os(format!("Cannot fetch a descriptor of process {pid}"), e));
+        // Closed there in any case: nothing of ours stays.
+        infected.with(pid, |remote| {
+            let mut calls = [Call::new(libc::SYS_close, &[number])];
+            remote.run(&mut calls)
+        })?;
+        fetched.map(Some)
+    }
+
+    fn arm(&self, pid: Pid, mappings: &[Mapping], kept: Option<&OwnedFd>) -> Result<()> {
+        let Some(uffd) = kept else { return Ok(()) };
+        let pagemap = Pagemap::open(pid)
+            .map_err(|e| Error::io(format!("Cannot open the pagemap of process {pid}"), e))?;
+        for mapping in mappings.iter().filter(|m| m.is_private_memory()) {
+            match uffd::register(uffd.as_fd(), mapping.range) {
+                // Where it cannot be registered (a userfaultfd of the program's own, memory of the
+                // kernel), pages read as written and are stored.
+                Err(Errno::EINVAL | Errno::EBUSY) => continue,
+                Err(e) => {
+                    let what = format!("Cannot track {} of process {pid}", mapping.range);
+                    return Err(Error::os(what, e));
+                }
+                Ok(()) => {}
+            }
+            match pagemap.scan(mapping.range, &PROTECT, |_, _| {}) {
+                Ok(()) | Err(Errno::EPERM) => {}
+                Err(e) => {
+                    let what = format!("Cannot protect {} of process {pid}", mapping.range);
+                    return Err(Error::os(what, e));
+                }
+            }
+        }
+        Ok(())
+    }
+}

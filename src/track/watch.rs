@@ -1,0 +1,160 @@
+//! The live counter: how many pages a running tree has written since it was last armed. Counting
+//! neither stops the target nor resets anything.
+
+use std::path::Path;
+
+use super::{Arming, Record, best, by_name, list};
+use crate::error::{Error, Kind, Result};
+use crate::inject::Infected;
+use crate::memory::mappings;
+use crate::sys::pagemap::{Category, Pagemap, Query};
+use crate::task::{Frozen, Life, Process, members};
+use crate::units::{PageRange, Pid};
+
+/// Counts for one mapping of one process.
+#[derive(Clone, Debug)]
+pub struct MappingSample {
+    /// The process.
+    pub pid: Pid,
+    /// Its addresses.
+    pub range: PageRange,
+    /// What the kernel calls it.
+    pub name: String,
+    /// Pages written since armed.
+    pub dirty: u64,
+    /// Private pages in memory.
+    pub resident: u64,
+}
+
+/// Counts for a tree.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// Distinct private pages written since armed: what the next layer would hold.
+    pub dirty_pages: u64,
+    /// Private pages in memory.
+    pub resident_pages: u64,
+    /// Name of the tracker.
+    pub tracker: &'static str,
+    /// Where they are; mappings without private pages are left out.
+    pub per_mapping: Vec<MappingSample>,
+    /// The layer that tracking was armed for, if any.
+    pub since_layer: Option<String>,
+}
+
+/// A tracked tree that is being watched.
+#[derive(Debug)]
+pub struct Watch {
+    root: Pid,
+    tracker: &'static str,
+    written: Category,
+    records: Vec<Record>,
+}
+
+impl Watch {
+    /// Watches the tree under `root`. When it is not tracked yet, it is stopped for a moment to attach
+    /// the tracker; `keeper` is this program.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] when this kernel can only compare contents.
+    pub fn start(root: Pid, keeper: &Path) -> Result<Self> {
+        let tree = members(root)?;
+        let known = |p: &Process, records: &[Record]| {
+            records.iter().any(|r| r.pid == p.pid.as_raw() && r.start_time == p.start_time)
+        };
+        let mut records = list()?;
+        let first = &tree[0];
+        if !known(first, &records) {
+            attach(root, keeper)?;
+            records = list()?;
+        }
+        let of_root = records.iter().find(|r| r.pid == root.as_raw());
+        let tracker = of_root.and_then(|r| by_name(&r.tracker));
+        let (tracker, written) =
+            tracker.and_then(|t| Some((t.name(), t.written()?))).ok_or_else(unsupported)?;
+        Ok(Self { root, tracker, written, records })
+    }
+
+    /// Counts now.
+    ///
+    /// # Errors
+    /// When the tree is gone.
+    pub fn sample(&self) -> Result<Sample> {
+        let of_root = self.records.iter().find(|r| r.pid == self.root.as_raw());
+        let mut sample = Sample {
+            tracker: self.tracker,
+            since_layer: of_root.and_then(|r| r.layer.clone()),
+            ..Sample::default()
+        };
+        for process in members(self.root)? {
+            if matches!(process.life, Life::Zombie(_)) {
+                continue;
+            }
+            // A process may end while it is counted; the next sample goes without it.
+            let _ended = self.count(process.pid, &mut sample);
+        }
+        Ok(sample)
+    }
+
+    fn count(&self, pid: Pid, sample: &mut Sample) -> Result<()> {
+        let pagemap = Pagemap::open(pid)
+            .map_err(|e| Error::io(format!("Cannot open the pagemap of process {pid}"), e))?;
+        let own = Query {
+            all: Category::PFNZERO | Category::FILE,
+            inverted: Category::PFNZERO | Category::FILE,
+            any: Category::PRESENT | Category::SWAPPED,
+            report: self.written,
+            protect: false,
+            tracked_only: false,
+        };
+        for mapping in mappings::layout(pid)?.into_iter().filter(|m| m.is_private_memory()) {
+            let (mut dirty, mut resident) = (0, 0);
+            pagemap
+                .scan(mapping.range, &own, |range, category| {
+                    resident += range.pages();
+                    if category.contains(self.written) {
+                        dirty += range.pages();
+                    }
+                })
+                .map_err(|e| Error::os(format!("Cannot scan process {pid}"), e))?;
+            if resident == 0 {
+                continue;
+            }
+            sample.dirty_pages += dirty;
+            sample.resident_pages += resident;
+            sample.per_mapping.push(MappingSample {
+                pid,
+                range: mapping.range,
+                name: mapping.name,
+                dirty,
+                resident,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Stops the tree for a moment and arms the best tracker.
+fn attach(root: Pid, keeper: &Path) -> Result<()> {
+    let (tracker, _) = best();
+    if tracker.written().is_none() {
+        return Err(unsupported());
+    }
+    let mut frozen = Frozen::freeze(root)?;
+    for process in frozen.processes().to_vec() {
+        if matches!(process.life, Life::Zombie(_)) {
+            continue;
+        }
+        let mut infected = Infected::new(process.pid, &process.threads)?;
+        let arming = Arming::begin(&process, &mut infected, tracker, keeper);
+        let held = infected.cure()?;
+        frozen.hold(process.pid, held);
+        arming?.finish(&mappings::layout(process.pid)?, None, Vec::new(), keeper)?;
+    }
+    frozen.thaw();
+    Ok(())
+}
+
+fn unsupported() -> Error {
+    Error::new(Kind::Unsupported, "This kernel cannot tell which pages are written")
+        .hint("dumps still work: pages are compared with the parent layer's; see icecore doctor")
+}
