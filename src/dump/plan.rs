@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use procfs::process::Process as Proc;
 
-use super::Options;
+use super::sidecar::hex;
+use super::{After, Options};
 use crate::chain::{self, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::{Images, Sidecar};
 use crate::memory::{Mapping, mappings};
 use crate::sys::kcmp;
 use crate::task::{Life, Process, members};
+use crate::track::{self, DirtyTracker, Watch};
 use crate::units::{PAGE_SIZE, Pid};
 use crate::{files, state};
 
@@ -47,6 +50,10 @@ pub struct Plan {
     pub tracker: &'static str,
     /// Why that way.
     pub tracker_reason: String,
+    /// What the next layer's tracking will be armed with, when it is wished.
+    pub(super) arm: Option<&'static dyn DirtyTracker>,
+    /// The parent's identity, hexadecimal, when it has one.
+    pub(super) parent_id: Option<String>,
     /// Mappings of each process, in the order of `processes`, with all kernel flags.
     pub(super) mappings: Vec<Vec<Mapping>>,
 }
@@ -69,6 +76,8 @@ pub fn plan(options: &Options) -> Result<Plan> {
         parent: None,
         tracker: "full",
         tracker_reason: "no parent layer: every page is stored".into(),
+        arm: None,
+        parent_id: None,
         mappings: Vec::new(),
         processes,
     };
@@ -87,7 +96,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
     plan.parent = parent(options)?;
     if let Some(parent) = &plan.parent {
         let stack = Stack::open(&parent.dir)?;
-        for obstacle in chain::check(&stack).obstacles {
+        for obstacle in chain::check_memory(&stack).obstacles {
             plan.warnings.push(obstacle);
         }
         if !plan.warnings.is_empty() {
@@ -98,6 +107,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
             ));
         }
     }
+    choose_tracker(&mut plan)?;
     let alive: Vec<Process> = plan
         .processes
         .iter()
@@ -144,6 +154,41 @@ impl Plan {
             self.obstacles.clone(),
         ))
     }
+}
+
+/// Which tracker will be armed, and which one vouches for the pages left to the parent.
+fn choose_tracker(plan: &mut Plan) -> Result<()> {
+    let (best, why_not_better) = track::best();
+    if plan.options.track && plan.options.after != After::Kill && best.written().is_some() {
+        plan.arm = Some(best);
+    }
+    let Some(parent) = &plan.parent else {
+        return Ok(());
+    };
+    let sidecar = Sidecar::read(&Images::open(&parent.dir)?)?;
+    plan.parent_id = sidecar.filter(|s| !s.id.is_empty()).map(|s| hex(&s.id));
+    let believed = |process: &Process| {
+        track::of_process(process).is_ok_and(|known| {
+            known.is_some_and(|(r, _)| r.layer.is_some() && r.layer == plan.parent_id)
+        })
+    };
+    if plan.processes.iter().any(believed) {
+        plan.tracker = best.name();
+        plan.tracker_reason = "armed when the parent layer was made".into();
+        plan.dirty_pages = Watch::start(plan.options.root, &plan.options.keeper)
+            .and_then(|watch| watch.sample())
+            .ok()
+            .map(|sample| sample.dirty_pages);
+    } else {
+        plan.tracker = "content";
+        plan.tracker_reason = if best.written().is_none() {
+            format!("pages are compared with the parent's ({why_not_better})")
+        } else {
+            "this process was not tracked since the parent layer was made: pages are compared"
+                .into()
+        };
+    }
+    Ok(())
 }
 
 fn directory(options: &Options, obstacles: &mut Vec<Obstacle>) {

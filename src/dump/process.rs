@@ -6,7 +6,7 @@ use crate::arch::{core as registers, restart};
 use crate::error::{Error, Obstacle, Result};
 use crate::files;
 use crate::image::proto::{CoreEntry, FsEntry, MmEntry, TaskCoreEntry};
-use crate::inject::{Infected, abort_sequence};
+use crate::inject::{Infected, Remote, abort_sequence};
 use crate::memory::{Backing, Mapping, pages, vmas};
 use crate::state::{self, DumpThread};
 use crate::sys::ptrace;
@@ -69,7 +69,7 @@ pub(super) fn capture(
     files_id: u32,
     files: &mut files::Dumper,
     warnings: &mut Vec<Obstacle>,
-    while_infected: impl FnOnce(&mut Infected) -> Result<()>,
+    in_leader: impl FnOnce(&mut Remote) -> Result<()>,
 ) -> Result<(Captured, Vec<i32>)> {
     let pid = process.pid;
     let link = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
@@ -124,7 +124,7 @@ pub(super) fn capture(
             }
         }
     }
-    while_infected(&mut infected)?;
+    infected.with(pid, in_leader)?;
     let held = infected.cure()?;
 
     files.dump_task(pid, files_id)?;

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
 use super::{After, Outcome, Plan};
-use crate::chain::{Resolved, Stack};
-use crate::error::{Error, Result, TargetState};
+use crate::chain::{Held, Resolved, Stack};
+use crate::error::{Error, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
-use crate::files;
 use crate::image::proto::{
     DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry,
 };
 use crate::image::{LayerWriter, PagemapId};
 use crate::memory::{mappings, pages, segments};
 use crate::task::{Frozen, Life, Process};
+use crate::track::{self, Arming, DirtyTracker};
 use crate::units::PAGE_SIZE;
+use crate::{dedup, files};
 
 /// What one freeze brought.
 #[derive(Debug, Default)]
@@ -26,7 +27,11 @@ struct Snapshot {
     stored: pages::Stored,
     scanned: u64,
     freezing: Duration,
-    warnings: Vec<crate::Obstacle>,
+    warnings: Vec<Obstacle>,
+    /// By index in `processes`.
+    arming: Vec<(usize, Arming)>,
+    /// The tracker that vouches for the pages of a process since the parent was made.
+    believed: Vec<Option<&'static dyn DirtyTracker>>,
 }
 
 /// Makes the layer.
@@ -39,6 +44,12 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     plan.check()?;
     cancel.check()?;
     let writer = LayerWriter::create(&plan.options.images_dir)?;
+    // Nobody frees pages of the parent while pages are left to it.
+    let held = plan
+        .parent
+        .as_ref()
+        .map(|p| Held::shared(&p.dir))
+        .transpose()?;
     if let Some(parent) = &plan.parent {
         writer.link_parent(&parent.link)?;
     }
@@ -81,6 +92,18 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     if let Some(frozen) = frozen.take() {
         frozen.kill()?;
     }
+    drop(held);
+    if plan.options.auto_dedup && plan.parent.is_some() {
+        reporter.report(Event::Phase("dedup"));
+        let strategy = dedup::strategy("superseded")?;
+        let freeing = dedup::plan(&plan.options.images_dir, strategy)?;
+        if freeing.is_possible() {
+            dedup::apply(&freeing, reporter, cancel)?;
+        } else {
+            // The layer is safe; that nothing could be freed must not look like a failed dump.
+            snapshot.warnings.extend(freeing.obstacles);
+        }
+    }
     Ok(Outcome {
         dir: plan.options.images_dir.clone(),
         layer_id: sidecar::hex(&snapshot.id),
@@ -110,6 +133,17 @@ fn snapshot(
         ..Snapshot::default()
     };
     let processes = frozen.processes().to_vec();
+    // What is known of the pages must be asked before any record is renewed.
+    for process in &processes {
+        let known = track::of_process(process)?.map(|(record, _)| record);
+        for (inode, shmid) in known.iter().flat_map(|r| &r.segments) {
+            snapshot.files.name_segment(*inode, *shmid);
+        }
+        snapshot.believed.push(known.and_then(|record| {
+            let parents = record.layer.is_some() && record.layer == plan.parent_id;
+            track::by_name(&record.tracker).filter(|_| parents)
+        }));
+    }
     for (index, process) in processes.into_iter().enumerate() {
         cancel.check()?;
         if let Life::Zombie(status) = process.life {
@@ -131,20 +165,62 @@ fn snapshot(
             ));
         }
         let files_id = object_id(index);
+        let (arm, keeper) = (plan.arm, &plan.options.keeper);
+        let mut arming = None;
         let (captured, held) = process::capture(
             &process,
             mapped,
             files_id,
             &mut snapshot.files,
             &mut snapshot.warnings,
-            |_| Ok(()),
+            |remote| {
+                arming = arm.map(|tracker| Arming::begin(&process, remote, tracker, keeper));
+                Ok(())
+            },
         )?;
+        match arming {
+            Some(Ok(arming)) => snapshot.arming.push((snapshot.processes.len(), arming)),
+            Some(Err(error)) => snapshot.warnings.push(not_tracked(&process, &error)),
+            None => {}
+        }
         frozen.hold(process.pid, held);
         snapshot.processes.push((process, captured));
     }
     reporter.report(Event::Phase("pages"));
     store_pages(plan, &mut snapshot, writer, cancel)?;
+    let id = sidecar::hex(&snapshot.id);
+    let segments: Vec<(u64, u32)> = snapshot
+        .files
+        .segments()
+        .iter()
+        .map(|s| (s.inode, s.entry.shmid))
+        .collect();
+    for (index, arming) in std::mem::take(&mut snapshot.arming) {
+        let (process, captured) = &snapshot.processes[index];
+        let keeper = &plan.options.keeper;
+        if let Err(e) = arming.finish(
+            &captured.mappings,
+            Some(id.clone()),
+            segments.clone(),
+            keeper,
+        ) {
+            snapshot.warnings.push(not_tracked(process, &e));
+        }
+    }
     Ok(snapshot)
+}
+
+/// The layer is good without tracking; only the next one takes longer.
+fn not_tracked(process: &Process, error: &Error) -> Obstacle {
+    Obstacle::new(
+        error.kind(),
+        format!(
+            "Process {} is not tracked: {}",
+            process.pid,
+            error.one_line()
+        ),
+        "the next layer is compared page by page; see icecore doctor",
+    )
 }
 
 /// Pages of shared segments first, then of each process, as CRIU numbers them.
@@ -171,17 +247,27 @@ fn store_pages(
         snapshot.stored.add(stored);
         pages_id += 1;
     }
-    for (process, captured) in &snapshot.processes {
+    for ((process, captured), believed) in snapshot.processes.iter().zip(&snapshot.believed) {
         if captured.mm.is_none() {
             continue;
         }
         cancel.check()?;
         let id = PagemapId::Task(process.pid.as_raw().cast_unsigned());
         let below = resolve(parent.as_ref(), id)?;
+        let tracked = believed.and_then(|t| Some((t.written()?, t.needs_protection())));
+        let covered = match &parent {
+            Some(stack) if tracked.is_some() => stack.tip().images().pagemap(id)?,
+            _ => None,
+        };
         let mut compare;
-        let mut unchanged = match &below {
-            None => pages::Unchanged::Unknown,
-            Some(resolved) => {
+        let mut unchanged = match (&below, &covered, tracked) {
+            (None, ..) => pages::Unchanged::Unknown,
+            (_, Some(parent), Some((written, protected_only))) => pages::Unchanged::Tracked {
+                parent,
+                written,
+                protected_only,
+            },
+            (Some(resolved), ..) => {
                 compare = segments::resolved_page(resolved);
                 pages::Unchanged::Compared(&mut compare)
             }

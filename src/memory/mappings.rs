@@ -252,10 +252,15 @@ pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
 /// As [`read`].
 pub fn layout(pid: Pid) -> Result<Vec<Mapping>> {
     let cannot = |e| {
-        Error::new(Kind::TargetGone, format!("Cannot read the mappings of process {pid}"))
-            .because(e)
+        Error::new(
+            Kind::TargetGone,
+            format!("Cannot read the mappings of process {pid}"),
+        )
+        .because(e)
     };
-    let maps = Process::new(pid.as_raw()).and_then(|p| p.maps()).map_err(cannot)?;
+    let maps = Process::new(pid.as_raw())
+        .and_then(|p| p.maps())
+        .map_err(cannot)?;
     Ok(maps.iter().map(Mapping::from).collect())
 }
 

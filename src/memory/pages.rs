@@ -19,9 +19,15 @@ const CHUNK: usize = 256 * 1024;
 pub enum Unchanged<'a> {
     /// Nothing is known: every page is stored.
     Unknown,
-    /// Pages that the kernel has not seen written since the tracker was armed for the parent, whose
-    /// pagemap this is.
-    Tracked(&'a Pagemap),
+    /// Pages that the kernel has not seen written since the tracker was armed for the parent.
+    Tracked {
+        /// The parent's pagemap.
+        parent: &'a Pagemap,
+        /// What the kernel says of a written page.
+        written: Category,
+        /// Only where the kernel vouches for a range: asynchronous write-protection is on.
+        protected_only: bool,
+    },
     /// Pages whose bytes equal the parent's: the function fills the buffer with the parent's page and
     /// tells whether it has one.
     Compared(&'a mut dyn FnMut(Vaddr, &mut [u8]) -> Result<bool>),
@@ -31,7 +37,7 @@ impl std::fmt::Debug for Unchanged<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Unknown => "Unknown",
-            Self::Tracked(_) => "Tracked",
+            Self::Tracked { .. } => "Tracked",
             Self::Compared(_) => "Compared",
         })
     }
@@ -42,7 +48,7 @@ const OWN: Query = Query {
     all: Category::PFNZERO.union(Category::FILE),
     inverted: Category::PFNZERO.union(Category::FILE),
     any: Category::PRESENT.union(Category::SWAPPED),
-    report: Category::WRITTEN,
+    report: Category::empty(),
     protect: false,
     tracked_only: false,
 };
@@ -77,12 +83,22 @@ pub fn select(pid: Pid, mappings: &[Mapping], unchanged: &Unchanged<'_>) -> Resu
             continue;
         }
         let parent = match unchanged {
-            Unchanged::Tracked(parent) if is_tracked(&kernel, mapping.range) => Some(*parent),
+            Unchanged::Tracked {
+                parent,
+                written,
+                protected_only,
+            } if !protected_only || is_protected(&kernel, mapping.range) => {
+                Some((*parent, *written))
+            }
             _ => None,
         };
+        let query = Query {
+            report: parent.map_or(Category::empty(), |(_, w)| w),
+            ..OWN
+        };
         kernel
-            .scan(mapping.range, &OWN, |range, category| match parent {
-                Some(parent) if !category.contains(Category::WRITTEN) => {
+            .scan(mapping.range, &query, |range, category| match parent {
+                Some((parent, written)) if !category.contains(written) => {
                     split_by_cover(range, parent, &mut chosen);
                 }
                 _ => chosen.push(run(range, Place::Present)),
@@ -102,7 +118,7 @@ fn run(range: PageRange, place: Place) -> Run {
 }
 
 /// True when the kernel vouches for the whole range: asynchronous write-protection is on.
-fn is_tracked(kernel: &KernelPagemap, range: PageRange) -> bool {
+fn is_protected(kernel: &KernelPagemap, range: PageRange) -> bool {
     let probe = Query {
         all: Category::WRITTEN,
         any: Category::empty(),
@@ -192,22 +208,7 @@ pub fn store(
             let len = (range.end - at).min(CHUNK as u64);
             let part = &mut buffer[..usize::try_from(len).unwrap_or(CHUNK)];
             read(pid, &memory, at, part)?;
-            match unchanged {
-                Unchanged::Compared(parent) => {
-                    compare(at, part, parent, &mut pagemap, &mut stored, out)?;
-                }
-                Unchanged::Unknown | Unchanged::Tracked(_) => {
-                    out.append(part)?;
-                    let pages = len / PAGE_SIZE;
-                    stored.present += pages;
-                    pagemap.push(Run {
-                        start: at,
-                        pages,
-                        place: Place::Present,
-                        lazy: false,
-                    });
-                }
-            }
+            unchanged.write(at, part, &mut pagemap, &mut stored, out)?;
             at += len;
         }
     }

@@ -9,6 +9,7 @@ use crate::image::proto::{
 };
 use crate::image::{Images, PagemapId};
 use crate::memory::space;
+use crate::task::{self, Life};
 use crate::units::Pid;
 use crate::{arch, files, state};
 
@@ -139,11 +140,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         .filter(|tid| std::path::Path::new(&format!("/proc/{tid}")).exists())
         .collect();
     for tid in taken {
-        plan.obstacles.push(Obstacle::new(
-            Kind::Busy,
-            format!("Task id {tid} is taken by a running process"),
-            format!("end it first (kill {tid}), or restore in a new pid namespace"),
-        ));
+        plan.obstacles.push(taken_by(tid));
     }
     for process in &plan.processes {
         for (tid, core) in &process.cores {
@@ -157,6 +154,29 @@ pub fn plan(options: &Options) -> Result<Plan> {
     }
     plan.warnings.append(&mut warnings);
     Ok(plan)
+}
+
+/// What has a task id that is needed.
+fn taken_by(tid: Pid) -> Obstacle {
+    let there = task::process(tid);
+    let (what, hint) = match &there {
+        Ok(p) if matches!(p.life, Life::Zombie(_)) => (
+            format!(
+                "Task id {tid} belongs to {}, which has ended but was not waited for",
+                p.comm
+            ),
+            format!("its parent {} has to wait for it, or end", p.ppid),
+        ),
+        Ok(p) => (
+            format!("Task id {tid} is taken by {}", p.comm),
+            format!("end it first (kill {tid}), or restore in a new pid namespace"),
+        ),
+        Err(_) => (
+            format!("Task id {tid} is taken"),
+            "end the program that has it, or restore in a new pid namespace".to_owned(),
+        ),
+    };
+    Obstacle::new(Kind::Busy, what, hint)
 }
 
 fn recorded(

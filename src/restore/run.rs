@@ -5,14 +5,16 @@ use std::time::Instant;
 use super::process;
 use super::tree::{Newborn, Wanted};
 use super::{Outcome, Plan};
-use crate::error::{Error, Kind, Result, TargetState};
+use crate::chain::Held;
+use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
 use crate::files::{self, Opened};
 use crate::image::PagemapId;
-use crate::inject::{Foothold, Ground};
-use crate::memory::{segments, space};
-use crate::state;
+use crate::inject::{Foothold, Ground, Remote};
+use crate::memory::{mappings, segments, space};
+use crate::track::{self, Arming};
 use crate::units::{PageRange, Pid};
+use crate::{state, task};
 
 /// Makes the tree run again.
 ///
@@ -22,6 +24,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let started = Instant::now();
     plan.check()?;
     cancel.check()?;
+    let _held = Held::shared(&plan.options.images_dir)?;
     reporter.report(Event::Phase("files"));
     let images = plan.stack.tip().images();
     let opened = files::open_all(images, 0)?;
@@ -65,7 +68,7 @@ fn build(
     born: &mut Newborn,
     opened: &Opened,
     cancel: &Cancel,
-    warnings: &mut Vec<crate::Obstacle>,
+    warnings: &mut Vec<Obstacle>,
 ) -> Result<u64> {
     let foothold = born.foothold()?;
     let mut pages = 0;
@@ -76,6 +79,13 @@ fn build(
         let remote = born.remote(pid)?;
         pages += process::build_memory(pid, body, remote, &foothold, &plan.stack, opened)?;
         process::build_files(body, remote, opened)?;
+        if let Err(error) = arm(plan, pid, remote, opened) {
+            warnings.push(Obstacle::new(
+                error.kind(),
+                format!("Process {pid} is not tracked: {}", error.one_line()),
+                "the next layer is compared page by page; see icecore doctor",
+            ));
+        }
     }
     opened.complete()?;
     for recorded in &plan.processes {
@@ -86,6 +96,29 @@ fn build(
         process::finish(pid, recorded, body, &mut remotes, &foothold)?;
     }
     Ok(pages)
+}
+
+/// Tracks the new process from here on: its memory is the layer's. What the state of its threads
+/// still writes is noted like any other write.
+fn arm(plan: &Plan, pid: Pid, remote: &mut Remote, opened: &Opened) -> Result<()> {
+    let (tracker, _) = track::best();
+    let sidecar = plan.stack.tip().sidecar().filter(|s| !s.id.is_empty());
+    let (Some(sidecar), true, true) = (sidecar, plan.options.track, tracker.written().is_some())
+    else {
+        return Ok(());
+    };
+    let keeper = &plan.options.keeper;
+    let process = task::process(pid)?;
+    let arming = Arming::begin(&process, remote, tracker, keeper)?;
+    let mut segments = Vec::new();
+    for segment in opened.segments() {
+        let inode = nix::sys::stat::fstat(&segment.file)
+            .map_err(|e| Error::os("Cannot look at a shared segment", e))?
+            .st_ino;
+        segments.push((inode, segment.entry.shmid));
+    }
+    let id = crate::dump::hex(&sidecar.id);
+    arming.finish(&mappings::layout(pid)?, Some(id), segments, keeper)
 }
 
 fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
@@ -112,7 +145,7 @@ fn ground(plan: &Plan) -> Result<Ground> {
     let threads = threads.unwrap_or(1);
     let kernels = space::kernels_now(Pid::this())?;
     let spare = kernels.iter().map(|r| r.bytes()).sum();
-    let here = crate::memory::mappings::read(Pid::this())?;
+    let here = mappings::layout(Pid::this())?;
     let there = plan
         .processes
         .iter()

@@ -13,9 +13,20 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> nix::Result<()> {
     let raw: Vec<i32> = fd.iter().map(|fd| fd.as_raw_fd()).collect();
     let control = ControlMessage::ScmRights(&raw);
-    let controls = if raw.is_empty() { &[][..] } else { std::slice::from_ref(&control) };
+    let controls = if raw.is_empty() {
+        &[][..]
+    } else {
+        std::slice::from_ref(&control)
+    };
     let flags = MsgFlags::MSG_NOSIGNAL;
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], controls, flags, None).map(drop)
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(bytes)],
+        controls,
+        flags,
+        None,
+    )
+    .map(drop)
 }
 
 /// Receives one message of at most `limit` bytes, and the descriptor that came with it. An empty

@@ -37,7 +37,10 @@ nix::ioctl_readwrite!(uffdio_register_ioctl, 0xaa, 0x00, uffdio_register);
 pub fn register(uffd: BorrowedFd<'_>, range: PageRange) -> nix::Result<()> {
     const MODE_WP: u64 = 2;
     let mut argument = uffdio_register {
-        range: uffdio_range { start: range.start, len: range.bytes() },
+        range: uffdio_range {
+            start: range.start,
+            len: range.bytes(),
+        },
         mode: MODE_WP,
         ioctls: 0,
     };

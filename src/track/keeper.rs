@@ -107,9 +107,20 @@ fn wait(
     clients: &[OwnedFd],
 ) -> Result<(Ready, bool)> {
     let mut fds = vec![PollFd::new(listener, PollFlags::POLLIN)];
-    fds.extend(clients.iter().map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)));
-    fds.extend(kept.values().map(|k| PollFd::new(k.pidfd.as_fd(), PollFlags::POLLIN)));
-    let timeout = if kept.is_empty() { PollTimeout::from(IDLE) } else { PollTimeout::NONE };
+    fds.extend(
+        clients
+            .iter()
+            .map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)),
+    );
+    fds.extend(
+        kept.values()
+            .map(|k| PollFd::new(k.pidfd.as_fd(), PollFlags::POLLIN)),
+    );
+    let timeout = if kept.is_empty() {
+        PollTimeout::from(IDLE)
+    } else {
+        PollTimeout::NONE
+    };
     let count = loop {
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => {}
@@ -144,7 +155,9 @@ fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
 
 /// Answers one message; false when the client is gone.
 fn answer(client: &OwnedFd, kept: &mut BTreeMap<i32, Kept>) -> bool {
-    let Ok((bytes, fd)) = rights::receive(client.as_fd(), MESSAGE) else { return false };
+    let Ok((bytes, fd)) = rights::receive(client.as_fd(), MESSAGE) else {
+        return false;
+    };
     if bytes.is_empty() {
         return false;
     }
@@ -166,13 +179,17 @@ fn answer(client: &OwnedFd, kept: &mut BTreeMap<i32, Kept>) -> bool {
         }
         Err(e) => Answer::Refused(format!("The keeper does not understand: {e}")),
     };
-    let Ok(bytes) = serde_json::to_vec(&answer) else { return false };
+    let Ok(bytes) = serde_json::to_vec(&answer) else {
+        return false;
+    };
     rights::send(client.as_fd(), &bytes, send_fd.map(|fd| fd.as_fd())).is_ok()
 }
 
 fn keep(record: Record, fd: Option<OwnedFd>, kept: &mut BTreeMap<i32, Kept>) -> Result<()> {
     let pid = Pid::from_raw(record.pid);
-    let same = kept.remove(&record.pid).filter(|k| k.record.start_time == record.start_time);
+    let same = kept
+        .remove(&record.pid)
+        .filter(|k| k.record.start_time == record.start_time);
     let (pidfd, old) = match same {
         Some(kept) => (kept.pidfd, kept.fd),
         None => (
@@ -182,9 +199,19 @@ fn keep(record: Record, fd: Option<OwnedFd>, kept: &mut BTreeMap<i32, Kept>) -> 
     };
     // The pid could have been given to somebody else before the pidfd was opened.
     if task::process(pid)?.start_time != record.start_time {
-        return Err(Error::new(Kind::TargetGone, format!("Process {pid} is another one by now")));
+        return Err(Error::new(
+            Kind::TargetGone,
+            format!("Process {pid} is another one by now"),
+        ));
     }
-    kept.insert(record.pid, Kept { record, fd: fd.or(old), pidfd });
+    kept.insert(
+        record.pid,
+        Kept {
+            record,
+            fd: fd.or(old),
+            pidfd,
+        },
+    );
     Ok(())
 }
 
@@ -203,8 +230,7 @@ fn listen_here() -> Result<OwnedFd> {
     // Left behind by a keeper that was killed; a living one would have answered.
     let _absent = fs::remove_file(&path);
     let flags = SockFlag::SOCK_CLOEXEC;
-    let listener =
-        socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(cannot)?;
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(cannot)?;
     let address = UnixAddr::new(&path).map_err(cannot)?;
     bind(listener.as_raw_fd(), &address).map_err(cannot)?;
     listen(&listener, Backlog::new(16).map_err(cannot)?).map_err(cannot)?;

@@ -20,7 +20,7 @@ pub use record::{Record, forget, get, list, put};
 pub use watch::{MappingSample, Sample, Watch};
 
 use crate::error::Result;
-use crate::inject::Infected;
+use crate::inject::Remote;
 use crate::memory::Mapping;
 use crate::sys::pagemap::Category;
 use crate::task::Process;
@@ -46,13 +46,12 @@ pub trait DirtyTracker: Sync + fmt::Debug {
         false
     }
 
-    /// First step for a process that is not tracked yet, while it is infected: what the keeper must
-    /// hold.
+    /// First step for a process that is not tracked yet, inside its leader: what the keeper must hold.
     ///
     /// # Errors
     /// When the process or the kernel refuses.
-    fn attach(&self, pid: Pid, infected: &mut Infected) -> Result<Option<OwnedFd>> {
-        let _ = (pid, infected);
+    fn attach(&self, pid: Pid, remote: &mut Remote) -> Result<Option<OwnedFd>> {
+        let _ = (pid, remote);
         Ok(None)
     }
 
@@ -111,7 +110,7 @@ impl Arming {
     /// When the tracker or the keeper refuses.
     pub fn begin(
         process: &Process,
-        infected: &mut Infected,
+        remote: &mut Remote,
         tracker: &'static dyn DirtyTracker,
         program: &Path,
     ) -> Result<Self> {
@@ -129,12 +128,16 @@ impl Arming {
                 fd
             }
             None => {
-                let fd = tracker.attach(process.pid, infected)?;
+                let fd = tracker.attach(process.pid, remote)?;
                 put(program, &record, fd.as_ref())?;
                 fd
             }
         };
-        Ok(Self { tracker, record, fd })
+        Ok(Self {
+            tracker,
+            record,
+            fd,
+        })
     }
 
     /// Arms the tracker for `layer` (or none: a mere watch).

@@ -60,7 +60,11 @@ pub(super) enum Answer {
 /// Where the keeper's socket is: `$ICECORE_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/icecore`, or
 /// `/run/icecore` for root.
 pub(super) fn runtime_dir() -> PathBuf {
-    let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let of = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     let root = nix::unistd::geteuid().is_root();
     of("ICECORE_RUNTIME_DIR")
         .or_else(|| of("XDG_RUNTIME_DIR").map(|dir| dir.join("icecore")))
@@ -77,7 +81,9 @@ pub(super) fn socket_path() -> PathBuf {
 /// # Errors
 /// When a keeper is there but does not answer.
 pub fn get(pid: Pid) -> Result<Option<(Record, Option<OwnedFd>)>> {
-    let Some(connection) = dial()? else { return Ok(None) };
+    let Some(connection) = dial()? else {
+        return Ok(None);
+    };
     let (records, fd) = ask(&connection, &Request::Get(pid.as_raw()), None)?;
     Ok(records.into_iter().next().map(|record| (record, fd)))
 }
@@ -130,8 +136,7 @@ fn dial() -> Result<Option<OwnedFd>> {
     let path = socket_path();
     let cannot = |e| Error::os(format!("Cannot reach the keeper at {}", path.display()), e);
     let flags = SockFlag::SOCK_CLOEXEC;
-    let socket =
-        socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(cannot)?;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(cannot)?;
     let address = UnixAddr::new(&path).map_err(cannot)?;
     use std::os::fd::AsRawFd as _;
     match connect(socket.as_raw_fd(), &address) {
@@ -152,7 +157,10 @@ fn start(program: &Path) -> Result<OwnedFd> {
         .status()
         .map_err(cannot)?;
     if !status.success() {
-        return Err(Error::new(Kind::Failed, format!("The keeper ended with {status}")));
+        return Err(Error::new(
+            Kind::Failed,
+            format!("The keeper ended with {status}"),
+        ));
     }
     dial()?.ok_or_else(|| Error::new(Kind::Failed, "The keeper does not listen"))
 }

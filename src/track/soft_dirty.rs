@@ -36,7 +36,11 @@ impl DirtyTracker for SoftDirty {
         let mut dirty = false;
         here.scan(PageRange::of_pages(start, 1), &query, |_, _| dirty = true)
             .map_err(|e| format!("PAGEMAP_SCAN: {e}"))?;
-        if dirty { Ok(()) } else { Err("the kernel has no soft-dirty bits".into()) }
+        if dirty {
+            Ok(())
+        } else {
+            Err("the kernel has no soft-dirty bits".into())
+        }
     }
 
     fn written(&self) -> Option<Category> {

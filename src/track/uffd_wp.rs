@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::DirtyTracker;
 use crate::error::{Error, Result};
-use crate::inject::{Call, Infected};
+use crate::inject::{Call, Remote};
 use crate::memory::Mapping;
 use crate::sys::pagemap::{Category, Pagemap, Query};
 use crate::sys::{pidfd, uffd};
@@ -43,8 +43,12 @@ impl DirtyTracker for UffdWp {
         let stack = 0u8;
         let page = (&raw const stack).addr() as u64 & !0xfff;
         let range = crate::PageRange::of_pages(page, 1);
-        let query = Query { protect: false, ..PROTECT };
-        here.scan(range, &query, |_, _| {}).map_err(|e| format!("PAGEMAP_SCAN: {e}"))
+        let query = Query {
+            protect: false,
+            ..PROTECT
+        };
+        here.scan(range, &query, |_, _| {})
+            .map_err(|e| format!("PAGEMAP_SCAN: {e}"))
     }
 
     fn written(&self) -> Option<Category> {
@@ -55,22 +59,22 @@ impl DirtyTracker for UffdWp {
         true
     }
 
-    fn attach(&self, pid: Pid, infected: &mut Infected) -> Result<Option<OwnedFd>> {
-        let number = infected.with(pid, |remote| {
-            let number =
-                remote.call("userfaultfd", libc::SYS_userfaultfd, &[uffd::CREATE_FLAGS])?;
-            let argument = remote.put(0, &uffd::api_argument())?;
-            remote.call("UFFDIO_API", libc::SYS_ioctl, &[number, uffd::UFFDIO_API, argument])?;
-            Ok(number)
-        })?;
+    fn attach(&self, pid: Pid, remote: &mut Remote) -> Result<Option<OwnedFd>> {
+        let number = remote.call("userfaultfd", libc::SYS_userfaultfd, &[uffd::CREATE_FLAGS])?;
+        let argument = remote.put(0, &uffd::api_argument())?;
+        let mut api = [Call::new(
+            libc::SYS_ioctl,
+            &[number, uffd::UFFDIO_API, argument],
+        )];
+        remote.run(&mut api)?;
         let fetched = pidfd::open(pid)
             .and_then(|p| pidfd::get_fd(p, i32::try_from(number).unwrap_or(-1)))
             .map_err(|e| Error::os(format!("Cannot fetch a descriptor of process {pid}"), e));
         // Closed there in any case: nothing of ours stays.
-        infected.with(pid, |remote| {
-            let mut calls = [Call::new(libc::SYS_close, &[number])];
-            remote.run(&mut calls)
-        })?;
+        remote.run(&mut [Call::new(libc::SYS_close, &[number])])?;
+        api[0]
+            .value()
+            .map_err(|e| Error::os(format!("Process {pid} gets no write-protection"), e))?;
         fetched.map(Some)
     }
 

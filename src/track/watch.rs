@@ -59,7 +59,9 @@ impl Watch {
     pub fn start(root: Pid, keeper: &Path) -> Result<Self> {
         let tree = members(root)?;
         let known = |p: &Process, records: &[Record]| {
-            records.iter().any(|r| r.pid == p.pid.as_raw() && r.start_time == p.start_time)
+            records
+                .iter()
+                .any(|r| r.pid == p.pid.as_raw() && r.start_time == p.start_time)
         };
         let mut records = list()?;
         let first = &tree[0];
@@ -69,9 +71,15 @@ impl Watch {
         }
         let of_root = records.iter().find(|r| r.pid == root.as_raw());
         let tracker = of_root.and_then(|r| by_name(&r.tracker));
-        let (tracker, written) =
-            tracker.and_then(|t| Some((t.name(), t.written()?))).ok_or_else(unsupported)?;
-        Ok(Self { root, tracker, written, records })
+        let (tracker, written) = tracker
+            .and_then(|t| Some((t.name(), t.written()?)))
+            .ok_or_else(unsupported)?;
+        Ok(Self {
+            root,
+            tracker,
+            written,
+            records,
+        })
     }
 
     /// Counts now.
@@ -106,7 +114,10 @@ impl Watch {
             protect: false,
             tracked_only: false,
         };
-        for mapping in mappings::layout(pid)?.into_iter().filter(|m| m.is_private_memory()) {
+        for mapping in mappings::layout(pid)?
+            .into_iter()
+            .filter(|m| m.is_private_memory())
+        {
             let (mut dirty, mut resident) = (0, 0);
             pagemap
                 .scan(mapping.range, &own, |range, category| {
@@ -145,7 +156,9 @@ fn attach(root: Pid, keeper: &Path) -> Result<()> {
             continue;
         }
         let mut infected = Infected::new(process.pid, &process.threads)?;
-        let arming = Arming::begin(&process, &mut infected, tracker, keeper);
+        let arming = infected.with(process.pid, |remote| {
+            Arming::begin(&process, remote, tracker, keeper)
+        });
         let held = infected.cure()?;
         frozen.hold(process.pid, held);
         arming?.finish(&mappings::layout(process.pid)?, None, Vec::new(), keeper)?;
@@ -155,6 +168,9 @@ fn attach(root: Pid, keeper: &Path) -> Result<()> {
 }
 
 fn unsupported() -> Error {
-    Error::new(Kind::Unsupported, "This kernel cannot tell which pages are written")
-        .hint("dumps still work: pages are compared with the parent layer's; see icecore doctor")
+    Error::new(
+        Kind::Unsupported,
+        "This kernel cannot tell which pages are written",
+    )
+    .hint("dumps still work: pages are compared with the parent layer's; see icecore doctor")
 }

@@ -2,6 +2,7 @@
 
 mod dedup;
 mod dump;
+mod keeper;
 mod ps;
 mod restore;
 mod stacks;
@@ -34,6 +35,9 @@ pub(crate) enum Command {
     Stacks(stacks::Args),
     /// Free pages that upper layers override
     Dedup(dedup::Args),
+    /// Hold the tracking of processes between commands (started by itself)
+    #[command(hide = true)]
+    Keeper(keeper::Args),
 }
 
 /// Runs a command.
@@ -44,6 +48,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Ps(args) => ps::run(args),
         Command::Stacks(args) => stacks::run(args),
         Command::Dedup(args) => dedup::run(args),
+        Command::Keeper(args) => keeper::run(args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -56,6 +61,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Ps(args) => args.json,
         Command::Stacks(args) => args.json,
         Command::Dedup(args) => args.json,
+        Command::Keeper(_) => false,
     }
 }
 

@@ -27,9 +27,9 @@ pub(crate) struct Args {
     /// Accepted for CRIU's sake: a tree of a foreign session joins ours by itself
     #[arg(short = 'j', long)]
     shell_job: bool,
-    /// Track memory from the start, so that the next dump can be incremental
+    /// Do not track memory (a restored tree is tracked, so that the next layer can be a branch)
     #[arg(long)]
-    track_mem: bool,
+    no_track_mem: bool,
     /// Show what would be done, and what is in the way, without doing it
     #[arg(long)]
     dry_run: bool,
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         images_dir: args.images_dir.clone(),
         detach: args.restore_detached,
         pidfile: args.pidfile.clone(),
-        track: args.track_mem,
+        track: !args.no_track_mem,
         keeper: ourselves()?,
     };
     let plan = restore::plan(&options)?;
