@@ -11,8 +11,8 @@ use super::blobs;
 use super::frame::{COMMON_MAGIC, SERVICE_MAGIC};
 use super::proto::*;
 
-/// Decodes one record into JSON.
-type Decode = fn(&[u8]) -> Result<Value, DecodeError>;
+/// Decodes one record into JSON; also tells how many of its bytes the message explains.
+type Decode = fn(&[u8]) -> Result<(Value, usize), DecodeError>;
 
 /// Tells how many raw bytes follow record number `.0` with the bytes `.1`, when the rest of the
 /// file is `.2`; `None` when that cannot be told.
@@ -82,8 +82,8 @@ impl ImageKind {
         }
     }
 
-    /// Record number `index` as JSON.
-    pub(super) fn json(&self, index: usize, bytes: &[u8]) -> Result<Value, DecodeError> {
+    /// Record number `index` as JSON, and how many of its bytes are known fields.
+    pub(super) fn json(&self, index: usize, bytes: &[u8]) -> Result<(Value, usize), DecodeError> {
         if index == 0 {
             (self.head)(bytes)
         } else {
@@ -121,9 +121,11 @@ fn matches(pattern: &str, name: &str) -> bool {
         .is_some_and(|id| !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-fn json<M: Message + Default + Serialize>(bytes: &[u8]) -> Result<Value, DecodeError> {
+fn json<M: Message + Default + Serialize>(bytes: &[u8]) -> Result<(Value, usize), DecodeError> {
+    let message = M::decode(bytes)?;
     // A message is a plain tree: writing it as JSON cannot fail.
-    Ok(serde_json::to_value(M::decode(bytes)?).unwrap_or(Value::Null))
+    let value = serde_json::to_value(&message).unwrap_or(Value::Null);
+    Ok((value, message.encoded_len()))
 }
 
 /// Images without magic and records.

@@ -8,6 +8,10 @@ mod kinds;
 mod pagemap;
 pub mod proto;
 mod sidecar;
+#[cfg(test)]
+mod tests;
+pub mod text;
+mod values;
 mod writer;
 
 pub use frame::Record;

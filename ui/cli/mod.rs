@@ -5,6 +5,7 @@ mod dump;
 mod keeper;
 mod ps;
 mod restore;
+mod show;
 mod stacks;
 
 use std::io::Write as _;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Ps(ps::Args),
     /// Show the stacks of layers below a directory
     Stacks(stacks::Args),
+    /// List the files of a layer, or print one
+    Show(show::Args),
     /// Free pages that upper layers override
     Dedup(dedup::Args),
     /// Hold the tracking of processes between commands (started by itself)
@@ -47,6 +50,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Restore(args) => return restore::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Stacks(args) => stacks::run(args),
+        Command::Show(args) => show::run(args),
         Command::Dedup(args) => dedup::run(args),
         Command::Keeper(args) => keeper::run(args),
     };
@@ -60,6 +64,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Restore(args) => args.json,
         Command::Ps(args) => args.json,
         Command::Stacks(args) => args.json,
+        Command::Show(args) => args.json,
         Command::Dedup(args) => args.json,
         Command::Keeper(_) => false,
     }
