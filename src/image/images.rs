@@ -109,9 +109,26 @@ impl Images {
     /// When it is damaged, or has pages in a form that this version does not know.
     pub fn pagemap(&self, id: PagemapId) -> Result<Option<Pagemap>> {
         let name = id.file_name();
-        self.bytes(&name)?
-            .map(|data| Pagemap::decode(&name, &data).map_err(|e| self.inside(&e)))
-            .transpose()
+        let Some(data) = self.bytes(&name)? else {
+            return Ok(None);
+        };
+        let map = Pagemap::decode(&name, &data).map_err(|e| self.inside(&e))?;
+        self.refuse_excess(&map)?;
+        Ok(Some(map))
+    }
+
+    /// Refuses a pages file with more bytes than its pagemap explains: its offsets would be wrong.
+    /// One with too few is for a check of the stack, which knows whether they are needed.
+    fn refuse_excess(&self, map: &Pagemap) -> Result<()> {
+        let path = self.dir.join(format!("pages-{}.img", map.pages_id));
+        let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
+        let expected = map.stored_bytes();
+        if bytes <= expected {
+            return Ok(());
+        }
+        let what = format!("{} has {bytes} bytes instead of {expected}", path.display());
+        Err(Error::new(Kind::Unsupported, what)
+            .hint("It is damaged, or another program wrote pages in a form not known here"))
     }
 
     /// All pagemaps of the layer.
@@ -123,25 +140,6 @@ impl Images {
             .collect();
         out.sort_unstable();
         Ok(out)
-    }
-
-    /// The pages file of a pagemap, whose size must be what the pagemap says.
-    ///
-    /// # Errors
-    /// When pages are missing, or when there are more bytes than the pagemap explains.
-    pub fn pages_of(&self, map: &Pagemap) -> Result<File> {
-        let file = self.pages_file(map.pages_id)?;
-        let path = self.dir.join(format!("pages-{}.img", map.pages_id));
-        let bytes = file
-            .metadata()
-            .map_err(|e| Error::path("read", &path, e))?
-            .len();
-        let expected = map.stored_bytes();
-        if bytes == expected {
-            return Ok(file);
-        }
-        let what = format!("{} has {bytes} bytes instead of {expected}", path.display());
-        Err(Error::new(Kind::Corrupt, what).hint("it is truncated, or compressed by a newer CRIU"))
     }
 
     /// The pages file of a pagemap.

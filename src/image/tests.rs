@@ -110,12 +110,34 @@ fn the_pagemap_of_criu_explains_its_pages_file() {
         (map.runs[1].start, map.runs[1].pages, map.runs[1].lazy),
         (0x40_3000, 3, true)
     );
-    images.pages_of(&map).unwrap();
-    let short = Pagemap {
-        runs: map.runs[..1].to_vec(),
-        ..map
+    let bytes = images
+        .pages_file(map.pages_id)
+        .unwrap()
+        .metadata()
+        .unwrap()
+        .len();
+    assert_eq!(bytes, map.stored_bytes());
+}
+
+#[test]
+fn pages_that_the_pagemap_does_not_explain_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let writer = LayerWriter::create(root.path().join("layer")).unwrap();
+    let (start, pages, place) = (0x1000, 1, Place::Present);
+    let map = Pagemap {
+        pages_id: 1,
+        runs: vec![Run {
+            start,
+            pages,
+            place,
+            lazy: false,
+        }],
     };
-    assert_eq!(images.pages_of(&short).unwrap_err().kind(), Kind::Corrupt);
+    let id = PagemapId::Task(1);
+    writer.pagemap(id, &map).unwrap();
+    writer.pages(1).unwrap().append(&[0; 4097]).unwrap();
+    let images = Images::open(writer.partial()).unwrap();
+    assert_eq!(images.pagemap(id).unwrap_err().kind(), Kind::Unsupported);
 }
 
 #[test]
