@@ -77,7 +77,10 @@ pub(super) fn build_files(body: &Body, remote: &mut Remote, opened: &Opened) -> 
             .fd(id)
             .ok_or_else(|| Error::corrupt(format!("The {what} is file {id}, which no image has")))
     };
-    state::mm::restore(remote, &body.mm, fd(body.mm.exe_file_id, "executable")?)?;
+    let exe = fd(body.mm.exe_file_id, "executable")?;
+    // The kernel does not let an executable be replaced while it is mapped, not even by itself.
+    let ours = same_file(&format!("/proc/self/fd/{exe}"), "/proc/self/exe");
+    state::mm::restore(remote, &body.mm, if ours { KEEP } else { exe })?;
     let root = fd(body.fs.root_id, "root directory")?;
     let changed = !is_our_root(root);
     let cwd = fd(body.fs.cwd_id, "working directory")?;
@@ -85,10 +88,17 @@ pub(super) fn build_files(body: &Body, remote: &mut Remote, opened: &Opened) -> 
     files::install(remote, &body.descriptors, opened)
 }
 
+/// The executable stays what it is (prctl(2), PR_SET_MM_MAP).
+const KEEP: RawFd = -1;
+
 fn is_our_root(fd: RawFd) -> bool {
+    same_file(&format!("/proc/self/fd/{fd}"), "/")
+}
+
+fn same_file(a: &str, b: &str) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let of = |path: &str| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    of(&format!("/proc/self/fd/{fd}")) == of("/")
+    of(a).is_some() && of(a) == of(b)
 }
 
 /// State of all threads; the remotes are in the order of the cores.

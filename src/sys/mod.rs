@@ -10,5 +10,6 @@ pub mod pidfd;
 pub mod ptrace;
 pub mod rights;
 pub mod robust;
+pub mod shared;
 pub mod uffd;
 pub mod vm;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Commands that CRIU has keep CRIU's option names.
 
 mod dedup;
+mod demo;
 mod dump;
 mod keeper;
 mod ps;
@@ -38,6 +39,11 @@ pub(crate) enum Command {
     Show(show::Args),
     /// Free pages that upper layers override
     Dedup(dedup::Args),
+    /// Watch a small process tree being frozen in layers and thawed again
+    Demo(demo::Args),
+    /// A process of the demo's tree
+    #[command(hide = true)]
+    DemoTarget(demo::TargetArgs),
     /// Hold the tracking of processes between commands (started by itself)
     #[command(hide = true)]
     Keeper(keeper::Args),
@@ -52,6 +58,8 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Stacks(args) => stacks::run(args),
         Command::Show(args) => show::run(args),
         Command::Dedup(args) => dedup::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::DemoTarget(args) => demo::target(args),
         Command::Keeper(args) => keeper::run(args),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -66,7 +74,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Stacks(args) => args.json,
         Command::Show(args) => args.json,
         Command::Dedup(args) => args.json,
-        Command::Keeper(_) => false,
+        Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
     }
 }
 
