@@ -15,6 +15,7 @@ use crate::arch::{self, Regs, restart, stub};
 use crate::error::{Error, Kind, Result, TargetState};
 use crate::sys::ptrace;
 use crate::sys::vm::Memory;
+use crate::task::proc;
 use crate::units::{PageRange, Pid};
 
 /// Signals that do nothing unless a program handles them: candidates for the soft break.
@@ -26,6 +27,8 @@ const HARMLESS: [i32; 4] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD, libc::S
 pub struct Infected {
     pid: Pid,
     own_pid: Pid,
+    /// It sees the same ids as we do.
+    same_namespace: bool,
     slack: Slack,
     site: Site,
     memory: Rc<Memory>,
@@ -50,7 +53,7 @@ impl Infected {
     /// then as it was.
     pub fn new(pid: Pid, threads: &[Pid]) -> Result<Self> {
         let proc = Process::new(pid.as_raw()).map_err(|e| gone(pid, e))?;
-        let status = proc.status().map_err(|e| gone(pid, e))?;
+        let status = proc::status(pid, pid)?;
         let maps: Vec<MemoryMap> = proc.maps().map_err(|e| gone(pid, e))?.into_iter().collect();
         let memory = Rc::new(
             Memory::open(pid)
@@ -70,6 +73,7 @@ impl Infected {
         let mut infected = Self {
             pid,
             own_pid,
+            same_namespace: status.nspid.as_ref().is_none_or(|ids| ids.len() == 1),
             slack,
             site,
             memory,
@@ -159,8 +163,10 @@ impl Infected {
         let regs = restart::by_itself(&before.regs);
         let own_tid = if before.tid == self.pid {
             self.own_pid
+        } else if self.same_namespace {
+            before.tid
         } else {
-            own_tid(before.tid)?
+            own_id(&proc::status(self.pid, before.tid)?, before.tid)
         };
         let bytes = stub::bytes(&stub::Return {
             own_ids: (self.own_pid, own_tid),
@@ -268,19 +274,23 @@ fn leave_stub(tid: Pid, slack: &Slack) -> Result<()> {
 /// pending there, where nothing but a sigwait(3) for it can see it.
 fn harmless_signal(pid: Pid, threads: &[Pid], status: &Status) -> Result<i32> {
     let mut blocked = 0;
-    let mut pending = status.shdpnd;
     for tid in threads {
         blocked |= ptrace::sigmask(*tid)
             .map_err(|e| Error::os(format!("Cannot read the signal mask of thread {tid}"), e))?;
-        let process = Process::new(tid.as_raw()).and_then(|p| p.status());
-        pending |= process.map_err(|e| gone(*tid, e))?.sigpnd;
     }
-    // A real one that waits could not be told from ours.
     let free = |taken: u64| {
-        let taken = taken | status.sigcgt | pending;
+        let taken = taken | status.sigcgt;
         HARMLESS.into_iter().find(|s| taken & 1 << (s - 1) == 0)
     };
-    free(blocked).or_else(|| free(0)).ok_or_else(|| {
+    if let Some(signal) = free(blocked) {
+        return Ok(signal);
+    }
+    // A real one that waits could not be told from ours.
+    let mut pending = status.shdpnd;
+    for tid in threads {
+        pending |= proc::status(pid, *tid)?.sigpnd;
+    }
+    free(pending).ok_or_else(|| {
         Error::new(
             Kind::Unsupported,
             format!("Process {pid} uses SIGURG, SIGWINCH, SIGCHLD and SIGCONT"),
@@ -293,13 +303,6 @@ fn harmless_signal(pid: Pid, threads: &[Pid], status: &Status) -> Result<i32> {
 fn own_id(status: &Status, fallback: Pid) -> Pid {
     let last = status.nspid.as_ref().and_then(|ids| ids.last().copied());
     Pid::from_raw(last.unwrap_or(fallback.as_raw()))
-}
-
-fn own_tid(tid: Pid) -> Result<Pid> {
-    let status = Process::new(tid.as_raw())
-        .and_then(|p| p.status())
-        .map_err(|e| gone(tid, e))?;
-    Ok(own_id(&status, tid))
 }
 
 fn gone(pid: Pid, error: procfs::ProcError) -> Error {

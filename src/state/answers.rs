@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use procfs::process::{Stat, Status};
 
-use super::proc;
 use super::words::to_words;
 use crate::error::{Error, Result};
 use crate::inject::{Call, Remote};
+use crate::task::proc;
 use crate::units::{Pid, Vaddr};
 
 /// System calls that a thread will be made to run, with room for what they write.

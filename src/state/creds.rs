@@ -14,9 +14,10 @@ use procfs::process::Status;
 
 use self::plan::{Step, plan};
 use super::words::{high, low};
-use super::{Answers, DumpThread, Questions, Resource, RestoreThread, caps, proc};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread, caps};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{CoreEntry, CredsEntry};
+use crate::task::proc;
 use crate::units::Pid;
 
 const PR_GET_SECUREBITS: u64 = 27;

@@ -3,10 +3,10 @@
 
 use std::os::fd::RawFd;
 
-use super::proc;
 use crate::error::{Error, Kind, Result};
 use crate::image::proto::FsEntry;
 use crate::inject::Remote;
+use crate::task::proc;
 use crate::units::Pid;
 
 /// Dump half: the record, with the file ids of the two directories.

@@ -6,11 +6,11 @@
 use std::fs;
 use std::os::fd::RawFd;
 
-use super::proc;
 use super::words::{pair, to_words, words};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::MmEntry;
 use crate::inject::{Call, Remote};
+use crate::task::proc;
 use crate::units::Pid;
 
 const PR_GET_DUMPABLE: u64 = 3;

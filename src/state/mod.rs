@@ -21,7 +21,6 @@ mod oom;
 mod pdeath;
 mod pending;
 mod posix_timers;
-mod proc;
 mod process;
 mod rlimits;
 mod rseq;

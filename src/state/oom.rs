@@ -3,8 +3,9 @@
 
 use std::fs;
 
-use super::{Answers, DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Error, Kind, Obstacle, Result};
+use crate::task::proc;
 
 /// See the module.
 #[derive(Debug)]

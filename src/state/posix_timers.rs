@@ -7,10 +7,11 @@
 use std::fs;
 
 use super::words::{at, get, halves, low, pair, words};
-use super::{Answers, DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::PosixTimerEntry;
 use crate::inject::{Call, Remote};
+use crate::task::proc;
 use crate::units::Pid;
 
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;

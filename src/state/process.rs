@@ -4,9 +4,10 @@
 //! CRIU's: kernel flags of the task and login uid (`tc.flags`, `tc.loginuid`).
 
 use super::words::low;
-use super::{Answers, DumpThread, Questions, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::Result;
 use crate::inject::Call;
+use crate::task::proc;
 
 const PR_SET_CHILD_SUBREAPER: u64 = 36;
 const PR_GET_CHILD_SUBREAPER: u64 = 37;

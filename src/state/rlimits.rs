@@ -7,10 +7,11 @@ use procfs::FromBufRead as _;
 use procfs::process::{LimitValue, Limits as Table};
 
 use super::words::words;
-use super::{Answers, DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Kind, Obstacle, Result};
 use crate::image::proto::{RlimitEntry, TaskRlimitsEntry};
 use crate::inject::Call;
+use crate::task::proc;
 
 /// See the module.
 #[derive(Debug)]

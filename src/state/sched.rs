@@ -4,9 +4,10 @@
 use procfs::process::Stat;
 
 use super::words::halves;
-use super::{Answers, DumpThread, Questions, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::{Kind, Obstacle, Result};
 use crate::inject::Call;
+use crate::task::proc;
 use crate::units::Pid;
 
 const SCHED_FIFO: u32 = 1;

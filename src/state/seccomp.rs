@@ -1,9 +1,10 @@
 //! Seccomp (seccomp(2); `thread_core.seccomp_*`, `seccomp.img`). Not saved yet: a thread that is
 //! confined is an obstacle.
 
-use super::{Answers, DumpThread, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Obstacle, Result};
 use crate::image::proto::CoreEntry;
+use crate::task::proc;
 use crate::units::Pid;
 
 /// See the module.

@@ -10,6 +10,7 @@ use crate::image::proto::{
 };
 use crate::inject::Infected;
 use crate::task::Frozen;
+use crate::task::proc;
 
 /// A child that waits for input; killed on drop.
 struct Cat(Child);

@@ -2,9 +2,12 @@
 //! timer slack (PR_SET_TIMERSLACK, prctl(2)), I/O priority (ioprio_set(2)), memory policy
 //! (set_mempolicy(2)). CRIU loses them silently; here each is a warning of the dump.
 
+use std::sync::OnceLock;
+
 use super::words::low;
-use super::{Answers, DumpThread, Questions, Resource, RestoreThread, proc};
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::{Obstacle, Result};
+use crate::task::proc;
 
 const PR_GET_TIMERSLACK: u64 = 30;
 /// What a thread has that never asked for another one, in ns.
@@ -33,9 +36,8 @@ impl Resource for Unsaved {
 
     fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         let mut found = Vec::new();
-        let me = nix::unistd::getpid();
         let cpus = &answers.status.cpus_allowed_list;
-        if *cpus != proc::status(me, me)?.cpus_allowed_list {
+        if cpus != own_cpus() {
             found.push(format!(
                 "is bound to CPUs {}",
                 list(cpus.as_deref().unwrap_or(&[]))
@@ -73,6 +75,13 @@ impl Resource for Unsaved {
     fn restore(&self, _task: &mut RestoreThread<'_>) -> Result<()> {
         Ok(())
     }
+}
+
+/// Our own affinity, taken as the usual one.
+fn own_cpus() -> &'static Option<Vec<(u32, u32)>> {
+    static CPUS: OnceLock<Option<Vec<(u32, u32)>>> = OnceLock::new();
+    let me = nix::unistd::getpid();
+    CPUS.get_or_init(|| proc::status(me, me).ok().and_then(|s| s.cpus_allowed_list))
 }
 
 /// CPUs as in `/proc/PID/status`, e.g. `0-3,8`.

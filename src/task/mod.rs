@@ -1,6 +1,7 @@
 //! The target: a process tree, how it is found, stopped, and let go.
 
 mod freeze;
+pub(crate) mod proc;
 mod tree;
 mod trees;
 

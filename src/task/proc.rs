@@ -11,26 +11,26 @@ use crate::error::{Error, Kind, Result};
 use crate::units::Pid;
 
 /// `/proc/PID/task/TID/status`.
-pub(super) fn status(pid: Pid, tid: Pid) -> Result<Status> {
+pub(crate) fn status(pid: Pid, tid: Pid) -> Result<Status> {
     let path = format!("/proc/{pid}/task/{tid}/status");
     let text = text(&path)?;
     Status::from_buf_read(Cursor::new(text)).map_err(|e| unreadable(&path, e))
 }
 
 /// `/proc/PID/task/TID/stat`.
-pub(super) fn stat(pid: Pid, tid: Pid) -> Result<Stat> {
+pub(crate) fn stat(pid: Pid, tid: Pid) -> Result<Stat> {
     let path = format!("/proc/{pid}/task/{tid}/stat");
     let text = text(&path)?;
     Stat::from_read(Cursor::new(text)).map_err(|e| unreadable(&path, e))
 }
 
 /// A file below `/proc/PID`, without the newline at its end.
-pub(super) fn line(pid: Pid, name: &str) -> Result<String> {
+pub(crate) fn line(pid: Pid, name: &str) -> Result<String> {
     text(&format!("/proc/{pid}/{name}")).map(|t| t.trim_end_matches('\n').to_owned())
 }
 
 /// All threads of a process, the leader first.
-pub(super) fn threads(pid: Pid) -> Result<Vec<Pid>> {
+pub(crate) fn threads(pid: Pid) -> Result<Vec<Pid>> {
     let path = format!("/proc/{pid}/task");
     let entries = fs::read_dir(&path).map_err(|e| Error::path("list", &path, e))?;
     let mut tids: Vec<Pid> = entries
@@ -51,7 +51,7 @@ fn text(path: &str) -> Result<String> {
 }
 
 /// A file of /proc that does not look as proc(5) says.
-pub(super) fn unreadable(
+pub(crate) fn unreadable(
     path: &str,
     cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Error {
