@@ -88,6 +88,10 @@ impl fmt::Display for TargetState {
 
 /// A failure: what, why, what became of the target, what to try next.
 #[derive(Debug)]
+#[expect(
+    clippy::error_impl_error,
+    reason = "the engine's one error, called icecore::Error outside"
+)]
 pub struct Error(Box<Inner>);
 
 #[derive(Debug)]

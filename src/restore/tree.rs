@@ -19,16 +19,16 @@ use crate::units::Pid;
 
 /// A process to be made.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// pid, parent, group, session and threads (the leader first).
-    pub entry: PstreeEntry,
+    pub(super) entry: PstreeEntry,
     /// The raw wait status with which it ends at once: a zombie.
-    pub zombie: Option<i32>,
+    pub(super) zombie: Option<i32>,
 }
 
 /// Processes of our own making, all stopped. Dropping it kills them all.
 #[derive(Debug)]
-pub struct Newborn {
+pub(super) struct Newborn {
     foothold: Option<Foothold>,
     remotes: BTreeMap<Pid, Remote>,
     pids: Vec<Pid>,
@@ -42,7 +42,7 @@ const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACEVFORK;
 
 /// Relations that cannot be made: sessions and groups whose leader is not in the tree.
-pub fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
+pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let Some(root) = tree.first().map(|w| &w.entry) else {
         return found;
@@ -79,7 +79,7 @@ impl Newborn {
     /// # Errors
     /// [`Kind::Busy`] when a pid is taken, [`Kind::Permission`] without the right to choose pids.
     /// Nothing is left behind.
-    pub fn fork(tree: &[Wanted], ground: &Ground, detach: bool) -> Result<Self> {
+    pub(super) fn fork(tree: &[Wanted], ground: &Ground, detach: bool) -> Result<Self> {
         let mut born = Self {
             foothold: None,
             remotes: BTreeMap::new(),
@@ -220,7 +220,7 @@ impl Newborn {
     ///
     /// # Errors
     /// As [`Newborn::fork`].
-    pub fn make_threads(&mut self, wanted: &Wanted) -> Result<Vec<Remote>> {
+    pub(super) fn make_threads(&mut self, wanted: &Wanted) -> Result<Vec<Remote>> {
         let flags = libc::CLONE_VM
             | libc::CLONE_FS
             | libc::CLONE_FILES
@@ -251,7 +251,7 @@ impl Newborn {
     ///
     /// # Errors
     /// Never after [`Newborn::fork`] succeeded.
-    pub fn foothold(&self) -> Result<Foothold> {
+    pub(super) fn foothold(&self) -> Result<Foothold> {
         self.foothold
             .ok_or_else(|| Error::new(Kind::Failed, "No process was made"))
     }
@@ -260,7 +260,7 @@ impl Newborn {
     ///
     /// # Errors
     /// When there is none.
-    pub fn remote(&mut self, pid: Pid) -> Result<&mut Remote> {
+    pub(super) fn remote(&mut self, pid: Pid) -> Result<&mut Remote> {
         self.remotes
             .get_mut(&pid)
             .ok_or_else(|| Error::new(Kind::Failed, format!("Process {pid} was not made")))
@@ -277,7 +277,7 @@ impl Newborn {
     ///
     /// # Errors
     /// When one of them died; all are killed then.
-    pub fn release(mut self, stopped: &[(Pid, i32)]) -> Result<()> {
+    pub(super) fn release(mut self, stopped: &[(Pid, i32)]) -> Result<()> {
         let lost = |tid: Pid| {
             move |e| {
                 Error::os(format!("Cannot let go of thread {tid}"), e).target(TargetState::Killed)

@@ -56,7 +56,11 @@ pub struct Query {
     pub tracked_only: bool,
 }
 
-nix::ioctl_readwrite!(pagemap_scan, b'f', 16, pm_scan_arg);
+mod ioctl {
+    use linux_raw_sys::general::pm_scan_arg;
+
+    nix::ioctl_readwrite!(pagemap_scan, b'f', 16, pm_scan_arg);
+}
 
 const WP_MATCHING: u64 = 1;
 const CHECK_WPASYNC: u64 = 2;
@@ -112,8 +116,8 @@ impl Pagemap {
             };
             // SAFETY: `arg` is a complete pm_scan_arg whose `vec` points to `LEN` regions of ours
             // that outlive the call; the kernel writes no more than `vec_len` of them.
-            let got = unsafe { pagemap_scan(self.0.as_raw_fd(), &raw mut arg) }?;
-            let got = usize::try_from(got).map_err(|_| Errno::EOVERFLOW)?;
+            let got = unsafe { ioctl::pagemap_scan(self.0.as_raw_fd(), &raw mut arg) }?;
+            let got = usize::try_from(got).unwrap_or(0);
             for region in &regions[..got] {
                 found(
                     PageRange::new(region.start, region.end),

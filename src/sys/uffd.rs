@@ -27,7 +27,11 @@ pub fn api_argument() -> [u8; 24] {
     bytes
 }
 
-nix::ioctl_readwrite!(uffdio_register_ioctl, 0xaa, 0x00, uffdio_register);
+mod ioctl {
+    use linux_raw_sys::general::uffdio_register;
+
+    nix::ioctl_readwrite!(register, 0xaa, 0x00, uffdio_register);
+}
 
 /// Registers a range of the address space that the userfaultfd belongs to, whichever process calls.
 /// A range that is registered with it already stays as it is.
@@ -46,7 +50,7 @@ pub fn register(uffd: BorrowedFd<'_>, range: PageRange) -> nix::Result<()> {
     };
     // SAFETY: `argument` is a complete uffdio_register that outlives the call; the kernel writes
     // only its `ioctls`.
-    unsafe { uffdio_register_ioctl(uffd.as_raw_fd(), &raw mut argument) }.map(drop)
+    unsafe { ioctl::register(uffd.as_raw_fd(), &raw mut argument) }.map(drop)
 }
 
 /// Makes a userfaultfd for our own address space, with asynchronous write-protection.

@@ -15,7 +15,7 @@ use crate::units::{Pid, Vaddr};
 /// # Errors
 /// EPERM without the right to trace, ESRCH when it is gone, EFAULT.
 pub fn read(pid: Pid, addr: Vaddr, buffer: &mut [u8]) -> nix::Result<usize> {
-    let base = usize::try_from(addr).map_err(|_| Errno::EFAULT)?;
+    let base = usize::try_from(addr).or(Err(Errno::EFAULT))?;
     let remote = [RemoteIoVec {
         base,
         len: buffer.len(),

@@ -98,7 +98,7 @@ pub(crate) fn parent(dir: &Path) -> Result<()> {
     let mut pipe: ChildStdin = numbers
         .take()
         .ok_or_else(|| Error::new(Kind::Failed, "The adder has no pipe"))?;
-    let spinners: Vec<Arc<Spinner>> = (0..2).map(|i| spin(i)).collect();
+    let spinners: Vec<Arc<Spinner>> = (0..2).map(spin).collect();
     let mut lines = OpenOptions::new()
         .create(true)
         .append(true)
