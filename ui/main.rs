@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod error;
 mod format;
+mod tui;
 
 use std::process::ExitCode;
 
@@ -13,11 +14,23 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    cli::log(&cli.command);
-    match cli::run(&cli.command) {
+    let (done, json) = match &cli.command {
+        Some(command) => {
+            cli::log(command);
+            (cli::run(command), cli::wants_json(command))
+        }
+        None => {
+            let options = tui::Options {
+                root: cli.root.clone(),
+                ..tui::Options::default()
+            };
+            (tui::run(options).map(|_| ExitCode::SUCCESS), false)
+        }
+    };
+    match done {
         Ok(code) => code,
         Err(error) => {
-            error::print(&error, cli::wants_json(&cli.command));
+            error::print(&error, json);
             ExitCode::from(error.kind().exit_code())
         }
     }

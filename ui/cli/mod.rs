@@ -2,12 +2,12 @@
 
 mod dedup;
 mod demo;
-mod dump;
+pub(crate) mod dump;
 mod keeper;
-mod ps;
-mod restore;
+pub(crate) mod ps;
+pub(crate) mod restore;
 mod show;
-mod stacks;
+pub(crate) mod stacks;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -21,8 +21,12 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub(crate) struct Cli {
+    /// What to do; without it the terminal UI opens
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
+    /// Where the terminal UI looks for layers and makes new ones
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) root: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

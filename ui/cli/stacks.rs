@@ -70,10 +70,11 @@ fn show(out: &mut impl Write, catalog: &Catalog, dir: &std::path::Path) -> io::R
 }
 
 /// One line of the graph: a layer, or a fork.
-struct Line {
-    graph: String,
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) graph: String,
     name: String,
-    layer: Option<usize>,
+    pub(crate) layer: Option<usize>,
 }
 
 impl Line {
@@ -90,7 +91,7 @@ enum Todo {
 
 /// The layers above `root` and `root` itself, newest first; each branch beside the main line has a
 /// column of its own.
-fn graph(catalog: &Catalog, root: usize) -> Vec<Line> {
+pub(crate) fn graph(catalog: &Catalog, root: usize) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut todo = vec![Todo::Tree(root, String::new())];
     while let Some(next) = todo.pop() {

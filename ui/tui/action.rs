@@ -1,0 +1,241 @@
+//! The one table of actions: keys, footer and help all come from here.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::model::{Focus, Model};
+
+/// Something that a key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// Make a layer of the selected process tree.
+    Dump,
+    /// Let the selected layer run again.
+    Restore,
+    /// Free what the selected layer overrides below it.
+    Dedup,
+    /// Count the dirty pages of the selected tree, or stop showing them.
+    Watch,
+    /// Filter the processes.
+    Filter,
+    /// The next pane.
+    Next,
+    /// The pane before.
+    Previous,
+    /// Go on from what is selected.
+    Enter,
+    /// Up, down, left, right.
+    Up,
+    /// See above.
+    Down,
+    /// See above.
+    Left,
+    /// See above.
+    Right,
+    /// A page up.
+    PageUp,
+    /// A page down.
+    PageDown,
+    /// To the beginning.
+    Home,
+    /// To the end.
+    End,
+    /// Ask the running job to stop.
+    Cancel,
+    /// Read everything again.
+    Refresh,
+    /// Show the keys.
+    Help,
+    /// Leave.
+    Quit,
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub(crate) struct Action {
+    /// What it does.
+    pub(crate) act: Act,
+    /// Its keys, the best known first.
+    pub(crate) keys: &'static [KeyCode],
+    /// In the footer; empty when it is not shown there.
+    pub(crate) short: &'static str,
+    /// In the help.
+    pub(crate) help: &'static str,
+    /// Whether it makes sense now.
+    pub(crate) available: fn(&Model) -> bool,
+}
+
+fn always(_: &Model) -> bool {
+    true
+}
+
+fn idle(model: &Model) -> bool {
+    model.job.is_none()
+}
+
+/// All actions.
+pub(crate) const ACTIONS: &[Action] = &[
+    Action {
+        act: Act::Dump,
+        keys: &[KeyCode::Char('d')],
+        short: "dump",
+        help: "make a layer of the selected process tree (shows the plan first)",
+        available: |model| idle(model) && model.process().is_some(),
+    },
+    Action {
+        act: Act::Restore,
+        keys: &[KeyCode::Char('r')],
+        short: "restore",
+        help: "let the selected layer run again (shows the preflight first)",
+        available: |model| idle(model) && model.layer().is_some(),
+    },
+    Action {
+        act: Act::Dedup,
+        keys: &[KeyCode::Char('D')],
+        short: "dedup",
+        help: "free pages below the selected layer that it overrides (shows what is lost first)",
+        available: |model| idle(model) && model.layer().is_some_and(|l| l.incremental),
+    },
+    Action {
+        act: Act::Watch,
+        keys: &[KeyCode::Char('w')],
+        short: "watch",
+        help: "count the dirty pages of the selected tree, live; again: stop showing them",
+        available: |model| model.process().is_some(),
+    },
+    Action {
+        act: Act::Cancel,
+        keys: &[KeyCode::Char('x')],
+        short: "cancel job",
+        help: "ask the running job to stop; it leaves nothing half-made",
+        available: |model| model.job.is_some(),
+    },
+    Action {
+        act: Act::Next,
+        keys: &[KeyCode::Tab],
+        short: "pane",
+        help: "next pane: processes, stacks, map",
+        available: always,
+    },
+    Action {
+        act: Act::Previous,
+        keys: &[KeyCode::BackTab],
+        short: "",
+        help: "the pane before",
+        available: always,
+    },
+    Action {
+        act: Act::Filter,
+        keys: &[KeyCode::Char('/')],
+        short: "filter",
+        help: "show only processes with this text (Esc: all again)",
+        available: always,
+    },
+    Action {
+        act: Act::Enter,
+        keys: &[KeyCode::Enter],
+        short: "",
+        help: "from a process to its layers, from a layer to its map",
+        available: always,
+    },
+    Action {
+        act: Act::Up,
+        keys: &[KeyCode::Up, KeyCode::Char('k')],
+        short: "",
+        help: "up",
+        available: always,
+    },
+    Action {
+        act: Act::Down,
+        keys: &[KeyCode::Down, KeyCode::Char('j')],
+        short: "",
+        help: "down",
+        available: always,
+    },
+    Action {
+        act: Act::Left,
+        keys: &[KeyCode::Left, KeyCode::Char('h')],
+        short: "",
+        help: "fold the tree; left on the map",
+        available: |model| model.focus != Focus::Stacks,
+    },
+    Action {
+        act: Act::Right,
+        keys: &[KeyCode::Right, KeyCode::Char('l')],
+        short: "",
+        help: "unfold the tree; right on the map",
+        available: |model| model.focus != Focus::Stacks,
+    },
+    Action {
+        act: Act::PageUp,
+        keys: &[KeyCode::PageUp],
+        short: "",
+        help: "a page up",
+        available: always,
+    },
+    Action {
+        act: Act::PageDown,
+        keys: &[KeyCode::PageDown],
+        short: "",
+        help: "a page down",
+        available: always,
+    },
+    Action {
+        act: Act::Home,
+        keys: &[KeyCode::Home, KeyCode::Char('g')],
+        short: "",
+        help: "to the beginning",
+        available: always,
+    },
+    Action {
+        act: Act::End,
+        keys: &[KeyCode::End, KeyCode::Char('G')],
+        short: "",
+        help: "to the end",
+        available: always,
+    },
+    Action {
+        act: Act::Refresh,
+        keys: &[KeyCode::Char('R')],
+        short: "",
+        help: "read the images directory again (it is followed by itself)",
+        available: always,
+    },
+    Action {
+        act: Act::Help,
+        keys: &[KeyCode::Char('?'), KeyCode::F(1)],
+        short: "help",
+        help: "these keys",
+        available: always,
+    },
+    Action {
+        act: Act::Quit,
+        keys: &[KeyCode::Char('q')],
+        short: "quit",
+        help: "leave; processes and layers stay as they are",
+        available: always,
+    },
+];
+
+/// The available action of a key.
+pub(crate) fn of_key(key: KeyEvent, model: &Model) -> Option<Act> {
+    if key.modifiers.contains(KeyModifiers::CONTROL) {
+        return (key.code == KeyCode::Char('c')).then_some(Act::Quit);
+    }
+    ACTIONS
+        .iter()
+        .find(|action| action.keys.contains(&key.code))
+        .filter(|action| (action.available)(model))
+        .map(|action| action.act)
+}
+
+/// The name of a key.
+pub(crate) fn key_name(key: KeyCode) -> String {
+    match key {
+        KeyCode::Char(c) => c.to_string(),
+        KeyCode::F(n) => format!("F{n}"),
+        KeyCode::Up => "↑".into(),
+        KeyCode::Down => "Down".into(),
+        KeyCode::BackTab => "Shift-Tab".into(),
+        other => format!("{other:?}"),
+    }
+}

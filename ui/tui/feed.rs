@@ -1,0 +1,329 @@
+//! The threads that bring messages: keys, signals, processes, image directories, maps, counters.
+//!
+//! Each ends when the channel or the stop flag says so. Requests for the same kind of thing replace
+//! each other: only the latest is answered.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossterm::event::{self, Event as Input};
+use icecore::chain::Catalog;
+use icecore::task;
+use icecore::track::{self, Watch};
+use icecore::{Error, Pid, Result};
+use notify::{RecursiveMode, Watcher as _};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::map::Map;
+use super::message::{Count, Failure, Msg, Survey};
+use super::stacks;
+
+/// How often the processes are listed.
+const SURVEY: Duration = Duration::from_millis(1000);
+/// How often dirty pages are counted.
+const COUNT: Duration = Duration::from_millis(700);
+/// How long to wait for more changes in the image directories.
+const QUIET: Duration = Duration::from_millis(150);
+/// How often the stop flag is looked at while there is no key.
+const KEYS: Duration = Duration::from_millis(100);
+/// Trees counted at the same time.
+const COUNTED: usize = 12;
+/// Mappings reported of each.
+const TOP: usize = 16;
+
+/// Leaves the terminal UI when a thread panics: it would go on without a part of itself.
+struct Alarm(Sender<Msg>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _closed = self.0.send(Msg::Quit);
+        }
+    }
+}
+
+/// Starts a thread; a panic in it ends the terminal UI.
+pub(crate) fn spawn(
+    name: &str,
+    messages: &Sender<Msg>,
+    work: impl FnOnce(Sender<Msg>) + Send + 'static,
+) -> Result<()> {
+    let messages = messages.clone();
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            let _alarm = Alarm(messages.clone());
+            work(messages);
+        })
+        .map(drop)
+        .map_err(|e| Error::io(format!("Cannot start the {name} thread"), e))
+}
+
+/// The way to the threads that answer requests.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    scans: Sender<()>,
+    maps: Sender<PathBuf>,
+    counts: Sender<Pid>,
+    stop: Arc<AtomicBool>,
+    signals: signal_hook::iterator::Handle,
+}
+
+impl Feed {
+    /// Starts all threads.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(crate) fn start(root: PathBuf, keeper: PathBuf, messages: &Sender<Msg>) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        spawn("keys", messages, move |messages| keys(&flag, &messages))?;
+        let mut signals = Signals::new([SIGTERM, SIGHUP, SIGINT])
+            .map_err(|e| Error::io("Cannot listen to signals", e))?;
+        let handle = signals.handle();
+        spawn("signals", messages, move |messages| {
+            for _ in &mut signals {
+                if messages.send(Msg::Quit).is_err() {
+                    break;
+                }
+            }
+        })?;
+        let flag = Arc::clone(&stop);
+        spawn("processes", messages, move |messages| {
+            survey(&flag, &messages);
+        })?;
+        let (scans, requests) = channel();
+        let ring = scans.clone();
+        spawn("stacks", messages, move |messages| {
+            follow(&root, &ring, &requests, &messages);
+        })?;
+        let (maps, requests) = channel();
+        spawn("map", messages, move |messages| {
+            answer_maps(&requests, &messages);
+        })?;
+        let (counts, requests) = channel();
+        spawn("counter", messages, move |messages| {
+            Counter::new(keeper).run(&requests, &messages);
+        })?;
+        Ok(Self {
+            scans,
+            maps,
+            counts,
+            stop,
+            signals: handle,
+        })
+    }
+
+    /// Reads the images root again.
+    pub(crate) fn scan(&self) {
+        let _gone = self.scans.send(());
+    }
+
+    /// Computes the map of a layer.
+    pub(crate) fn map(&self, dir: PathBuf) {
+        let _gone = self.maps.send(dir);
+    }
+
+    /// Tracks a tree.
+    pub(crate) fn attach(&self, root: Pid) {
+        let _gone = self.counts.send(root);
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.signals.close();
+    }
+}
+
+fn keys(stop: &AtomicBool, messages: &Sender<Msg>) {
+    while !stop.load(Ordering::Relaxed) {
+        let msg = match event::poll(KEYS) {
+            Ok(false) => continue,
+            Ok(true) => match event::read() {
+                Ok(Input::Key(key)) => Msg::Key(key),
+                Ok(Input::Resize(columns, rows)) => Msg::Resize(columns, rows),
+                Ok(_) => continue,
+                Err(_) => Msg::Quit,
+            },
+            Err(_) => Msg::Quit,
+        };
+        let last = matches!(msg, Msg::Quit);
+        if messages.send(msg).is_err() || last {
+            break;
+        }
+    }
+}
+
+fn survey(stop: &AtomicBool, messages: &Sender<Msg>) {
+    // Nothing is ever sent here: it is a clock that ends with the program.
+    let (_clock, tick) = channel::<()>();
+    while !stop.load(Ordering::Relaxed) {
+        let survey = Survey {
+            trees: task::trees().unwrap_or_default(),
+            tracked: track::list()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|record| (record.pid, record.layer))
+                .collect(),
+            now: SystemTime::now(),
+        };
+        if messages.send(Msg::Processes(survey)).is_err() {
+            break;
+        }
+        let _time_is_up = tick.recv_timeout(SURVEY);
+    }
+}
+
+/// Reads the images root whenever something under it changes or somebody asks.
+fn follow(root: &PathBuf, ring: &Sender<()>, requests: &Receiver<()>, messages: &Sender<Msg>) {
+    let ring = ring.clone();
+    let watcher = notify::recommended_watcher(move |change: notify::Result<notify::Event>| {
+        // Reading the images ourselves is no news.
+        if change.is_ok_and(|change| !change.kind.is_access()) {
+            let _gone = ring.send(());
+        }
+    });
+    // Without a watcher (no inotify instances left) R still reads everything again.
+    let _watcher = watcher.and_then(|mut watcher| {
+        watcher.watch(root, RecursiveMode::Recursive)?;
+        Ok(watcher)
+    });
+    loop {
+        let listed = Catalog::scan(root)
+            .map(|catalog| stacks::rows(&catalog, root))
+            .map_err(|e| Failure::from(&e));
+        if messages.send(Msg::Stacks(listed)).is_err() || requests.recv().is_err() {
+            return;
+        }
+        while requests.recv_timeout(QUIET).is_ok() {}
+    }
+}
+
+fn answer_maps(requests: &Receiver<PathBuf>, messages: &Sender<Msg>) {
+    while let Ok(mut dir) = requests.recv() {
+        while let Ok(newer) = requests.try_recv() {
+            dir = newer;
+        }
+        let map = Map::load(&dir).map(Arc::new).map_err(|e| Failure::from(&e));
+        if messages.send(Msg::Map(dir, map)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Counts the dirty pages of all tracked trees.
+struct Counter {
+    keeper: PathBuf,
+    started: Instant,
+    /// By the pid of the root, with the layer since which the watch counts.
+    watches: BTreeMap<i32, (Watch, Option<String>)>,
+}
+
+impl Counter {
+    fn new(keeper: PathBuf) -> Self {
+        Self {
+            keeper,
+            started: Instant::now(),
+            watches: BTreeMap::new(),
+        }
+    }
+
+    fn run(&mut self, requests: &Receiver<Pid>, messages: &Sender<Msg>) {
+        loop {
+            match requests.recv_timeout(COUNT) {
+                Ok(root) => {
+                    if let Err(e) = self.watch(root, None)
+                        && messages.send(Msg::Counted(root, Err((&e).into()))).is_err()
+                    {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.join();
+            for (root, result) in self.count() {
+                if messages.send(Msg::Counted(root, result)).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, root: Pid, since: Option<String>) -> Result<()> {
+        let watch = Watch::start(root, &self.keeper)?;
+        self.watches.insert(root.as_raw(), (watch, since));
+        Ok(())
+    }
+
+    /// Joins every tree that is tracked, or tracked anew since a dump.
+    fn join(&mut self) {
+        let records = track::list().unwrap_or_default();
+        let tracked: BTreeMap<i32, Option<String>> =
+            records.into_iter().map(|r| (r.pid, r.layer)).collect();
+        self.watches.retain(|pid, _| tracked.contains_key(pid));
+        for (pid, since) in &tracked {
+            let known = self.watches.get(pid).map(|(_, since)| since);
+            if known == Some(since) || (known.is_none() && self.watches.len() >= COUNTED) {
+                continue;
+            }
+            let root = Pid::from_raw(*pid);
+            // Only the root of each tracked tree; the watch includes what is below.
+            let inner = task::process(root)
+                .is_ok_and(|process| tracked.contains_key(&process.ppid.as_raw()));
+            if !inner {
+                // A tree that ends at this moment is not tracked next time.
+                let _ended = self.watch(root, since.clone());
+            }
+        }
+    }
+
+    fn count(&mut self) -> Vec<(Pid, std::result::Result<Count, Failure>)> {
+        let at = self.started.elapsed();
+        let mut counts = Vec::new();
+        let mut ended = Vec::new();
+        for (pid, (watch, since)) in &self.watches {
+            let Ok(sample) = watch.sample() else {
+                ended.push(*pid);
+                continue;
+            };
+            let mut top: Vec<(String, u64, u64)> = sample
+                .per_mapping
+                .iter()
+                .filter(|mapping| mapping.dirty > 0)
+                .map(|mapping| {
+                    let name = if mapping.name.is_empty() {
+                        format!("{:x}", mapping.range.start)
+                    } else {
+                        crate::format::plain(mapping.name.rsplit('/').next().unwrap_or_default())
+                    };
+                    let name = format!("{} {name}", mapping.pid);
+                    (name, mapping.dirty, mapping.resident)
+                })
+                .collect();
+            top.sort_by_key(|(_, dirty, _)| std::cmp::Reverse(*dirty));
+            top.truncate(TOP);
+            let count = Count {
+                at,
+                dirty: sample.dirty_pages,
+                resident: sample.resident_pages,
+                tracker: sample.tracker,
+                since: sample.since_layer.or_else(|| since.clone()),
+                top,
+            };
+            counts.push((Pid::from_raw(*pid), Ok(count)));
+        }
+        for pid in ended {
+            self.watches.remove(&pid);
+        }
+        counts
+    }
+}

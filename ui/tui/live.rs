@@ -1,0 +1,80 @@
+//! The live dirty-page counter of one tree: what was counted, how fast it grows.
+
+use std::collections::VecDeque;
+
+use super::message::{Count, Failure};
+
+/// Samples kept for the curve.
+const KEPT: usize = 240;
+
+/// Counts of one tree.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Live {
+    /// The latest count.
+    pub(crate) last: Option<Count>,
+    /// New dirty pages per second, oldest first.
+    pub(crate) rates: VecDeque<u64>,
+    /// Why nothing was counted.
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Live {
+    /// Takes a count in.
+    pub(crate) fn take(&mut self, count: Count) {
+        self.failure = None;
+        if let Some(last) = &self.last {
+            let seconds = count.at.saturating_sub(last.at).as_secs_f64();
+            if seconds <= 0.0 {
+                return;
+            }
+            // Fewer than before: tracking was armed again, and everything counted is new.
+            let new = match count.dirty.checked_sub(last.dirty) {
+                Some(new) if count.since == last.since => new,
+                _ => count.dirty,
+            };
+            self.rates.push_back((new as f64 / seconds).round() as u64);
+            while self.rates.len() > KEPT {
+                self.rates.pop_front();
+            }
+        }
+        self.last = Some(count);
+    }
+
+    /// New dirty pages per second, over the last few counts.
+    pub(crate) fn rate(&self) -> Option<u64> {
+        let recent: Vec<u64> = self.rates.iter().rev().take(3).copied().collect();
+        let n = u64::try_from(recent.len()).ok().filter(|n| *n > 0)?;
+        Some(recent.iter().sum::<u64>() / n)
+    }
+
+    /// The highest rate kept.
+    pub(crate) fn peak(&self) -> u64 {
+        self.rates.iter().copied().max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn count(at: u64, dirty: u64, since: &str) -> Count {
+        Count {
+            at: Duration::from_secs(at),
+            dirty,
+            since: Some(since.into()),
+            ..Count::default()
+        }
+    }
+
+    #[test]
+    fn the_rate_counts_new_pages_also_across_a_dump() {
+        let mut live = Live::default();
+        live.take(count(0, 100, "1"));
+        live.take(count(2, 300, "1"));
+        live.take(count(3, 40, "2"));
+        assert_eq!(Vec::from(live.rates.clone()), [100, 40]);
+        assert_eq!(live.rate(), Some(70));
+    }
+}

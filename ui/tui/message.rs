@@ -1,0 +1,182 @@
+//! What the parts of the terminal UI say to each other: messages go into `update`, effects come out.
+//!
+//! Everything from the engine arrives here already prepared for display, so that neither `update`
+//! nor the views touch files or processes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crossterm::event::KeyEvent;
+use icecore::task::Tree;
+use icecore::{Error, Event, Pid, TargetState};
+
+use super::map::Map;
+use super::popup::Preview;
+use super::stacks::StackRow;
+use crate::format;
+
+/// Something that happened.
+#[derive(Debug)]
+pub(crate) enum Msg {
+    /// A key was pressed.
+    Key(KeyEvent),
+    /// The terminal has a new size (columns, rows).
+    Resize(u16, u16),
+    /// The processes were listed.
+    Processes(Survey),
+    /// The images root was read.
+    Stacks(Result<Vec<StackRow>, Failure>),
+    /// The ownership map of the layer in this directory was computed.
+    Map(PathBuf, Result<Arc<Map>, Failure>),
+    /// The dirty pages of a tree were counted.
+    Counted(Pid, Result<Count, Failure>),
+    /// A plan is ready to be shown.
+    Planned(Result<Preview, Failure>),
+    /// The running job tells something.
+    Job(Event),
+    /// The running job ended.
+    Done(Result<Report, Failure>),
+    /// Leave: a signal, or a part of the program is gone.
+    Quit,
+}
+
+/// Something to be done outside of `update`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Read the images root again.
+    Scan,
+    /// Compute the ownership map of a layer.
+    LoadMap(PathBuf),
+    /// Track a tree, so that its dirty pages can be counted.
+    Attach(Pid),
+    /// Find out what a wish would do.
+    Plan(Wish),
+    /// Do it.
+    Apply(Wish),
+    /// Ask the running job to stop.
+    CancelJob,
+}
+
+/// What the user wants to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// A new layer.
+    Dump {
+        /// Root of the tree.
+        root: Pid,
+        /// Its name, for the directory of its first layer.
+        comm: String,
+        /// The layer below.
+        parent: Option<PathBuf>,
+        /// Kill it afterwards.
+        kill: bool,
+    },
+    /// A layer runs again.
+    Restore {
+        /// The layer.
+        dir: PathBuf,
+        /// The running tree that has its pids: root, start time. It is killed first.
+        kill: Option<(Pid, u64)>,
+    },
+    /// Free what a layer overrides below it.
+    Dedup {
+        /// The layer.
+        dir: PathBuf,
+    },
+}
+
+impl Wish {
+    /// What it is called while it runs.
+    pub(crate) fn title(&self) -> String {
+        let name = |dir: &PathBuf| {
+            let name = dir.file_name().unwrap_or(dir.as_os_str());
+            format::plain(&name.to_string_lossy())
+        };
+        match self {
+            Self::Dump { root, comm, .. } => format!("dump {} {root}", format::plain(comm)),
+            Self::Restore { dir, .. } => format!("restore {}", name(dir)),
+            Self::Dedup { dir } => format!("dedup {}", name(dir)),
+        }
+    }
+}
+
+/// The processes at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey {
+    /// The trees.
+    pub(crate) trees: Vec<Tree>,
+    /// Tracked processes, with the identity of the layer since which they are.
+    pub(crate) tracked: BTreeMap<i32, Option<String>>,
+    /// The time.
+    pub(crate) now: SystemTime,
+}
+
+/// Dirty pages at one moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Count {
+    /// Since the terminal UI was started.
+    pub(crate) at: Duration,
+    /// Pages written since tracking was armed.
+    pub(crate) dirty: u64,
+    /// Private pages in memory.
+    pub(crate) resident: u64,
+    /// How they were counted.
+    pub(crate) tracker: &'static str,
+    /// Identity of the layer since which they count.
+    pub(crate) since: Option<String>,
+    /// The mappings with the most dirty pages: name, dirty, resident.
+    pub(crate) top: Vec<(String, u64, u64)>,
+}
+
+/// A finished job.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    /// In one line.
+    pub(crate) text: String,
+    /// What to know besides.
+    pub(crate) warnings: Vec<String>,
+    /// What it was.
+    pub(crate) result: Made,
+}
+
+/// What a job made.
+#[derive(Clone, Debug)]
+pub(crate) enum Made {
+    /// A layer.
+    Layer(PathBuf),
+    /// A running tree.
+    Tree(Pid),
+    /// Room on the disk.
+    Room,
+}
+
+/// An error, ready to be shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    /// In one line.
+    pub(crate) text: String,
+    /// What is in the way, with what to do.
+    pub(crate) obstacles: Vec<(String, String)>,
+    /// What became of the target, when it was touched.
+    pub(crate) target: Option<String>,
+    /// The next thing to try.
+    pub(crate) hint: Option<String>,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self {
+            text: format::plain(&error.one_line()),
+            obstacles: error
+                .obstacles()
+                .iter()
+                .map(|o| (format::plain(&o.what), format::plain(&o.hint)))
+                .collect(),
+            target: (error.target_state() != TargetState::Untouched)
+                .then(|| error.target_state().to_string()),
+            hint: error.next_step().map(format::plain),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The terminal UI: processes on the left, stacks on the right, the ownership map below.
+//!
+//! ```text
+//!   threads (keys, signals, processes, stacks, maps, counters, jobs)
+//!        │ Msg, one channel
+//!        ▼
+//!   update(&mut Model, Msg) ──► Vec<Effect> ──► threads
+//!        │
+//!        ▼
+//!   view::draw(&Model)      at most once for all messages that wait
+//! ```
+//!
+//! `update` is pure and the views only read: both are tested without a terminal. Text of others
+//! (process names, paths, labels) is defused by `format::plain` when it becomes a row.
+
+mod action;
+mod feed;
+pub(crate) mod guide;
+mod jobs;
+mod live;
+mod map;
+mod message;
+mod model;
+mod popup;
+mod processes;
+mod stacks;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod text;
+mod theme;
+mod update;
+mod view;
+
+use std::fs;
+use std::io::{IsTerminal as _, stdin, stdout};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use icecore::{Cancel, Error, Kind, Pid, Result};
+
+pub(crate) use guide::{Facts, Guide};
+
+use feed::Feed;
+use jobs::Jobs;
+use message::{Effect, Msg};
+use model::Model;
+use terminal::Screen;
+use theme::Theme;
+use update::update;
+
+/// The screen is drawn at most this often.
+const FRAME: Duration = Duration::from_millis(16);
+
+/// How to start.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// The images root.
+    pub(crate) root: PathBuf,
+    /// The process to select at the start.
+    pub(crate) select: Option<Pid>,
+    /// A tour.
+    pub(crate) guide: Option<Guide>,
+}
+
+/// Runs until the user leaves; returns what was done meanwhile.
+///
+/// # Errors
+/// When there is no terminal, or no images root.
+pub(crate) fn run(options: Options) -> Result<Facts> {
+    if !stdin().is_terminal() || !stdout().is_terminal() {
+        return Err(Error::new(Kind::Usage, "The terminal UI needs a terminal")
+            .hint("icecore --help lists the commands that work without one"));
+    }
+    let root = fs::canonicalize(&options.root)
+        .map_err(|e| Error::path("open", &options.root, e).hint("create it: mkdir -p DIR"))?;
+    let jobs = Jobs {
+        root: root.clone(),
+        keeper: crate::cli::ourselves()?,
+    };
+    let (messages, inbox) = channel();
+    let mut screen = Screen::take()?;
+    let mut model = Model::new(root.clone(), Theme::from_env(), screen.size());
+    model.select = options.select;
+    model.watched = None;
+    model.guide = options.guide;
+    let feed = Feed::start(root, jobs.keeper.clone(), &messages)?;
+    let mut runner = Runner {
+        feed,
+        jobs,
+        messages,
+        cancel: Cancel::default(),
+    };
+    let result = turn(&mut model, &mut screen, &inbox, &mut runner);
+    drop(screen);
+    result.map(|()| model.facts)
+}
+
+fn turn(
+    model: &mut Model,
+    screen: &mut Screen,
+    inbox: &Receiver<Msg>,
+    runner: &mut Runner,
+) -> Result<()> {
+    let mut drawn = Instant::now();
+    screen.draw(model)?;
+    while !model.quit {
+        let Ok(first) = inbox.recv() else { break };
+        runner.run(update(model, first))?;
+        // Everything that waits, and what comes until the next frame is due.
+        loop {
+            let wait = FRAME.saturating_sub(drawn.elapsed());
+            let Ok(next) = inbox.recv_timeout(wait) else {
+                break;
+            };
+            runner.run(update(model, next))?;
+            if model.quit || drawn.elapsed() > FRAME * 4 {
+                break;
+            }
+        }
+        screen.draw(model)?;
+        drawn = Instant::now();
+    }
+    Ok(())
+}
+
+/// Carries out effects.
+struct Runner {
+    feed: Feed,
+    jobs: Jobs,
+    messages: Sender<Msg>,
+    cancel: Cancel,
+}
+
+impl Runner {
+    fn run(&mut self, effects: Vec<Effect>) -> Result<()> {
+        for effect in effects {
+            match effect {
+                Effect::Scan => self.feed.scan(),
+                Effect::LoadMap(dir) => self.feed.map(dir),
+                Effect::Attach(root) => self.feed.attach(root),
+                Effect::CancelJob => self.cancel.cancel(),
+                Effect::Plan(wish) => {
+                    let jobs = self.jobs.clone();
+                    feed::spawn("plan", &self.messages, move |messages| {
+                        jobs.plan(&wish, &messages);
+                    })?;
+                }
+                Effect::Apply(wish) => {
+                    self.cancel = Cancel::default();
+                    let (jobs, cancel) = (self.jobs.clone(), self.cancel.clone());
+                    feed::spawn("job", &self.messages, move |messages| {
+                        jobs.apply(&wish, &cancel, &messages);
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

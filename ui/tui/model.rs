@@ -1,0 +1,280 @@
+//! Everything the screen shows. Views read it; only `update` changes it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use icecore::Pid;
+use icecore::task::Tree;
+
+use super::guide::{Facts, Guide};
+use super::live::Live;
+use super::map::{Folded, Map};
+use super::message::Failure;
+use super::popup::{Mark, Popup};
+use super::processes::{self, ProcessRow};
+use super::stacks::{LayerRow, StackRow};
+use super::theme::Theme;
+use super::view::areas;
+
+/// Lines of the log that are kept.
+const LOG: usize = 200;
+
+/// The pane with the keyboard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Focus {
+    /// Running processes.
+    Processes,
+    /// Layers.
+    Stacks,
+    /// The ownership map.
+    Map,
+}
+
+/// Where one is in a list, and which part of it is shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cursor {
+    /// The selected row.
+    pub(crate) at: usize,
+    /// The first row shown.
+    pub(crate) offset: usize,
+}
+
+impl Cursor {
+    /// Keeps the cursor in a list of `len` rows and in the `height` rows shown of it.
+    pub(crate) fn clamp(&mut self, len: usize, height: usize) {
+        self.at = self.at.min(len.saturating_sub(1));
+        let height = height.max(1);
+        self.offset = self
+            .offset
+            .min(len.saturating_sub(height))
+            .min(self.at)
+            .max((self.at + 1).saturating_sub(height));
+    }
+}
+
+/// The job that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// What it is.
+    pub(crate) title: String,
+    /// What it is doing.
+    pub(crate) phase: &'static str,
+    /// Finished units and all units of the phase; 0 when unknown.
+    pub(crate) progress: (u64, u64),
+    /// It was asked to stop.
+    pub(crate) cancelled: bool,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub(crate) struct Model {
+    /// How things look.
+    pub(crate) theme: Theme,
+    /// Columns and rows.
+    pub(crate) size: (u16, u16),
+    /// The images root.
+    pub(crate) root: PathBuf,
+    /// The pane with the keyboard.
+    pub(crate) focus: Focus,
+    /// Running processes.
+    pub(crate) trees: Vec<Tree>,
+    /// Pids that are tracked, with the layer (identity) since which they are.
+    pub(crate) tracked: BTreeMap<i32, Option<String>>,
+    /// Processes as rows.
+    pub(crate) processes: Vec<ProcessRow>,
+    /// The selected one.
+    pub(crate) process_cursor: Cursor,
+    /// Pids whose children are folded away.
+    pub(crate) folded: BTreeSet<i32>,
+    /// Text that shown processes have.
+    pub(crate) filter: String,
+    /// Keys go into the filter.
+    pub(crate) filtering: bool,
+    /// Layers as rows.
+    pub(crate) stacks: Vec<StackRow>,
+    /// The selected one.
+    pub(crate) stack_cursor: Cursor,
+    /// Why there are none.
+    pub(crate) stacks_failure: Option<Failure>,
+    /// The map of the selected layer (or of the one before, until it is computed).
+    pub(crate) map: Option<Arc<Map>>,
+    /// The same on the grid of the pane.
+    pub(crate) pixels: Folded,
+    /// Columns and pixel rows of that grid.
+    pub(crate) grid: (u16, u16),
+    /// The selected pixel.
+    pub(crate) pixel: usize,
+    /// Why there is no map.
+    pub(crate) map_failure: Option<Failure>,
+    /// The directory whose map is shown or being computed.
+    pub(crate) mapped: Option<PathBuf>,
+    /// Counts of tracked trees, by the pid of the root.
+    pub(crate) live: BTreeMap<i32, Live>,
+    /// The tree whose counts are shown.
+    pub(crate) watched: Option<Pid>,
+    /// The running job.
+    pub(crate) job: Option<Job>,
+    /// What lies over the screen.
+    pub(crate) popup: Option<Popup>,
+    /// What happened, latest last, with the second of the day.
+    pub(crate) log: VecDeque<(u64, Mark, String)>,
+    /// The time.
+    pub(crate) now: SystemTime,
+    /// Counted for tours.
+    pub(crate) facts: Facts,
+    /// The tour.
+    pub(crate) guide: Option<Guide>,
+    /// The process to select as soon as it is listed.
+    pub(crate) select: Option<Pid>,
+    /// The layer to select as soon as it is listed.
+    pub(crate) select_layer: Option<PathBuf>,
+    /// Leave.
+    pub(crate) quit: bool,
+}
+
+impl Model {
+    /// An empty screen.
+    pub(crate) fn new(root: PathBuf, theme: Theme, size: (u16, u16)) -> Self {
+        Self {
+            theme,
+            size,
+            root,
+            focus: Focus::Processes,
+            trees: Vec::new(),
+            tracked: BTreeMap::new(),
+            processes: Vec::new(),
+            process_cursor: Cursor::default(),
+            folded: BTreeSet::new(),
+            filter: String::new(),
+            filtering: false,
+            stacks: Vec::new(),
+            stack_cursor: Cursor::default(),
+            stacks_failure: None,
+            map: None,
+            pixels: Folded::default(),
+            grid: (0, 0),
+            pixel: 0,
+            map_failure: None,
+            mapped: None,
+            live: BTreeMap::new(),
+            watched: None,
+            job: None,
+            popup: None,
+            log: VecDeque::new(),
+            now: SystemTime::UNIX_EPOCH,
+            facts: Facts::default(),
+            guide: None,
+            select: None,
+            select_layer: None,
+            quit: false,
+        }
+    }
+
+    /// The selected process.
+    pub(crate) fn process(&self) -> Option<&ProcessRow> {
+        self.processes.get(self.process_cursor.at)
+    }
+
+    /// The selected layer.
+    pub(crate) fn layer(&self) -> Option<&LayerRow> {
+        self.stacks.get(self.stack_cursor.at)?.layer()
+    }
+
+    /// All layers, in the order of the rows: of each stack the newest first.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &LayerRow> {
+        self.stacks.iter().filter_map(StackRow::layer)
+    }
+
+    /// The row of the layer in `dir`.
+    pub(crate) fn layer_row(&self, dir: &Path) -> Option<usize> {
+        let at = |row: &StackRow| row.layer().is_some_and(|layer| layer.dir == dir);
+        self.stacks.iter().position(at)
+    }
+
+    /// The layers made of a process, newest first.
+    pub(crate) fn layers_of(&self, pid: Pid, comm: &str) -> Vec<&LayerRow> {
+        let mut layers: Vec<&LayerRow> = self
+            .layers()
+            .filter(|l| l.root.and_then(|root| i32::try_from(root).ok()) == Some(pid.as_raw()))
+            .filter(|l| l.comm.as_deref() == Some(comm))
+            .collect();
+        layers.sort_by_key(|layer| std::cmp::Reverse(layer.created));
+        layers
+    }
+
+    /// The process `pid`, if it runs.
+    pub(crate) fn running(&self, pid: Pid) -> Option<&Tree> {
+        self.trees.iter().find_map(|tree| tree.find(pid))
+    }
+
+    /// Adds a line to the log.
+    pub(crate) fn note(&mut self, mark: Mark, text: impl Into<String>) {
+        let since = self.now.duration_since(SystemTime::UNIX_EPOCH);
+        let second = since.unwrap_or(Duration::ZERO).as_secs() % 86400;
+        self.log.push_back((second, mark, text.into()));
+        while self.log.len() > LOG {
+            self.log.pop_front();
+        }
+    }
+
+    /// Lists the processes anew; the cursor stays on its process.
+    pub(crate) fn list_processes(&mut self) {
+        let was = self.process().map(|row| row.pid);
+        self.processes = processes::rows(&self.trees, &self.folded, &self.filter);
+        let wanted = self.select.or(was);
+        if let Some(at) = wanted.and_then(|pid| self.processes.iter().position(|r| r.pid == pid)) {
+            self.process_cursor.at = at;
+            if self.select == wanted {
+                self.select = None;
+            }
+        }
+    }
+
+    /// Brings everything in line that follows from something else. Called after each change.
+    pub(crate) fn settle(&mut self) {
+        let areas = areas(self.size, self.guide.is_some(), self.focus);
+        let rows = |height: u16| usize::from(height.saturating_sub(3));
+        self.process_cursor
+            .clamp(self.processes.len(), rows(areas.processes.height));
+        self.stack_cursor
+            .clamp(self.stacks.len(), rows(areas.stacks.height));
+        let grid = super::view::grid(areas.map, self.theme);
+        let pixels = usize::from(grid.0) * usize::from(grid.1);
+        let changed = self.grid != grid;
+        self.grid = grid;
+        if changed || self.pixels.pages_per_pixel == 0 {
+            self.fold();
+        }
+        self.pixel = self
+            .pixel
+            .min(self.pixels.pixels.len().min(pixels).saturating_sub(1));
+        self.facts.map_visited |= self.focus == Focus::Map && self.map.is_some();
+        self.facts.layers = self.layers().count();
+        self.facts.layer_depth = self.depth();
+        if let Some(guide) = &mut self.guide {
+            guide.advance(&self.facts);
+        }
+    }
+
+    /// Folds the map anew.
+    pub(crate) fn fold(&mut self) {
+        let pixels = u64::from(self.grid.0) * u64::from(self.grid.1);
+        self.pixels = self
+            .map
+            .as_ref()
+            .map_or_else(Folded::default, |map| map.fold(pixels));
+    }
+
+    /// How many layers of its stack are above the selected one.
+    fn depth(&self) -> usize {
+        self.stacks
+            .iter()
+            .take(self.stack_cursor.at)
+            .rev()
+            .take_while(|row| !matches!(row, StackRow::Head(_)))
+            .filter(|row| row.layer().is_some())
+            .count()
+    }
+}

@@ -1,0 +1,141 @@
+//! What lies over the screen and takes the keys: previews, errors, help.
+
+use crossterm::event::{KeyCode, KeyEvent};
+
+use super::message::{Failure, Wish};
+
+/// A popup.
+#[derive(Clone, Debug)]
+pub(crate) enum Popup {
+    /// What would be done; nothing has been yet.
+    Preview(Preview),
+    /// What went wrong.
+    Failure(Failure),
+    /// The keys.
+    Help,
+}
+
+/// How a line of a preview is marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// Not at all.
+    Plain,
+    /// All is well.
+    Good,
+    /// Worth a look.
+    Warn,
+    /// In the way.
+    Bad,
+    /// What to do about the line above.
+    Hint,
+}
+
+/// What would be done, and the choice to do it.
+#[derive(Clone, Debug)]
+pub(crate) struct Preview {
+    /// What it is about.
+    pub(crate) title: String,
+    /// What would happen.
+    pub(crate) lines: Vec<(Mark, String)>,
+    /// What can be chosen; the first is always to leave it.
+    pub(crate) buttons: Vec<Button>,
+    /// The button with the focus.
+    pub(crate) focus: usize,
+    /// First line shown.
+    pub(crate) scroll: usize,
+}
+
+/// A choice.
+#[derive(Clone, Debug)]
+pub(crate) struct Button {
+    /// Its name.
+    pub(crate) label: String,
+    /// What it does; nothing: cancel.
+    pub(crate) wish: Option<Wish>,
+}
+
+/// What a key did to a popup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It stays.
+    Stay,
+    /// It goes.
+    Close,
+    /// It goes, and this shall be done.
+    Do(Wish),
+}
+
+impl Preview {
+    /// A preview with `Cancel` focused; see [`Preview::offer`].
+    pub(crate) fn new(title: impl Into<String>) -> Self {
+        Self {
+            title: title.into(),
+            lines: Vec::new(),
+            buttons: vec![Button {
+                label: "Cancel".into(),
+                wish: None,
+            }],
+            focus: 0,
+            scroll: 0,
+        }
+    }
+
+    /// Adds a line.
+    pub(crate) fn line(&mut self, mark: Mark, text: impl Into<String>) {
+        self.lines.push((mark, text.into()));
+    }
+
+    /// Adds a button. `focused` only when choosing it by mistake does no harm.
+    pub(crate) fn offer(&mut self, label: impl Into<String>, wish: Wish, focused: bool) {
+        if focused {
+            self.focus = self.buttons.len();
+        }
+        self.buttons.push(Button {
+            label: label.into(),
+            wish: Some(wish),
+        });
+    }
+}
+
+impl Popup {
+    /// Takes a key.
+    pub(crate) fn key(&mut self, key: KeyEvent) -> Outcome {
+        if matches!(key.code, KeyCode::Esc | KeyCode::Char('q')) {
+            return Outcome::Close;
+        }
+        let Self::Preview(preview) = self else {
+            return match key.code {
+                KeyCode::Enter | KeyCode::Char(' ' | '?') => Outcome::Close,
+                _ => Outcome::Stay,
+            };
+        };
+        let last = preview.buttons.len().saturating_sub(1);
+        match key.code {
+            KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => {
+                preview.focus = if preview.focus >= last {
+                    0
+                } else {
+                    preview.focus + 1
+                };
+            }
+            KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => {
+                preview.focus = preview.focus.checked_sub(1).unwrap_or(last);
+            }
+            KeyCode::Down | KeyCode::Char('j') => {
+                let end = preview.lines.len().saturating_sub(1);
+                preview.scroll = (preview.scroll + 1).min(end);
+            }
+            KeyCode::Up | KeyCode::Char('k') => {
+                preview.scroll = preview.scroll.saturating_sub(1);
+            }
+            KeyCode::Enter => {
+                let chosen = preview.buttons.get(preview.focus);
+                return chosen
+                    .and_then(|button| button.wish.clone())
+                    .map_or(Outcome::Close, Outcome::Do);
+            }
+            _ => {}
+        }
+        Outcome::Stay
+    }
+}

@@ -1,0 +1,116 @@
+//! The stacks pane: the layers under the images root as rows, newest on top, like a commit graph.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use icecore::chain::{Catalog, Extent, Layer, State};
+
+use crate::cli::stacks as graph;
+use crate::format;
+
+/// One row.
+#[derive(Clone, Debug)]
+pub(crate) enum StackRow {
+    /// The name of a stack.
+    Head(String),
+    /// A layer.
+    Layer(Box<LayerRow>),
+    /// Where a branch leaves.
+    Fork(String),
+}
+
+impl StackRow {
+    /// The layer, if it is one.
+    pub(crate) fn layer(&self) -> Option<&LayerRow> {
+        match self {
+            Self::Layer(layer) => Some(layer),
+            Self::Head(_) | Self::Fork(_) => None,
+        }
+    }
+}
+
+/// A layer as a row.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerRow {
+    /// Its directory.
+    pub(crate) dir: PathBuf,
+    /// The lines in front of it.
+    pub(crate) graph: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// What the user called it.
+    pub(crate) label: Option<String>,
+    /// Identity.
+    pub(crate) id: Option<String>,
+    /// Root process.
+    pub(crate) root: Option<u32>,
+    /// Its name.
+    pub(crate) comm: Option<String>,
+    /// Has a parent.
+    pub(crate) incremental: bool,
+    /// Pages stored here.
+    pub(crate) stored: u64,
+    /// Pages left to the parent.
+    pub(crate) in_parent: u64,
+    /// On the disk.
+    pub(crate) bytes: u64,
+    /// Processes.
+    pub(crate) tasks: usize,
+    /// Whether it can be used.
+    pub(crate) state: State,
+    /// Why not.
+    pub(crate) reason: Option<String>,
+    /// When it was made.
+    pub(crate) created: Option<SystemTime>,
+}
+
+/// The rows of a catalog.
+pub(crate) fn rows(catalog: &Catalog, root: &Path) -> Vec<StackRow> {
+    let mut rows = Vec::new();
+    for bottom in catalog.roots() {
+        let Some(layer) = catalog.layers().get(bottom) else {
+            continue;
+        };
+        rows.push(StackRow::Head(head(layer, root)));
+        for line in graph::graph(catalog, bottom) {
+            match line.layer.and_then(|n| catalog.layers().get(n)) {
+                Some(layer) => rows.push(StackRow::Layer(Box::new(row(layer, line.graph)))),
+                None => rows.push(StackRow::Fork(line.graph)),
+            }
+        }
+    }
+    rows
+}
+
+fn head(bottom: &Layer, root: &Path) -> String {
+    let place = bottom.dir.parent().unwrap_or(&bottom.dir);
+    let place = place.strip_prefix(root).unwrap_or(place);
+    let place = match place.to_string_lossy() {
+        p if p.is_empty() => ".".to_owned(),
+        p => format::plain(&p),
+    };
+    match (&bottom.comm, bottom.root) {
+        (Some(comm), Some(pid)) => format!("{place}  {} {pid}", format::plain(comm)),
+        _ => place,
+    }
+}
+
+fn row(layer: &Layer, graph: String) -> LayerRow {
+    LayerRow {
+        dir: layer.dir.clone(),
+        graph,
+        name: format::plain(&layer.name),
+        label: layer.label.as_deref().map(format::plain),
+        id: layer.id.clone(),
+        root: layer.root,
+        comm: layer.comm.clone(),
+        incremental: layer.extent == Extent::Incremental,
+        stored: layer.pages_stored,
+        in_parent: layer.pages_in_parent,
+        bytes: layer.disk_bytes,
+        tasks: layer.tasks,
+        state: layer.state,
+        reason: layer.reason.as_deref().map(format::plain),
+        created: layer.created(),
+    }
+}

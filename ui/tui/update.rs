@@ -1,0 +1,408 @@
+//! What each message does to the model, and what is to be done outside. Pure: no clock, no file, no
+//! process.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use icecore::chain::State;
+use icecore::{Event, Pid};
+
+use super::action::{self, Act};
+use super::message::{Effect, Failure, Made, Msg, Report, Survey, Wish};
+use super::model::{Focus, Job, Model};
+use super::popup::{Mark, Outcome, Popup};
+use super::stacks::StackRow;
+
+/// Takes a message in.
+pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    match msg {
+        Msg::Key(key) if key.kind == KeyEventKind::Release => {}
+        Msg::Key(key) => press(model, key, &mut effects),
+        Msg::Resize(columns, rows) => model.size = (columns, rows),
+        Msg::Processes(survey) => survey_taken(model, survey),
+        Msg::Stacks(result) => listed(model, result),
+        Msg::Map(dir, result) => {
+            if model.mapped.as_ref() == Some(&dir) {
+                (model.map, model.map_failure) = match result {
+                    Ok(map) => (Some(map), None),
+                    Err(failure) => (None, Some(failure)),
+                };
+                model.fold();
+            }
+        }
+        Msg::Counted(pid, Ok(count)) => {
+            model.facts.counted |= model.watched == Some(pid);
+            model.live.entry(pid.as_raw()).or_default().take(count);
+        }
+        Msg::Counted(pid, Err(failure)) => {
+            if model.watched == Some(pid) && model.popup.is_none() {
+                model.popup = Some(Popup::Failure(failure.clone()));
+                model.watched = None;
+            }
+            model.live.entry(pid.as_raw()).or_default().failure = Some(failure);
+        }
+        Msg::Planned(result) => {
+            model.job = None;
+            model.popup = Some(match result {
+                Ok(preview) => Popup::Preview(preview),
+                Err(failure) => Popup::Failure(failure),
+            });
+        }
+        Msg::Job(event) => progress(model, &event),
+        Msg::Done(result) => done(model, result, &mut effects),
+        Msg::Quit => model.quit = true,
+    }
+    model.settle();
+    follow(model, &mut effects);
+    effects
+}
+
+/// Asks for the map of the selected layer, when it is another one than before.
+fn follow(model: &mut Model, effects: &mut Vec<Effect>) {
+    let wanted = model.layer().map(|layer| layer.dir.clone());
+    if wanted.is_some() && wanted != model.mapped {
+        model.mapped.clone_from(&wanted);
+        effects.extend(wanted.map(Effect::LoadMap));
+    }
+    if model.stacks.is_empty() && model.map.take().is_some() {
+        model.mapped = None;
+        model.fold();
+    }
+}
+
+fn survey_taken(model: &mut Model, survey: Survey) {
+    model.trees = survey.trees;
+    model.tracked = survey.tracked;
+    model.now = survey.now;
+    model.list_processes();
+    let gone: Vec<i32> = model
+        .live
+        .keys()
+        .copied()
+        .filter(|pid| model.running(Pid::from_raw(*pid)).is_none())
+        .collect();
+    for pid in gone {
+        model.live.remove(&pid);
+    }
+}
+
+fn listed(model: &mut Model, result: Result<Vec<StackRow>, Failure>) {
+    match result {
+        Ok(rows) => {
+            let was = model.layer().map(|layer| layer.dir.clone());
+            let stored = |m: &Model| {
+                m.layer()
+                    .map(|l| (l.dir.clone(), l.state, l.bytes, l.stored))
+            };
+            let before = stored(model);
+            model.stacks = rows;
+            model.stacks_failure = None;
+            let wanted = model
+                .select_layer
+                .as_deref()
+                .and_then(|dir| model.layer_row(dir));
+            if wanted.is_some() {
+                model.select_layer = None;
+            }
+            let again = was.and_then(|dir| model.layer_row(&dir));
+            let first = || model.stacks.iter().position(|row| row.layer().is_some());
+            model.stack_cursor.at = wanted.or(again).or_else(first).unwrap_or(0);
+            // The same directory may hold another layer now.
+            if stored(model) != before {
+                model.mapped = None;
+            }
+        }
+        Err(failure) => {
+            model.stacks.clear();
+            model.stacks_failure = Some(failure);
+        }
+    }
+}
+
+fn progress(model: &mut Model, event: &Event) {
+    if let Event::Warning(text) = event {
+        model.note(Mark::Warn, crate::format::plain(text));
+    }
+    let Some(job) = &mut model.job else { return };
+    match event {
+        Event::Phase(phase) => {
+            job.phase = phase;
+            job.progress = (0, 0);
+        }
+        Event::Progress { done, total } => job.progress = (*done, *total),
+        Event::Frozen { .. } => job.phase = "frozen",
+        Event::Thawed { .. } => job.phase = "thawed",
+        Event::Warning(_) => {}
+    }
+}
+
+fn done(model: &mut Model, result: Result<Report, Failure>, effects: &mut Vec<Effect>) {
+    model.job = None;
+    effects.push(Effect::Scan);
+    let report = match result {
+        Ok(report) => report,
+        Err(failure) => {
+            model.note(Mark::Bad, failure.text.clone());
+            model.popup = Some(Popup::Failure(failure));
+            return;
+        }
+    };
+    model.note(Mark::Good, report.text);
+    for warning in report.warnings {
+        model.note(Mark::Warn, warning);
+    }
+    match report.result {
+        Made::Layer(dir) => {
+            model.facts.dumps += 1;
+            model.select_layer = Some(dir);
+        }
+        Made::Tree(pid) => {
+            model.facts.restores += 1;
+            model.select = Some(pid);
+        }
+        Made::Room => {
+            model.facts.dedups += 1;
+            model.mapped = None;
+        }
+    }
+}
+
+fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
+    let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
+    if interrupt && key.code == KeyCode::Char('c') {
+        model.quit = true;
+        return;
+    }
+    if let Some(popup) = &mut model.popup {
+        match popup.key(key) {
+            Outcome::Stay => {}
+            Outcome::Close => model.popup = None,
+            Outcome::Do(wish) => {
+                model.popup = None;
+                start(model, &wish, "start");
+                effects.push(Effect::Apply(wish));
+            }
+        }
+        return;
+    }
+    if model.filtering {
+        return filter(model, key);
+    }
+    if key.code == KeyCode::Esc && !model.filter.is_empty() {
+        model.filter.clear();
+        model.list_processes();
+        return;
+    }
+    if let Some(act) = action::of_key(key, model) {
+        perform(model, act, effects);
+    }
+}
+
+fn filter(model: &mut Model, key: KeyEvent) {
+    match key.code {
+        KeyCode::Enter | KeyCode::Tab => model.filtering = false,
+        KeyCode::Esc => {
+            model.filtering = false;
+            model.filter.clear();
+        }
+        KeyCode::Backspace => drop(model.filter.pop()),
+        KeyCode::Char(c) if !c.is_control() => model.filter.push(c),
+        _ => return,
+    }
+    model.list_processes();
+    // The first process that has the text itself, not one of its ancestors.
+    let text = model.filter.to_lowercase();
+    let hit = model
+        .processes
+        .iter()
+        .position(|row| !text.is_empty() && row.text.to_lowercase().contains(&text));
+    if let Some(at) = hit {
+        model.process_cursor.at = at;
+    }
+}
+
+fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
+    match act {
+        Act::Quit => model.quit = true,
+        Act::Help => model.popup = Some(Popup::Help),
+        Act::Refresh => effects.push(Effect::Scan),
+        Act::Filter => {
+            model.focus = Focus::Processes;
+            model.filtering = true;
+        }
+        Act::Cancel => {
+            if let Some(job) = &mut model.job {
+                job.cancelled = true;
+                effects.push(Effect::CancelJob);
+            }
+        }
+        Act::Next | Act::Previous => {
+            model.focus = match (model.focus, act == Act::Next) {
+                (Focus::Processes, true) | (Focus::Map, false) => Focus::Stacks,
+                (Focus::Stacks, true) | (Focus::Processes, false) => Focus::Map,
+                (Focus::Map, true) | (Focus::Stacks, false) => Focus::Processes,
+            };
+        }
+        Act::Enter => enter(model),
+        Act::Watch => watch(model, effects),
+        Act::Dump | Act::Restore | Act::Dedup => {
+            if let Some(wish) = wish(model, act) {
+                start(model, &wish, "plan");
+                effects.push(Effect::Plan(wish));
+            }
+        }
+        _ => travel(model, act),
+    }
+}
+
+fn start(model: &mut Model, wish: &Wish, phase: &'static str) {
+    model.job = Some(Job {
+        title: wish.title(),
+        phase,
+        progress: (0, 0),
+        cancelled: false,
+    });
+}
+
+/// What a key means for what is selected.
+fn wish(model: &Model, act: Act) -> Option<Wish> {
+    match act {
+        Act::Dump => {
+            let row = model.process()?;
+            let layers = model.layers_of(row.pid, &row.comm);
+            // Tracking knows which layer it continues; else the newest one is compared with.
+            let since = model.tracked.get(&row.pid.as_raw()).cloned().flatten();
+            let parent = layers
+                .iter()
+                .find(|l| since.is_some() && l.id == since && l.state == State::Complete)
+                .or_else(|| layers.iter().find(|l| l.state == State::Complete));
+            Some(Wish::Dump {
+                root: row.pid,
+                comm: row.comm.clone(),
+                parent: parent.map(|layer| layer.dir.clone()),
+                kill: false,
+            })
+        }
+        Act::Restore => {
+            let layer = model.layer()?;
+            let root = i32::try_from(layer.root.unwrap_or(0)).unwrap_or(0);
+            let running = model.running(Pid::from_raw(root));
+            Some(Wish::Restore {
+                dir: layer.dir.clone(),
+                kill: running.map(|tree| (tree.pid, tree.start_time)),
+            })
+        }
+        Act::Dedup => Some(Wish::Dedup {
+            dir: model.layer()?.dir.clone(),
+        }),
+        _ => None,
+    }
+}
+
+fn watch(model: &mut Model, effects: &mut Vec<Effect>) {
+    let Some(pid) = model.process().map(|row| row.pid) else {
+        return;
+    };
+    if model.watched == Some(pid) {
+        model.watched = None;
+    } else {
+        model.watched = Some(pid);
+        effects.push(Effect::Attach(pid));
+    }
+}
+
+fn enter(model: &mut Model) {
+    match model.focus {
+        Focus::Processes => {
+            if let Some(at) = newest_of_process(model) {
+                model.stack_cursor.at = at;
+                model.focus = Focus::Stacks;
+            }
+        }
+        Focus::Stacks => model.focus = Focus::Map,
+        Focus::Map => {}
+    }
+}
+
+/// The row of the newest layer of the selected process.
+fn newest_of_process(model: &Model) -> Option<usize> {
+    let row = model.process()?;
+    let newest = model.layers_of(row.pid, &row.comm).first()?.dir.clone();
+    model.layer_row(&newest)
+}
+
+fn travel(model: &mut Model, act: Act) {
+    let page = usize::from(model.size.1 / 3).max(1);
+    match model.focus {
+        Focus::Processes => {
+            fold(model, act);
+            let last = model.processes.len().saturating_sub(1);
+            let at = moved(model.process_cursor.at, act, 1, page, last);
+            if at != model.process_cursor.at {
+                model.process_cursor.at = at;
+                // The layers follow the process.
+                if let Some(at) = newest_of_process(model) {
+                    model.stack_cursor.at = at;
+                }
+            }
+        }
+        Focus::Stacks => {
+            let last = model.stacks.len().saturating_sub(1);
+            let from = model.stack_cursor.at;
+            let at = moved(from, act, 1, page, last);
+            model.stack_cursor.at = nearest_layer(&model.stacks, from, at);
+        }
+        Focus::Map => {
+            let columns = usize::from(model.grid.0).max(1);
+            let last = model.pixels.pixels.len().saturating_sub(1);
+            let at = model.pixel;
+            model.pixel = match act {
+                Act::Left => at.saturating_sub(1),
+                Act::Right => (at + 1).min(last),
+                _ => moved(at, act, columns, columns * 4, last),
+            };
+        }
+    }
+}
+
+/// `at` after a movement; a step is `row`, a page is `page`.
+fn moved(at: usize, act: Act, row: usize, page: usize, last: usize) -> usize {
+    match act {
+        Act::Up => at.saturating_sub(row),
+        Act::Down => (at + row).min(last),
+        Act::PageUp => at.saturating_sub(page),
+        Act::PageDown => (at + page).min(last),
+        Act::Home => 0,
+        Act::End => last,
+        _ => at,
+    }
+}
+
+/// The layer next to row `to`, searched first in the direction of the movement.
+fn nearest_layer(rows: &[StackRow], from: usize, to: usize) -> usize {
+    let is_layer = |at: &usize| rows.get(*at).is_some_and(|row| row.layer().is_some());
+    let down = || (to..rows.len()).find(is_layer);
+    let up = || (0..=to).rev().find(is_layer);
+    let found = if to >= from {
+        down().or_else(up)
+    } else {
+        up().or_else(down)
+    };
+    found.unwrap_or(0)
+}
+
+/// Folds and unfolds the tree; left on a leaf goes to its parent.
+fn fold(model: &mut Model, act: Act) {
+    let Some(row) = model.process() else { return };
+    let (pid, parent, folded) = (row.pid, row.parent, row.folded > 0);
+    match act {
+        Act::Left if parent && !folded => drop(model.folded.insert(pid.as_raw())),
+        Act::Right => drop(model.folded.remove(&pid.as_raw())),
+        Act::Left => {
+            let above = model.running(pid).map(|tree| tree.ppid);
+            let at = above.and_then(|ppid| model.processes.iter().position(|r| r.pid == ppid));
+            model.process_cursor.at = at.unwrap_or(model.process_cursor.at);
+        }
+        _ => return,
+    }
+    model.list_processes();
+}

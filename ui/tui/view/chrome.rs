@@ -1,0 +1,101 @@
+//! Title bar, banner of the tour, log, keys.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::super::action::{ACTIONS, key_name};
+use super::super::model::{Job, Model};
+use super::super::popup::Mark;
+use super::super::text::{cut, fit, wrap};
+use super::processes::sign;
+use crate::tui::theme::Theme;
+
+pub(super) fn header(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let width = usize::from(area.width);
+    let right = match &model.job {
+        Some(job) => format!("{} ", progress(job)),
+        None => format!("{} tracked ", model.tracked.len()),
+    };
+    let left = format!(
+        " icecore  {}",
+        crate::format::plain(&model.root.to_string_lossy())
+    );
+    let left = fit(&left, width.saturating_sub(right.width()));
+    let line = Line::styled(cut(&format!("{left}{right}"), width), model.theme.bar());
+    super::lines(frame, area, vec![line]);
+}
+
+fn progress(job: &Job) -> String {
+    let cancelled = if job.cancelled { " (stopping)" } else { "" };
+    let percent = match job.progress {
+        (_, 0) => String::new(),
+        (done, total) => format!(" {}%", done.saturating_mul(100) / total),
+    };
+    format!("▶ {}: {}{percent}{cancelled}", job.title, job.phase)
+}
+
+pub(super) fn banner(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let Some(guide) = &model.guide else { return };
+    let text = wrap(&guide.banner(), usize::from(area.width).saturating_sub(3));
+    let text = text
+        .into_iter()
+        .take(usize::from(area.height))
+        .map(|line| Line::styled(format!(" {line}"), model.theme.strong()));
+    super::lines(frame, area, text.collect());
+}
+
+pub(super) fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let width = usize::from(area.width);
+    let room = usize::from(area.height);
+    let skip = model.log.len().saturating_sub(room);
+    let text = model.log.iter().skip(skip).map(|(second, mark, text)| {
+        let clock = format!(
+            "{:02}:{:02}:{:02}",
+            second / 3600,
+            second / 60 % 60,
+            second % 60
+        );
+        Line::from(vec![
+            Span::styled(format!(" {} ", sign(*mark)), style(model.theme, *mark)),
+            Span::raw(cut(&format!("{clock} {text}"), width.saturating_sub(3))),
+        ])
+    });
+    super::lines(frame, area, text.collect());
+}
+
+/// The style of a mark.
+pub(super) fn style(theme: Theme, mark: Mark) -> ratatui::style::Style {
+    match mark {
+        Mark::Plain => ratatui::style::Style::new(),
+        Mark::Good => theme.good(),
+        Mark::Warn => theme.warn(),
+        Mark::Bad => theme.bad(),
+        Mark::Hint => theme.dim(),
+    }
+}
+
+pub(super) fn footer(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let mut spans = Vec::new();
+    let mut used = 0;
+    for action in ACTIONS
+        .iter()
+        .filter(|a| !a.short.is_empty() && (a.available)(model))
+    {
+        let Some(key) = action.keys.first() else {
+            continue;
+        };
+        let (key, name) = (
+            format!(" {}", key_name(*key)),
+            format!(" {} ", action.short),
+        );
+        used += key.width() + name.width();
+        if used > usize::from(area.width) {
+            break;
+        }
+        spans.push(Span::styled(key, model.theme.strong()));
+        spans.push(Span::raw(name));
+    }
+    super::lines(frame, area, vec![Line::from(spans)]);
+}

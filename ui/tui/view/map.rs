@@ -1,0 +1,178 @@
+//! The ownership map: half blocks in the colours of the layers, or letters.
+
+use ratatui::Frame;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+
+use super::super::map::{Map, Owner};
+use super::super::model::{Focus, Model};
+use super::super::text::{cut, size, tally};
+use super::super::theme::{Theme, letter};
+use super::pane;
+
+/// Rows of the pane that are not map: readout and legend.
+const BELOW: u16 = 2;
+
+/// Columns and pixel rows of the map in a pane.
+pub(crate) fn grid(area: Rect, theme: Theme) -> (u16, u16) {
+    let columns = area.width.saturating_sub(2);
+    let rows = area.height.saturating_sub(2 + BELOW);
+    (columns, if theme.letters() { rows } else { rows * 2 })
+}
+
+pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    let focused = model.focus == Focus::Map;
+    let (title, note) = match &model.map {
+        Some(map) => (
+            format!(
+                "Who owns each page of {}",
+                map.levels.first().map_or("", String::as_str)
+            ),
+            format!(
+                "{} pages, {}; 1 cell = {}",
+                map.total,
+                size(map.total * 4096),
+                size(model.pixels.pages_per_pixel * 4096)
+            ),
+        ),
+        None => ("Who owns each page".into(), String::new()),
+    };
+    let inside = pane(frame, area, model.theme, focused, &title, &note);
+    let Some(map) = &model.map else {
+        let text = match (&model.map_failure, model.mapped.is_some()) {
+            (Some(failure), _) => cut(&failure.text, usize::from(inside.width)),
+            (None, true) => "computing…".into(),
+            (None, false) => "Select a layer.".into(),
+        };
+        return super::lines(frame, inside, vec![Line::from(format!(" {text}"))]);
+    };
+    let rows = inside.height.saturating_sub(BELOW);
+    let canvas = Rect {
+        height: rows,
+        ..inside
+    };
+    pixels(model, map, frame.buffer_mut(), canvas);
+    let below = Rect {
+        y: inside.y + rows,
+        height: inside.height - rows,
+        ..inside
+    };
+    let width = usize::from(inside.width);
+    super::lines(
+        frame,
+        below,
+        vec![readout(model, map, width), legend(model, map, width)],
+    );
+}
+
+fn pixels(model: &Model, map: &Map, buffer: &mut Buffer, canvas: Rect) {
+    let columns = usize::from(model.grid.0);
+    let at = |x: usize, y: usize| {
+        let pixel = y * columns + x;
+        model.pixels.pixels.get(pixel).map(|owner| (pixel, *owner))
+    };
+    let theme = model.theme;
+    let chosen = |pixel: usize| model.focus == Focus::Map && pixel == model.pixel;
+    for y in 0..canvas.height {
+        for x in 0..canvas.width.min(model.grid.0) {
+            let Some(cell) = buffer.cell_mut((canvas.x + x, canvas.y + y)) else {
+                continue;
+            };
+            let (column, row) = (usize::from(x), usize::from(y));
+            if theme.letters() {
+                if let Some((pixel, owner)) = at(column, row) {
+                    let mut style = theme.owner(owner, map.last());
+                    if chosen(pixel) {
+                        style = style.add_modifier(Modifier::REVERSED | Modifier::BOLD);
+                    }
+                    cell.set_char(letter(owner)).set_style(style);
+                }
+                continue;
+            }
+            let (upper, lower) = (at(column, row * 2), at(column, row * 2 + 1));
+            let Some((pixel, owner)) = upper else {
+                continue;
+            };
+            let color = |owner| theme.owner_color(owner, map.last()).unwrap_or(Color::Reset);
+            let mut style = Style::new().fg(color(owner));
+            if let Some((_, owner)) = lower {
+                style = style.bg(color(owner));
+            }
+            cell.set_symbol("▀").set_style(style);
+            if chosen(pixel) || lower.is_some_and(|(pixel, _)| chosen(pixel)) {
+                // The cursor shows the letter of what it stands on.
+                let owner = lower
+                    .filter(|(pixel, _)| chosen(*pixel))
+                    .map_or(owner, |(_, o)| o);
+                cell.set_char(letter(owner))
+                    .set_style(Style::reset().add_modifier(Modifier::REVERSED | Modifier::BOLD));
+            }
+        }
+    }
+}
+
+/// What is under the cursor.
+fn readout(model: &Model, map: &Map, width: usize) -> Line<'static> {
+    let size = model.pixels.pages_per_pixel.max(1);
+    let first = u64::try_from(model.pixel).unwrap_or(0) * size;
+    let mut owners: Vec<(Owner, u64)> = Vec::new();
+    let mut place = None;
+    for (run, pages) in map.within(first, size) {
+        place.get_or_insert((run.addr + first.saturating_sub(run.first) * 4096, run.space));
+        match owners.iter_mut().find(|(owner, _)| *owner == run.owner) {
+            Some((_, sum)) => *sum += pages,
+            None => owners.push((run.owner, pages)),
+        }
+    }
+    let Some((addr, space)) = place else {
+        return Line::from("");
+    };
+    owners.sort_unstable_by_key(|(owner, _)| *owner);
+    let shares: Vec<String> = owners
+        .iter()
+        .map(|(owner, pages)| {
+            let name = match owner {
+                Owner::Layer(n) => map.levels.get(*n).map_or("?", String::as_str),
+                Owner::Missing => "MISSING",
+            };
+            format!("{} {name} {pages}", letter(*owner))
+        })
+        .collect();
+    let space = map.spaces.get(space).map_or("", String::as_str);
+    let text = format!(" {addr:x} {space}: {}", shares.join(" · "));
+    Line::styled(cut(&text, width), model.theme.dim())
+}
+
+/// The layers with their colours, letters and shares.
+fn legend(model: &Model, map: &Map, width: usize) -> Line<'static> {
+    let mut spans = Vec::new();
+    let mut used = 0;
+    for (owner, pages) in &map.shares {
+        let name = match owner {
+            Owner::Layer(n) => map.levels.get(*n).map_or("?", String::as_str),
+            Owner::Missing => "MISSING",
+        };
+        let percent = *pages as f64 * 100.0 / map.total.max(1) as f64;
+        let text = format!(" {name} {} {percent:.0}% ", tally(*pages));
+        let sign = if model.theme.letters() {
+            letter(*owner).to_string()
+        } else {
+            format!("■{}", letter(*owner))
+        };
+        used += sign.chars().count() + text.chars().count() + 1;
+        if used > width {
+            break;
+        }
+        spans.push(Span::styled(
+            format!(" {sign}"),
+            model.theme.owner(*owner, map.last()),
+        ));
+        spans.push(Span::raw(text));
+    }
+    Line::from(spans)
+}

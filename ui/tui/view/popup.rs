@@ -1,0 +1,165 @@
+//! Popups: previews, errors, help.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Clear;
+
+use super::super::action::{ACTIONS, key_name};
+use super::super::message::Failure;
+use super::super::model::Model;
+use super::super::popup::{Mark, Popup, Preview};
+use super::super::text::{cut, fit, wrap};
+use super::chrome::style;
+use super::pane;
+use super::processes::sign;
+
+pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
+    let Some(popup) = &model.popup else { return };
+    let screen = frame.area();
+    let width = screen.width.saturating_sub(4).min(92);
+    let columns = usize::from(width).saturating_sub(4);
+    let (title, note, body, buttons) = match popup {
+        Popup::Preview(preview) => (
+            preview.title.clone(),
+            "Tab choose  Enter do  Esc cancel",
+            marked(model, &preview.lines, columns),
+            Some(buttons(model, preview)),
+        ),
+        Popup::Failure(failure) => (
+            "✗ That did not work".into(),
+            "Enter close",
+            marked(model, &explain(failure), columns),
+            None,
+        ),
+        Popup::Help => ("Keys".into(), "Esc close", help(model, columns), None),
+    };
+    let frame_rows = if buttons.is_some() { 4 } else { 2 };
+    let wanted = u16::try_from(body.len())
+        .unwrap_or(u16::MAX)
+        .saturating_add(frame_rows);
+    let height = wanted.min(screen.height.saturating_sub(2));
+    let area = Rect::new(
+        screen.x + (screen.width - width) / 2,
+        screen.y + (screen.height - height) / 2,
+        width,
+        height,
+    );
+    frame.render_widget(Clear, area);
+    let title = cut(&title, columns);
+    let inside = pane(frame, area, model.theme, true, &title, note);
+    let room = height.saturating_sub(frame_rows);
+    let scroll = match popup {
+        Popup::Preview(preview) => preview
+            .scroll
+            .min(body.len().saturating_sub(usize::from(room))),
+        _ => 0,
+    };
+    let shown = body
+        .into_iter()
+        .skip(scroll)
+        .take(usize::from(room))
+        .collect();
+    super::lines(
+        frame,
+        Rect {
+            height: room,
+            ..inside
+        },
+        shown,
+    );
+    if let Some(buttons) = buttons {
+        let last = Rect {
+            y: inside.y + inside.height.saturating_sub(1),
+            height: inside.height.min(1),
+            ..inside
+        };
+        super::lines(frame, last, vec![buttons]);
+    }
+}
+
+fn marked(model: &Model, text: &[(Mark, String)], columns: usize) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for (mark, text) in text {
+        for (n, part) in wrap(text, columns.saturating_sub(3))
+            .into_iter()
+            .enumerate()
+        {
+            let sign = if n == 0 { sign(*mark) } else { " " };
+            let plain = if *mark == Mark::Hint {
+                model.theme.dim()
+            } else {
+                ratatui::style::Style::new()
+            };
+            lines.push(Line::from(vec![
+                Span::styled(format!(" {sign} "), style(model.theme, *mark)),
+                Span::styled(part, plain),
+            ]));
+        }
+    }
+    lines
+}
+
+fn buttons(model: &Model, preview: &Preview) -> Line<'static> {
+    let mut spans = vec![Span::raw("  ")];
+    for (n, button) in preview.buttons.iter().enumerate() {
+        let focused = n == preview.focus;
+        let text = if focused {
+            format!("[>{} ]", button.label)
+        } else {
+            format!("[ {} ]", button.label)
+        };
+        let style = if focused {
+            model.theme.selected(true)
+        } else {
+            ratatui::style::Style::new()
+        };
+        spans.push(Span::styled(text, style));
+        spans.push(Span::raw("  "));
+    }
+    Line::from(spans)
+}
+
+/// An error in lines.
+fn explain(failure: &Failure) -> Vec<(Mark, String)> {
+    let mut text = vec![(Mark::Bad, failure.text.clone())];
+    for (what, hint) in &failure.obstacles {
+        text.push((Mark::Bad, what.clone()));
+        text.push((Mark::Hint, hint.clone()));
+    }
+    if let Some(target) = &failure.target {
+        text.push((Mark::Plain, format!("The target is {target}.")));
+    }
+    if let Some(hint) = &failure.hint {
+        text.push((Mark::Hint, hint.clone()));
+    }
+    text
+}
+
+fn help(model: &Model, columns: usize) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for action in ACTIONS {
+        let keys: Vec<String> = action.keys.iter().map(|key| key_name(*key)).collect();
+        let style = if (action.available)(model) {
+            ratatui::style::Style::new()
+        } else {
+            model.theme.dim()
+        };
+        lines.push(Line::from(vec![
+            Span::styled(
+                format!(" {}", fit(&keys.join(" "), 11)),
+                model.theme.strong(),
+            ),
+            Span::styled(cut(action.help, columns.saturating_sub(12)), style),
+        ]));
+    }
+    lines.push(Line::from(""));
+    let text = "Map: every stored page in address order; colour and letter name the layer whose \
+                bytes a restore of the selected layer would take (a is the layer itself).";
+    lines.extend(
+        wrap(text, columns.saturating_sub(1))
+            .into_iter()
+            .map(|l| Line::from(format!(" {l}"))),
+    );
+    lines
+}

@@ -1,0 +1,108 @@
+//! The running processes.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+
+use super::super::model::{Focus, Model};
+use super::super::processes::ProcessRow;
+use super::super::text::{cut, fit, size, tally};
+use super::{lines, pane};
+use crate::tui::popup::Mark;
+
+/// Columns before the command line.
+const LEFT: usize = 31;
+
+pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    let focused = model.focus == Focus::Processes;
+    let note = match (model.filtering, model.filter.as_str()) {
+        (true, text) => format!("filter: {text}_  Enter keep, Esc all"),
+        (false, "") => String::new(),
+        (false, text) => format!("filter: {text}  Esc all"),
+    };
+    let title = format!("Processes {}", model.processes.len());
+    let inside = pane(frame, area, model.theme, focused, &title, &note);
+    let width = usize::from(inside.width);
+    let head = fit("     PID   RSS  DIRTY PG/S LAY  COMMAND", width);
+    let mut shown = vec![Line::styled(head, model.theme.dim())];
+    let room = usize::from(inside.height).saturating_sub(1);
+    let from = model.process_cursor.offset;
+    for (n, row) in model.processes.iter().enumerate().skip(from).take(room) {
+        shown.push(line(model, row, n == model.process_cursor.at, width));
+    }
+    if model.processes.is_empty() {
+        shown.push(Line::styled(
+            "  no process has this text",
+            model.theme.dim(),
+        ));
+    }
+    lines(frame, inside, shown);
+}
+
+fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'static> {
+    let focused = model.focus == Focus::Processes;
+    let live = model.live.get(&row.pid.as_raw());
+    let tracked = model.tracked.contains_key(&row.pid.as_raw());
+    let dirty = live
+        .and_then(|live| live.last.as_ref())
+        .map(|count| count.dirty * 4096);
+    let (dirty, rate) = match dirty {
+        Some(bytes) => {
+            let rate = live.and_then(super::super::live::Live::rate);
+            (size(bytes), rate.map_or_else(String::new, tally))
+        }
+        None if tracked => ("·".into(), String::new()),
+        None => ("-".into(), String::new()),
+    };
+    let layers = match model.layers_of(row.pid, &row.comm).len() {
+        0 => String::new(),
+        n => n.to_string(),
+    };
+    let fold = match (row.folded, row.parent) {
+        (0, false) => " ",
+        (0, true) => "▾",
+        _ => "▸",
+    };
+    let mark = if selected { ">" } else { " " };
+    let more = match row.folded {
+        0 => String::new(),
+        n => format!(" (+{n})"),
+    };
+    let left = format!(
+        "{mark}{:>7} {:>5} {:>6} {:>4} {:>3} ",
+        row.pid,
+        size(row.rss),
+        dirty,
+        rate,
+        layers
+    );
+    let command = format!("{}{fold} {}{more}", row.branch, row.text);
+    let command = fit(&command, width.saturating_sub(LEFT));
+    let style = if selected {
+        model.theme.selected(focused)
+    } else if tracked {
+        model.theme.good()
+    } else if row.state == 'Z' {
+        model.theme.dim()
+    } else {
+        ratatui::style::Style::new()
+    };
+    Line::from(vec![
+        Span::styled(cut(&left, width), style),
+        Span::styled(command, style),
+    ])
+}
+
+/// The sign of a mark.
+pub(super) fn sign(mark: Mark) -> &'static str {
+    match mark {
+        Mark::Plain => " ",
+        Mark::Good => "✓",
+        Mark::Warn => "!",
+        Mark::Bad => "✗",
+        Mark::Hint => "→",
+    }
+}

@@ -1,0 +1,125 @@
+//! The stacks and their layers.
+
+use icecore::chain::State;
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::super::map::Owner;
+use super::super::model::{Focus, Model};
+use super::super::stacks::{LayerRow, StackRow};
+use super::super::text::{age, cut, fit, size, tally, wrap};
+use super::super::theme::letter;
+use super::{lines, pane};
+use crate::format;
+
+pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    let focused = model.focus == Focus::Stacks;
+    let root = format::plain(&model.root.to_string_lossy());
+    let width = usize::from(area.width.saturating_sub(2));
+    let title = cut(&format!("Stacks in {root}"), width.saturating_sub(2));
+    let note = note(model, width);
+    let inside = pane(frame, area, model.theme, focused, &title, &note);
+    if model.stacks.is_empty() {
+        let text = match &model.stacks_failure {
+            Some(failure) => failure.text.clone(),
+            None => "No layers here yet. Choose a process on the left and press d: its first \
+                     dump becomes a layer, and the process goes on running."
+                .into(),
+        };
+        let text = wrap(&text, usize::from(inside.width).saturating_sub(2));
+        let text = text.into_iter().map(|line| Line::from(format!(" {line}")));
+        return lines(frame, inside, text.collect());
+    }
+    let names = model
+        .layers()
+        .map(|l| l.graph.width() + l.name.width() + 2)
+        .max();
+    let names = names.unwrap_or(0).clamp(6, width.saturating_sub(30).max(6));
+    let head = format!("   {}  AGE KIND STORED PARENT  DISK", fit("LAYER", names));
+    let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
+    let room = usize::from(inside.height).saturating_sub(1);
+    let from = model.stack_cursor.offset;
+    for (n, row) in model.stacks.iter().enumerate().skip(from).take(room) {
+        let selected = n == model.stack_cursor.at;
+        shown.push(match row {
+            StackRow::Head(text) => {
+                Line::styled(cut(&format!(" {text}"), width), model.theme.strong())
+            }
+            StackRow::Fork(graph) => Line::styled(format!("   {graph}"), model.theme.dim()),
+            StackRow::Layer(layer) => line(model, layer, selected, names, width),
+        });
+    }
+    lines(frame, inside, shown);
+}
+
+/// Why the selected layer cannot be used, or what it is called.
+fn note(model: &Model, width: usize) -> String {
+    let Some(layer) = model.layer() else {
+        return String::new();
+    };
+    let text = match (&layer.reason, &layer.label) {
+        (Some(reason), _) => format!("{}: {reason}", layer.state.as_str()),
+        (None, Some(label)) => format!("“{label}”"),
+        (None, None) => format!("{} tasks", layer.tasks),
+    };
+    cut(&text, width.saturating_sub(4))
+}
+
+fn line(
+    model: &Model,
+    layer: &LayerRow,
+    selected: bool,
+    names: usize,
+    width: usize,
+) -> Line<'static> {
+    let focused = model.focus == Focus::Stacks;
+    let theme = model.theme;
+    let (mut mark, mut style) = (' ', Style::new());
+    if let Some(map) = &model.map
+        && let Some(level) = map.dirs.iter().position(|dir| *dir == layer.dir)
+    {
+        let owner = Owner::Layer(level);
+        mark = letter(owner);
+        style = theme.owner(owner, map.last());
+    }
+    let pointer = if selected { ">" } else { " " };
+    let plain = if selected {
+        theme.selected(focused)
+    } else {
+        Style::new()
+    };
+    let seconds = layer
+        .created
+        .and_then(|at| model.now.duration_since(at).ok())
+        .map_or_else(String::new, |d| age(d.as_secs()));
+    let kind = match (layer.state, layer.incremental) {
+        (State::PreDump, _) => "pre",
+        (_, true) => "inc",
+        (_, false) => "full",
+    };
+    let body = format!(
+        "{} {seconds:>4} {kind:<4} {:>6} {:>6} {:>5} ",
+        fit(&format!("{} {}", layer.graph, layer.name), names),
+        tally(layer.stored),
+        tally(layer.in_parent),
+        size(layer.bytes),
+    );
+    let state = match layer.state {
+        State::Complete => ("", theme.good()),
+        State::Partial | State::PreDump => (layer.state.as_str(), theme.warn()),
+        State::Consumed | State::Orphan | State::Damaged => (layer.state.as_str(), theme.bad()),
+    };
+    let used = 3 + body.width();
+    Line::from(vec![
+        Span::styled(pointer, plain),
+        Span::styled(mark.to_string(), style),
+        Span::styled(cut(&format!(" {body}"), width.saturating_sub(2)), plain),
+        Span::styled(cut(state.0, width.saturating_sub(used)), state.1),
+    ])
+}
