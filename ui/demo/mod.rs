@@ -1,6 +1,7 @@
 //! `icecore demo`: a process tree of our own, frozen in layers, looked into and thawed before your
 //! eyes. With a terminal it leads through the screen; without one it does the same steps by itself.
 
+mod guided;
 mod plain;
 pub(crate) mod target;
 
@@ -45,7 +46,7 @@ pub(crate) fn run(force_plain: bool) -> Result<()> {
     if plain {
         plain::run(&demo)
     } else {
-        plain::run(&demo)
+        guided::run(&demo)
     }
 }
 

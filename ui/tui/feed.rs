@@ -20,6 +20,7 @@ use notify::{RecursiveMode, Watcher as _};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::Status;
 use super::map::Map;
 use super::message::{Count, Failure, Msg, Survey};
 use super::stacks;
@@ -80,7 +81,12 @@ impl Feed {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(crate) fn start(root: PathBuf, keeper: PathBuf, messages: &Sender<Msg>) -> Result<Self> {
+    pub(crate) fn start(
+        root: PathBuf,
+        keeper: PathBuf,
+        status: Option<Status>,
+        messages: &Sender<Msg>,
+    ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&stop);
         spawn("keys", messages, move |messages| keys(&flag, &messages))?;
@@ -96,7 +102,7 @@ impl Feed {
         })?;
         let flag = Arc::clone(&stop);
         spawn("processes", messages, move |messages| {
-            survey(&flag, &messages);
+            survey(&flag, status.as_ref(), &messages);
         })?;
         let (scans, requests) = channel();
         let ring = scans.clone();
@@ -162,7 +168,7 @@ fn keys(stop: &AtomicBool, messages: &Sender<Msg>) {
     }
 }
 
-fn survey(stop: &AtomicBool, messages: &Sender<Msg>) {
+fn survey(stop: &AtomicBool, status: Option<&Status>, messages: &Sender<Msg>) {
     // Nothing is ever sent here: it is a clock that ends with the program.
     let (_clock, tick) = channel::<()>();
     while !stop.load(Ordering::Relaxed) {
@@ -174,6 +180,7 @@ fn survey(stop: &AtomicBool, messages: &Sender<Msg>) {
                 .map(|record| (record.pid, record.layer))
                 .collect(),
             now: SystemTime::now(),
+            status: status.map(|status| (status.0)()),
         };
         if messages.send(Msg::Processes(survey)).is_err() {
             break;

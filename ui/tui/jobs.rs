@@ -54,6 +54,11 @@ impl Jobs {
         let _closed = messages.send(Msg::Done(report.map_err(|e| (&e).into())));
     }
 
+    /// Paths below the images root without it.
+    fn inside(&self, text: &str) -> String {
+        text.replace(&format!("{}/", self.root.display()), "")
+    }
+
     /// The options of a dump, with a directory that is free.
     fn dump_options(&self, wish: &Wish) -> Result<dump::Options> {
         let Wish::Dump {
@@ -102,7 +107,7 @@ impl Jobs {
             Mark::Plain,
             format!(
                 "into {}",
-                format::plain(&options.images_dir.to_string_lossy())
+                format::plain(&self.inside(&options.images_dir.to_string_lossy()))
             ),
         );
         preview.line(
@@ -161,7 +166,7 @@ impl Jobs {
         let outcome = dump::run(&plan, reporter, cancel)?;
         let line = dump_line::as_text(&outcome);
         Ok(Report {
-            text: first_line(&line),
+            text: first_line(&self.inside(&line)),
             warnings: outcome.warnings.iter().map(shown).collect(),
             result: Made::Layer(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir)),
         })
@@ -177,8 +182,18 @@ impl Jobs {
         }
     }
 
-    fn plan_restore(&self, dir: &Path, kill: Option<(Pid, u64)>) -> Result<Preview> {
+    /// The plan of a restore; children of ours that ended are no obstacle.
+    fn restore_plan(&self, dir: &Path) -> Result<restore::Plan> {
         let plan = restore::plan(&self.restore_options(dir))?;
+        if plan.obstacles.iter().all(|o| o.kind != Kind::Busy) {
+            return Ok(plan);
+        }
+        reap(plan.ids());
+        restore::plan(&self.restore_options(dir))
+    }
+
+    fn plan_restore(&self, dir: &Path, kill: Option<(Pid, u64)>) -> Result<Preview> {
+        let plan = self.restore_plan(dir)?;
         let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
         let mut preview = Preview::new(format!(
             "Restore {} — nothing has been started yet",
@@ -220,7 +235,7 @@ impl Jobs {
                 format!(
                     "process {root} runs: it and everything below it ({}) is KILLED first; what it \
                      did since its last layer is lost",
-                    format::count(*tasks as u64, "process")
+                    format::count(*tasks as u64, "task")
                 ),
             );
             wish = Wish::Restore {
@@ -257,7 +272,7 @@ impl Jobs {
         if let Some((root, start)) = kill {
             reporter.report(Event::Phase("end the running tree"));
             // Whatever else is in the way must be found before anything is lost.
-            let plan = restore::plan(&self.restore_options(dir))?;
+            let plan = self.restore_plan(dir)?;
             let others: Vec<Obstacle> = plan
                 .obstacles
                 .into_iter()
@@ -269,7 +284,7 @@ impl Jobs {
             }
             end_tree(root, start)?;
         }
-        let plan = restore::plan(&self.restore_options(dir))?;
+        let plan = self.restore_plan(dir)?;
         let outcome = restore::run(&plan, reporter, cancel)?;
         let line = restore_line::as_text(&outcome);
         Ok(Report {
@@ -431,9 +446,7 @@ fn end_tree(root: Pid, start_time: u64) -> Result<()> {
     let (_clock, tick) = channel::<()>();
     while threads.iter().any(|id| is_taken(*id)) {
         // When it was us who started it, or adopted what it left, we are the one.
-        for id in &threads {
-            let _not_ours = waitpid(Pid::from_raw(*id), Some(WaitPidFlag::WNOHANG));
-        }
+        reap(threads.iter().copied().map(Pid::from_raw));
         if since.elapsed() > GONE {
             return Err(Error::new(
                 Kind::Busy,
@@ -444,4 +457,12 @@ fn end_tree(root: Pid, start_time: u64) -> Result<()> {
         let _time_is_up = tick.recv_timeout(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Takes note of the end of those processes that are children of ours. Never waits for just any
+/// child: that would take the stops of traced threads away from the engine.
+fn reap(ids: impl IntoIterator<Item = Pid>) {
+    for id in ids {
+        let _not_ours = waitpid(id, Some(WaitPidFlag::WNOHANG));
+    }
 }

@@ -111,6 +111,8 @@ pub(crate) struct Survey {
     pub(crate) tracked: BTreeMap<i32, Option<String>>,
     /// The time.
     pub(crate) now: SystemTime,
+    /// What whoever started the terminal UI has to say.
+    pub(crate) status: Option<String>,
 }
 
 /// Dirty pages at one moment.

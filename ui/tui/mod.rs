@@ -15,7 +15,7 @@
 
 mod action;
 mod feed;
-pub(crate) mod guide;
+mod guide;
 mod jobs;
 mod live;
 mod map;
@@ -32,6 +32,7 @@ mod theme;
 mod update;
 mod view;
 
+use std::fmt;
 use std::fs;
 use std::io::{IsTerminal as _, stdin, stdout};
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use icecore::{Cancel, Error, Kind, Pid, Result};
 
-pub(crate) use guide::{Facts, Guide};
+pub(crate) use guide::{Facts, Guide, Step};
 
 use feed::Feed;
 use jobs::Jobs;
@@ -62,6 +63,17 @@ pub(crate) struct Options {
     pub(crate) select: Option<Pid>,
     /// A tour.
     pub(crate) guide: Option<Guide>,
+    /// Asked once a second; shown at the top.
+    pub(crate) status: Option<Status>,
+}
+
+/// Something that has a line to say.
+pub(crate) struct Status(pub(crate) Box<dyn Fn() -> String + Send>);
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Status")
+    }
 }
 
 /// Runs until the user leaves; returns what was done meanwhile.
@@ -83,9 +95,8 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     let mut screen = Screen::take()?;
     let mut model = Model::new(root.clone(), Theme::from_env(), screen.size());
     model.select = options.select;
-    model.watched = None;
     model.guide = options.guide;
-    let feed = Feed::start(root, jobs.keeper.clone(), &messages)?;
+    let feed = Feed::start(root, jobs.keeper.clone(), options.status, &messages)?;
     let mut runner = Runner {
         feed,
         jobs,

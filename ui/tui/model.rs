@@ -46,11 +46,13 @@ impl Cursor {
     pub(crate) fn clamp(&mut self, len: usize, height: usize) {
         self.at = self.at.min(len.saturating_sub(1));
         let height = height.max(1);
+        // Some rows around the cursor stay visible, where there are any.
+        let around = (height / 4).min(3);
         self.offset = self
             .offset
-            .min(len.saturating_sub(height))
-            .min(self.at)
-            .max((self.at + 1).saturating_sub(height));
+            .min(self.at.saturating_sub(around))
+            .max((self.at + 1 + around).saturating_sub(height))
+            .min(len.saturating_sub(height));
     }
 }
 
@@ -124,6 +126,8 @@ pub(crate) struct Model {
     pub(crate) now: SystemTime,
     /// Counted for tours.
     pub(crate) facts: Facts,
+    /// What whoever started the terminal UI has to say.
+    pub(crate) status: Option<String>,
     /// The tour.
     pub(crate) guide: Option<Guide>,
     /// The process to select as soon as it is listed.
@@ -165,6 +169,7 @@ impl Model {
             log: VecDeque::new(),
             now: SystemTime::UNIX_EPOCH,
             facts: Facts::default(),
+            status: None,
             guide: None,
             select: None,
             select_layer: None,

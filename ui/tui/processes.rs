@@ -60,7 +60,7 @@ fn add(
         start_time: tree.start_time,
         comm: tree.comm.clone(),
         branch,
-        text: format::plain(&tree.cmdline),
+        text: format::plain(short(&tree.cmdline)),
         rss: tree.rss,
         threads: tree.threads,
         state: tree.state,
@@ -84,6 +84,16 @@ fn add(
         let branch = format!("{indent}{knee}");
         let indent = format!("{indent}{bar}");
         add(child, filter, folded, branch, &indent, rows);
+    }
+}
+
+/// A command line without the directory of the program: there is little room.
+fn short(cmdline: &str) -> &str {
+    let program = cmdline.split(' ').next().unwrap_or_default();
+    let name = program.rfind('/').map_or(0, |slash| slash + 1);
+    match cmdline.get(name..) {
+        Some(rest) if program.starts_with('/') && !rest.is_empty() => rest,
+        _ => cmdline,
     }
 }
 

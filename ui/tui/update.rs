@@ -73,6 +73,7 @@ fn survey_taken(model: &mut Model, survey: Survey) {
     model.trees = survey.trees;
     model.tracked = survey.tracked;
     model.now = survey.now;
+    model.status = survey.status.as_deref().map(crate::format::plain);
     model.list_processes();
     let gone: Vec<i32> = model
         .live

@@ -14,10 +14,12 @@ use crate::tui::theme::Theme;
 
 pub(super) fn header(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let width = usize::from(area.width);
-    let right = match &model.job {
-        Some(job) => format!("{} ", progress(job)),
-        None => format!("{} tracked ", model.tracked.len()),
+    let right = match (&model.job, &model.status) {
+        (Some(job), _) => format!("{} ", progress(job)),
+        (None, Some(status)) => format!("{status} "),
+        (None, None) => format!("{} tracked ", model.tracked.len()),
     };
+    let right = cut(&right, width.saturating_sub(12));
     let left = format!(
         " icecore  {}",
         crate::format::plain(&model.root.to_string_lossy())
