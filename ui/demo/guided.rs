@@ -88,9 +88,9 @@ fn tour() -> Guide {
                 |facts| facts.dumps >= 4,
             ),
             step(
-                "Choose a newest layer on the right and press D: what it would free below it, and \
-                 which layers that costs. Do it, or Esc and q.",
-                |facts| facts.dedups >= 1,
+                "Press D: what the newest layer would free below it, what that costs, and what is \
+                 in the way: the other branch still needs some of those pages.",
+                |facts| facts.dedup_seen,
             ),
         ],
         at: 0,

@@ -9,6 +9,8 @@ pub(crate) struct Facts {
     pub(crate) restores: usize,
     /// Dedups done.
     pub(crate) dedups: usize,
+    /// The preview of a dedup was seen.
+    pub(crate) dedup_seen: bool,
     /// A tree is being watched and was counted.
     pub(crate) counted: bool,
     /// The map had the keyboard.

@@ -32,11 +32,14 @@ pub(crate) struct Jobs {
 impl Jobs {
     /// Finds out what `wish` would do.
     pub(crate) fn plan(&self, wish: &Wish, messages: &Sender<Msg>) {
-        let preview = match wish {
+        let mut preview = match wish {
             Wish::Dump { .. } => self.plan_dump(wish),
             Wish::Restore { dir, kill } => self.plan_restore(dir, *kill),
             Wish::Dedup { dir } => plan_dedup(dir),
         };
+        for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
+            *text = self.inside(text);
+        }
         let _closed = messages.send(Msg::Planned(preview.map_err(|e| (&e).into())));
     }
 

@@ -247,6 +247,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Watch => watch(model, effects),
         Act::Dump | Act::Restore | Act::Dedup => {
             if let Some(wish) = wish(model, act) {
+                model.facts.dedup_seen |= act == Act::Dedup;
                 start(model, &wish, "plan");
                 effects.push(Effect::Plan(wish));
             }

@@ -74,18 +74,15 @@ fn counted(
         (None, true) => "since its last layer".into(),
         (None, false) => "since it is tracked".into(),
     };
+    let head = format!(" {} pages", count.dirty);
+    let rest = format!(
+        "  {}, {percent:.1}% of {}",
+        size(count.dirty * 4096),
+        size(count.resident * 4096)
+    );
+    let rest = cut(&rest, width.saturating_sub(head.len()));
     let mut text = vec![
-        Line::from(vec![
-            Span::styled(format!(" {} pages", count.dirty), theme.strong()),
-            Span::raw(cut(
-                &format!(
-                    "  {}  {percent:.1} % of {}",
-                    size(count.dirty * 4096),
-                    size(count.resident * 4096)
-                ),
-                width.saturating_sub(18),
-            )),
-        ]),
+        Line::from(vec![Span::styled(head, theme.strong()), Span::raw(rest)]),
         Line::styled(cut(&format!(" {since}"), width), theme.dim()),
         Line::from(cut(
             &format!(

@@ -5,7 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Clear;
 
-use super::super::action::{ACTIONS, key_name};
+use super::super::action::{ACTIONS, Act, key_name};
 use super::super::message::Failure;
 use super::super::model::Model;
 use super::super::popup::{Mark, Popup, Preview};
@@ -138,19 +138,20 @@ fn explain(failure: &Failure) -> Vec<(Mark, String)> {
 
 fn help(model: &Model, columns: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
-    for action in ACTIONS {
+    for action in ACTIONS.iter().filter(|action| !action.help.is_empty()) {
         let keys: Vec<String> = action.keys.iter().map(|key| key_name(*key)).collect();
+        let keys = match action.act {
+            Act::Up => "arrows hjkl".to_owned(),
+            _ => keys.join(" "),
+        };
         let style = if (action.available)(model) {
             ratatui::style::Style::new()
         } else {
             model.theme.dim()
         };
         lines.push(Line::from(vec![
-            Span::styled(
-                format!(" {}", fit(&keys.join(" "), 11)),
-                model.theme.strong(),
-            ),
-            Span::styled(cut(action.help, columns.saturating_sub(12)), style),
+            Span::styled(format!(" {}", fit(&keys, 12)), model.theme.strong()),
+            Span::styled(cut(action.help, columns.saturating_sub(13)), style),
         ]));
     }
     lines.push(Line::from(""));

@@ -3,6 +3,7 @@
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::super::model::{Focus, Model};
 use super::super::processes::ProcessRow;
@@ -10,8 +11,8 @@ use super::super::text::{cut, fit, size, tally};
 use super::{lines, pane};
 use crate::tui::popup::Mark;
 
-/// Columns before the command line.
-const LEFT: usize = 31;
+/// Inside a pane as narrow as this, some columns are left out.
+const NARROW: usize = 50;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if area.is_empty() {
@@ -26,7 +27,12 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let title = format!("Processes {}", model.processes.len());
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     let width = usize::from(inside.width);
-    let head = fit("     PID   RSS  DIRTY PG/S LAY  COMMAND", width);
+    let head = if width < NARROW {
+        "    PID   RSS DIRTY   COMMAND"
+    } else {
+        "     PID   RSS  DIRTY PG/S LAY   COMMAND"
+    };
+    let head = fit(head, width);
     let mut shown = vec![Line::styled(head, model.theme.dim())];
     let room = usize::from(inside.height).saturating_sub(1);
     let from = model.process_cursor.offset;
@@ -71,16 +77,15 @@ fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'
         0 => String::new(),
         n => format!(" (+{n})"),
     };
-    let left = format!(
-        "{mark}{:>7} {:>5} {:>6} {:>4} {:>3} ",
-        row.pid,
-        size(row.rss),
-        dirty,
-        rate,
-        layers
-    );
-    let command = format!("{}{fold} {}{more}", row.branch, row.text);
-    let command = fit(&command, width.saturating_sub(LEFT));
+    let left = if width < NARROW {
+        format!("{mark}{:>6} {:>5} {dirty:>5} ", row.pid, size(row.rss))
+    } else {
+        let (pid, rss) = (row.pid, size(row.rss));
+        format!("{mark}{pid:>7} {rss:>5} {dirty:>6} {rate:>4} {layers:>3} ")
+    };
+    let room = width.saturating_sub(left.width());
+    let branch = tail(&row.branch, room / 3);
+    let command = fit(&format!("{branch}{fold} {}{more}", row.text), room);
     let style = if selected {
         model.theme.selected(focused)
     } else if tracked {
@@ -94,6 +99,16 @@ fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'
         Span::styled(cut(&left, width), style),
         Span::styled(command, style),
     ])
+}
+
+/// The end of the lines in front of a process that is deep in its tree.
+fn tail(branch: &str, room: usize) -> String {
+    let length = branch.chars().count();
+    if length <= room {
+        return branch.to_owned();
+    }
+    let kept = branch.chars().skip(length - room.saturating_sub(1));
+    std::iter::once('…').chain(kept).collect()
 }
 
 /// The sign of a mark.

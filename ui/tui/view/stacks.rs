@@ -15,6 +15,9 @@ use super::super::theme::letter;
 use super::{lines, pane};
 use crate::format;
 
+/// Inside a pane as narrow as this, the size on the disk is left out.
+const NARROW: usize = 50;
+
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if area.is_empty() {
         return;
@@ -41,7 +44,8 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         .map(|l| l.graph.width() + l.name.width() + 2)
         .max();
     let names = names.unwrap_or(0).clamp(6, width.saturating_sub(30).max(6));
-    let head = format!("   {}  AGE KIND STORED PARENT  DISK", fit("LAYER", names));
+    let disk = if width < NARROW { "" } else { "  DISK" };
+    let head = format!("   {}  AGE KIND STORED PARENT{disk}", fit("LAYER", names));
     let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
     let room = usize::from(inside.height).saturating_sub(1);
     let from = model.stack_cursor.offset;
@@ -103,13 +107,15 @@ fn line(
         (_, true) => "inc",
         (_, false) => "full",
     };
-    let body = format!(
-        "{} {seconds:>4} {kind:<4} {:>6} {:>6} {:>5} ",
+    let mut body = format!(
+        "{} {seconds:>4} {kind:<4} {:>6} {:>6} ",
         fit(&format!("{} {}", layer.graph, layer.name), names),
         tally(layer.stored),
         tally(layer.in_parent),
-        size(layer.bytes),
     );
+    if width >= NARROW {
+        body.push_str(&format!("{:>5} ", size(layer.bytes)));
+    }
     let state = match layer.state {
         State::Complete => ("", theme.good()),
         State::Partial | State::PreDump => (layer.state.as_str(), theme.warn()),
