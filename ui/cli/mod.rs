@@ -8,6 +8,7 @@ pub(crate) mod ps;
 pub(crate) mod restore;
 mod show;
 pub(crate) mod stacks;
+mod watch;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Stacks(stacks::Args),
     /// List the files of a layer, or print one
     Show(show::Args),
+    /// Count the pages that a running tree writes
+    Watch(watch::Args),
     /// Free pages that upper layers override
     Dedup(dedup::Args),
     /// Watch a small process tree being frozen in layers and thawed again
@@ -61,6 +64,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Ps(args) => ps::run(args),
         Command::Stacks(args) => stacks::run(args),
         Command::Show(args) => show::run(args),
+        Command::Watch(args) => watch::run(args),
         Command::Dedup(args) => dedup::run(args),
         Command::Demo(args) => demo::run(args),
         Command::DemoTarget(args) => demo::target(args),
@@ -77,6 +81,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Ps(args) => args.json,
         Command::Stacks(args) => args.json,
         Command::Show(args) => args.json,
+        Command::Watch(args) => args.json,
         Command::Dedup(args) => args.json,
         Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
     }

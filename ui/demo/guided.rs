@@ -41,7 +41,7 @@ pub(super) fn run(demo: &Demo) -> Result<()> {
 /// What the tree says about itself.
 fn status(lines: &Path) -> String {
     let text = fs::read_to_string(lines).unwrap_or_default();
-    match text.lines().filter_map(super::parse).last() {
+    match text.lines().rev().find_map(super::parse) {
         Some(line) if line.ok => format!("tree's self-check: tick {}, all right", line.tick),
         Some(line) => format!("tree's self-check: tick {}, WRONG", line.tick),
         None => "tree's self-check: nothing yet".into(),

@@ -15,7 +15,7 @@ use super::super::theme::letter;
 use super::{lines, pane};
 use crate::format;
 
-/// Inside a pane as narrow as this, the size on the disk is left out.
+/// Inside a pane as narrow as this, some columns are left out.
 const NARROW: usize = 50;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
@@ -44,8 +44,12 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         .map(|l| l.graph.width() + l.name.width() + 2)
         .max();
     let names = names.unwrap_or(0).clamp(6, width.saturating_sub(30).max(6));
-    let disk = if width < NARROW { "" } else { "  DISK" };
-    let head = format!("   {}  AGE KIND STORED PARENT{disk}", fit("LAYER", names));
+    let names_head = fit("LAYER", names);
+    let head = if width < NARROW {
+        format!("   {names_head}  AGE STORED PARENT")
+    } else {
+        format!("   {names_head}  AGE KIND STORED PARENT  DISK")
+    };
     let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
     let room = usize::from(inside.height).saturating_sub(1);
     let from = model.stack_cursor.offset;
@@ -107,15 +111,14 @@ fn line(
         (_, true) => "inc",
         (_, false) => "full",
     };
-    let mut body = format!(
-        "{} {seconds:>4} {kind:<4} {:>6} {:>6} ",
-        fit(&format!("{} {}", layer.graph, layer.name), names),
-        tally(layer.stored),
-        tally(layer.in_parent),
-    );
-    if width >= NARROW {
-        body.push_str(&format!("{:>5} ", size(layer.bytes)));
-    }
+    let name = fit(&format!("{} {}", layer.graph, layer.name), names);
+    let (stored, in_parent) = (tally(layer.stored), tally(layer.in_parent));
+    let body = if width < NARROW {
+        format!("{name} {seconds:>4} {stored:>6} {in_parent:>6} ")
+    } else {
+        let disk = size(layer.bytes);
+        format!("{name} {seconds:>4} {kind:<4} {stored:>6} {in_parent:>6} {disk:>5} ")
+    };
     let state = match layer.state {
         State::Complete => ("", theme.good()),
         State::Partial | State::PreDump => (layer.state.as_str(), theme.warn()),
