@@ -2,7 +2,10 @@
 //!
 //! `cargo xtask proto` compiles `proto/*.proto` into `proto/gen`; with `--check` it only fails when
 //! that would change something. No `protoc` is needed: protox compiles, prost-build writes Rust.
+//!
+//! `cargo xtask bench [MIB] [ROUNDS]` measures dumps and restores beside CRIU's.
 
+mod bench;
 mod proto;
 
 use std::error::Error;
@@ -12,6 +15,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["proto"] => proto::write(),
         ["proto", "--check"] => proto::check(),
-        _ => Err("usage: cargo xtask proto [--check]".into()),
+        ["bench", ..] => Ok(bench::run(&arguments[1..])?),
+        // The process that the benchmark dumps.
+        ["bench-target", _, _] => Ok(bench::target(&arguments[1..])?),
+        _ => Err("usage: cargo xtask proto [--check] | bench [MIB] [ROUNDS]".into()),
     }
 }
