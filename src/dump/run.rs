@@ -127,11 +127,14 @@ fn snapshot(
     reporter: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Snapshot> {
+    let frozen_since = frozen.since();
     let mut snapshot = Snapshot {
         id: sidecar::new_id()?,
         freezing: frozen.since().elapsed(),
         ..Snapshot::default()
     };
+    let at = |what: &str| tracing::debug!("{what} after {:?}", frozen_since.elapsed());
+    at("frozen");
     let processes = frozen.processes().to_vec();
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
@@ -184,10 +187,12 @@ fn snapshot(
             None => {}
         }
         frozen.hold(process.pid, held);
+        at("process captured");
         snapshot.processes.push((process, captured));
     }
     reporter.report(Event::Phase("pages"));
     store_pages(plan, &mut snapshot, writer, cancel)?;
+    at("pages stored");
     let id = sidecar::hex(&snapshot.id);
     let segments: Vec<(u64, u32)> = snapshot
         .files
@@ -207,6 +212,7 @@ fn snapshot(
             snapshot.warnings.push(not_tracked(process, &e));
         }
     }
+    at("armed");
     Ok(snapshot)
 }
 
