@@ -1,5 +1,6 @@
 //! Carrying out a dump: phases and their order, nothing else.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::process::{self, CGROUP_SET, Captured};
@@ -11,7 +12,7 @@ use crate::event::{Cancel, Event, Reporter};
 use crate::image::proto::{
     DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry,
 };
-use crate::image::{LayerWriter, PagemapId};
+use crate::image::{LayerWriter, Pagemap, PagemapId};
 use crate::memory::{mappings, pages, segments};
 use crate::task::{Frozen, Life, Process};
 use crate::track::{self, Arming, DirtyTracker};
@@ -53,13 +54,14 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     if let Some(parent) = &plan.parent {
         writer.link_parent(&parent.link)?;
     }
+    let below = Below::open(plan)?;
     reporter.report(Event::Phase("freeze"));
     let mut frozen =
         Frozen::freeze(plan.options.root).map_err(|e| e.target(TargetState::Running))?;
     reporter.report(Event::Frozen {
         threads: frozen.threads(),
     });
-    let result = snapshot(plan, &mut frozen, &writer, reporter, cancel);
+    let result = snapshot(plan, below.as_ref(), &mut frozen, &writer, reporter, cancel);
     let mut snapshot = match result {
         Ok(snapshot) => snapshot,
         Err(error) => {
@@ -122,6 +124,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
 /// The part that needs the target to stand still.
 fn snapshot(
     plan: &Plan,
+    below: Option<&Below>,
     frozen: &mut Frozen,
     writer: &LayerWriter,
     reporter: &dyn Reporter,
@@ -191,7 +194,7 @@ fn snapshot(
         snapshot.processes.push((process, captured));
     }
     reporter.report(Event::Phase("pages"));
-    store_pages(plan, &mut snapshot, writer, cancel)?;
+    store_pages(below, &mut snapshot, writer, cancel)?;
     at("pages stored");
     let id = sidecar::hex(&snapshot.id);
     let segments: Vec<(u64, u32)> = snapshot
@@ -231,24 +234,19 @@ fn not_tracked(process: &Process, error: &Error) -> Obstacle {
 
 /// Pages of shared segments first, then of each process, as CRIU numbers them.
 fn store_pages(
-    plan: &Plan,
+    below: Option<&Below>,
     snapshot: &mut Snapshot,
     writer: &LayerWriter,
     cancel: &Cancel,
 ) -> Result<()> {
-    let parent = plan
-        .parent
-        .as_ref()
-        .map(|p| Stack::open(&p.dir))
-        .transpose()?;
     let mut pages_id = 1;
     for segment in snapshot.files.segments() {
         cancel.check()?;
         let id = PagemapId::Shared(u64::from(segment.entry.shmid));
-        let below = resolve(parent.as_ref(), id)?;
+        let resolved = below.map_or(Ok(None), |b| b.resolve(id))?;
         let mut out = writer.pages(pages_id)?;
         let (file, size) = (&segment.file, segment.entry.size);
-        let (pagemap, stored) = segments::store(file, size, below.as_ref(), pages_id, &mut out)?;
+        let (pagemap, stored) = segments::store(file, size, resolved.as_ref(), pages_id, &mut out)?;
         writer.pagemap(id, &pagemap)?;
         snapshot.stored.add(stored);
         pages_id += 1;
@@ -259,27 +257,23 @@ fn store_pages(
         }
         cancel.check()?;
         let id = PagemapId::Task(process.pid.as_raw().cast_unsigned());
-        let below = resolve(parent.as_ref(), id)?;
         let tracked = believed.and_then(|t| Some((t.written()?, t.needs_protection())));
-        let covered = match &parent {
-            Some(stack) if tracked.is_some() => stack.tip().images().pagemap(id)?,
-            _ => None,
-        };
-        let mut compare;
-        let mut unchanged = match (&below, &covered, tracked) {
-            (None, ..) => pages::Unchanged::Unknown,
-            (_, Some(parent), Some((written, protected_only))) => pages::Unchanged::Tracked {
+        let parent = below.and_then(|b| b.pagemaps.get(&id));
+        let (resolved, mut compare);
+        let mut unchanged = match (below, parent, tracked) {
+            (Some(_), Some(parent), Some((written, protected_only))) => pages::Unchanged::Tracked {
                 parent,
                 written,
                 protected_only,
             },
-            (Some(resolved), ..) => {
-                compare = segments::resolved_page(resolved);
+            (Some(below), Some(_), None) => {
+                resolved = below.stack.resolved(id)?;
+                compare = segments::resolved_page(&resolved);
                 pages::Unchanged::Compared(&mut compare)
             }
+            _ => pages::Unchanged::Unknown,
         };
-        let mapped = &captured.mappings;
-        let chosen = pages::select(process.pid, mapped, &unchanged)?;
+        let chosen = pages::select(process.pid, &captured.mappings, &unchanged)?;
         snapshot.scanned += chosen.iter().map(|r| r.pages).sum::<u64>();
         let mut out = writer.pages(pages_id)?;
         let (pagemap, stored) =
@@ -291,13 +285,34 @@ fn store_pages(
     Ok(())
 }
 
-/// The parent's version of a pagemap, if it has one.
-fn resolve(parent: Option<&Stack>, id: PagemapId) -> Result<Option<Resolved<'_>>> {
-    let Some(stack) = parent else { return Ok(None) };
-    if stack.tip().images().pagemap(id)?.is_none() {
-        return Ok(None);
+/// The parent, read before the freeze.
+#[derive(Debug)]
+struct Below {
+    stack: Stack,
+    pagemaps: BTreeMap<PagemapId, Pagemap>,
+}
+
+impl Below {
+    fn open(plan: &Plan) -> Result<Option<Self>> {
+        let Some(parent) = &plan.parent else {
+            return Ok(None);
+        };
+        let stack = Stack::open(&parent.dir)?;
+        let images = stack.tip().images();
+        let mut pagemaps = BTreeMap::new();
+        for id in images.pagemaps()? {
+            pagemaps.extend(images.pagemap(id)?.map(|pagemap| (id, pagemap)));
+        }
+        Ok(Some(Self { stack, pagemaps }))
     }
-    stack.resolved(id).map(Some)
+
+    /// The parent's version of a pagemap, if it has one.
+    fn resolve(&self, id: PagemapId) -> Result<Option<Resolved<'_>>> {
+        self.pagemaps
+            .contains_key(&id)
+            .then(|| self.stack.resolved(id))
+            .transpose()
+    }
 }
 
 /// Identity of the kernel objects of process `index`; 1 is the dumper's own.

@@ -195,24 +195,85 @@ pub fn store(
         runs: Vec::new(),
     };
     let mut stored = Stored::default();
-    let mut buffer = vec![0u8; CHUNK];
-    for run_ in chosen {
-        if run_.place == Place::Parent {
-            stored.in_parent += run_.pages;
-            pagemap.push(*run_);
+    let mut batch = Batch::default();
+    for run in chosen {
+        if run.place == Place::Parent {
+            stored.in_parent += run.pages;
+            batch.in_parent.push(*run);
             continue;
         }
-        let range = run_.range();
+        let range = run.range();
         let mut at = range.start;
         while at < range.end {
-            let len = (range.end - at).min(CHUNK as u64);
-            let part = &mut buffer[..usize::try_from(len).unwrap_or(CHUNK)];
-            read(pid, &memory, at, part)?;
-            unchanged.write(at, part, &mut pagemap, &mut stored, out)?;
-            at += len;
+            let room = CHUNK - batch.bytes;
+            let len = usize::try_from(range.end - at).unwrap_or(CHUNK).min(room);
+            batch.parts.push((at, len));
+            batch.bytes += len;
+            at += len as u64;
+            if batch.is_full() {
+                batch.drain(pid, &memory, unchanged, &mut pagemap, &mut stored, out)?;
+            }
         }
     }
+    batch.drain(pid, &memory, unchanged, &mut pagemap, &mut stored, out)?;
     Ok((pagemap, stored))
+}
+
+/// Pages that are read in one go: many small runs cost as little as a large one.
+#[derive(Debug, Default)]
+struct Batch {
+    parts: Vec<(Vaddr, usize)>,
+    bytes: usize,
+    /// Runs in between that are left to the parent.
+    in_parent: Vec<Run>,
+    buffer: Vec<u8>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.bytes == CHUNK || self.parts.len() == vm::MANY
+    }
+
+    /// Reads and writes the parts, and enters everything into the pagemap in order.
+    fn drain(
+        &mut self,
+        pid: Pid,
+        memory: &Memory,
+        unchanged: &mut Unchanged<'_>,
+        pagemap: &mut Pagemap,
+        stored: &mut Stored,
+        out: &mut PagesFile,
+    ) -> Result<()> {
+        self.buffer.resize(CHUNK, 0);
+        let bytes = &mut self.buffer[..self.bytes];
+        // Where the process itself may not read, the slower way may.
+        if vm::read_many(pid, &self.parts, bytes) != Ok(bytes.len()) {
+            let mut rest = &mut *bytes;
+            for (at, len) in &self.parts {
+                let (part, after) = rest.split_at_mut(*len);
+                read(pid, memory, *at, part)?;
+                rest = after;
+            }
+        }
+        let mut below = self.in_parent.drain(..).peekable();
+        let mut rest = &*bytes;
+        for (at, len) in self.parts.drain(..) {
+            while let Some(run) = below.next_if(|run| run.start < at) {
+                pagemap.push(run);
+            }
+            let (part, after) = rest.split_at(len);
+            unchanged.enter(at, part, pagemap, stored, out)?;
+            rest = after;
+        }
+        for run in below {
+            pagemap.push(run);
+        }
+        if !matches!(unchanged, Unchanged::Compared(_)) {
+            out.append(bytes)?;
+        }
+        self.bytes = 0;
+        Ok(())
+    }
 }
 
 impl Unchanged<'_> {
@@ -225,10 +286,26 @@ impl Unchanged<'_> {
         stored: &mut Stored,
         out: &mut PagesFile,
     ) -> Result<()> {
+        self.enter(start, bytes, pagemap, stored, out)?;
+        if matches!(self, Self::Compared(_)) {
+            Ok(())
+        } else {
+            out.append(bytes)
+        }
+    }
+
+    /// Enters the pages into the pagemap; writes them only when it has to choose among them.
+    fn enter(
+        &mut self,
+        start: Vaddr,
+        bytes: &[u8],
+        pagemap: &mut Pagemap,
+        stored: &mut Stored,
+        out: &mut PagesFile,
+    ) -> Result<()> {
         if let Self::Compared(parent) = self {
             return compare(start, bytes, parent, pagemap, stored, out);
         }
-        out.append(bytes)?;
         let pages = bytes.len() as u64 / PAGE_SIZE;
         stored.present += pages;
         pagemap.push(Run {

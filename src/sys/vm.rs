@@ -23,6 +23,27 @@ pub fn read(pid: Pid, addr: Vaddr, buffer: &mut [u8]) -> nix::Result<usize> {
     process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &remote)
 }
 
+/// Ranges that one [`read_many`] takes at most (IOV_MAX, readv(2)).
+pub const MANY: usize = 1024;
+
+/// Reads several ranges (address, length) one after the other into `buffer`, which is as long as all
+/// of them, in one call.
+///
+/// # Errors
+/// As [`read`]; what was read by then is not told.
+pub fn read_many(pid: Pid, parts: &[(Vaddr, usize)], buffer: &mut [u8]) -> nix::Result<usize> {
+    let remote: Vec<RemoteIoVec> = parts
+        .iter()
+        .map(|(addr, len)| {
+            Ok(RemoteIoVec {
+                base: usize::try_from(*addr).or(Err(Errno::EFAULT))?,
+                len: *len,
+            })
+        })
+        .collect::<nix::Result<_>>()?;
+    process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &remote)
+}
+
 /// The memory of a process as a file: reads and writes whatever is mapped, also what the process
 /// itself may not touch (FOLL_FORCE), and copies private pages before it writes them.
 #[derive(Debug)]
