@@ -16,8 +16,8 @@ fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let (done, json) = match &cli.command {
         Some(command) => {
-            cli::log(command);
-            (cli::run(command), cli::wants_json(command))
+            let done = cli::log(command).and_then(|()| cli::run(command));
+            (done, cli::wants_json(command))
         }
         None => {
             let options = tui::Options {

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 
 use super::tree::{Life, Process, members};
@@ -154,6 +155,9 @@ impl Frozen {
                 let _gone = ptrace::cont(tid, 0);
             }
         }
+        if let Some(root) = self.processes.first() {
+            await_reaped(root.pid);
+        }
         Ok(())
     }
 
@@ -172,6 +176,19 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         self.release(0);
+    }
+}
+
+/// Waits, a second at most, until init has taken note of the end of `pid`: until then its pid is not
+/// free for a restore. Another parent may take as long as it likes.
+fn await_reaped(pid: Pid) {
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        match super::tree::process(pid) {
+            Ok(zombie) if zombie.ppid.as_raw() == 1 => {}
+            _ => return,
+        }
+        let _timed_out = poll(&mut [], PollTimeout::from(5u8));
     }
 }
 

@@ -96,14 +96,28 @@ pub(crate) struct Log {
     /// Write messages to this file
     #[arg(short = 'o', long, value_name = "FILE")]
     log_file: Option<PathBuf>,
+    /// Directory of the log file, when that is relative
+    #[arg(short = 'W', long, value_name = "DIR")]
+    work_dir: Option<PathBuf>,
+}
+
+impl Log {
+    fn path(&self) -> Option<PathBuf> {
+        let file = self.log_file.as_ref()?;
+        Some(
+            self.work_dir
+                .as_ref()
+                .map_or_else(|| file.clone(), |dir| dir.join(file)),
+        )
+    }
 }
 
 /// Sends the engine's messages where the command wants them.
-pub(crate) fn log(command: &Command) {
+pub(crate) fn log(command: &Command) -> Result<()> {
     let log = match command {
         Command::Dump(args) => &args.log,
         Command::Restore(args) => &args.log,
-        _ => return,
+        _ => return Ok(()),
     };
     let level = match log.verbose {
         0 => "warn",
@@ -113,10 +127,15 @@ pub(crate) fn log(command: &Command) {
     };
     let filter = EnvFilter::try_from_env("ICECORE_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    match log.log_file.as_ref().map(std::fs::File::create) {
-        Some(Ok(file)) => builder.with_ansi(false).with_writer(file).init(),
-        Some(Err(_)) | None => builder.with_writer(std::io::stderr).init(),
+    match log.path() {
+        Some(path) => {
+            let file =
+                std::fs::File::create(&path).map_err(|e| Error::path("create log", &path, e))?;
+            builder.with_ansi(false).with_writer(file).init();
+        }
+        None => builder.with_writer(std::io::stderr).init(),
     }
+    Ok(())
 }
 
 /// Writes a line to stdout; a closed pipe is not an error.
