@@ -7,6 +7,7 @@ pub mod events;
 pub mod kcmp;
 pub mod pagemap;
 pub mod pidfd;
+pub mod prctl;
 pub mod ptrace;
 pub mod rights;
 pub mod robust;

@@ -2,6 +2,7 @@
 
 mod dedup;
 mod demo;
+mod doctor;
 pub(crate) mod dump;
 mod keeper;
 pub(crate) mod ps;
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Watch(watch::Args),
     /// Free pages that upper layers override
     Dedup(dedup::Args),
+    /// Tell what works on this machine, and what to do about the rest
+    Doctor(doctor::Args),
     /// Watch a small process tree being frozen in layers and thawed again
     Demo(demo::Args),
     /// A process of the demo's tree
@@ -66,6 +69,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Show(args) => show::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Dedup(args) => dedup::run(args),
+        Command::Doctor(args) => return doctor::run(args),
         Command::Demo(args) => demo::run(args),
         Command::DemoTarget(args) => demo::target(args),
         Command::Keeper(args) => keeper::run(args),
@@ -83,6 +87,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Show(args) => args.json,
         Command::Watch(args) => args.json,
         Command::Dedup(args) => args.json,
+        Command::Doctor(args) => args.json,
         Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
     }
 }
