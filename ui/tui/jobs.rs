@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use icecore::chain::{Catalog, Layer, State};
 use icecore::dump::{self, After};
 use icecore::task::{self, Frozen};
-use icecore::{Cancel, Error, Event, Kind, Obstacle, PAGE_SIZE, Pid, Result, dedup, restore};
+use icecore::{
+    Cancel, Error, Event, Kind, Obstacle, PAGE_SIZE, Pid, Result, dedup, restore, track,
+};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
 use super::message::{Made, Msg, Report, Wish};
@@ -93,7 +96,28 @@ impl Jobs {
         })
     }
 
+    /// The wish with everything filled in as it is now: what the screen knows may be a second old.
+    fn resolve(&self, wish: &Wish) -> Result<Wish> {
+        let Wish::Dump { root, kill, .. } = wish else {
+            return Ok(wish.clone());
+        };
+        let process = task::process(*root)?;
+        let since = track::of_process(&process)
+            .ok()
+            .flatten()
+            .and_then(|(record, _)| record.layer);
+        let catalog = Catalog::scan(&self.root)?;
+        let layers = catalog.layers();
+        Ok(Wish::Dump {
+            root: *root,
+            parent: parent_of(layers, *root, &process.comm, since.as_deref()),
+            comm: process.comm,
+            kill: *kill,
+        })
+    }
+
     fn plan_dump(&self, wish: &Wish) -> Result<Preview> {
+        let wish = &self.resolve(wish)?;
         let options = self.dump_options(wish)?;
         let plan = dump::plan(&options)?;
         let Wish::Dump {
@@ -301,6 +325,25 @@ impl Jobs {
             result: Made::Tree(outcome.root),
         })
     }
+}
+
+/// The layer that a dump of a process goes on top of: the one that tracking continues, or else the
+/// newest of the same process, with which it is compared.
+fn parent_of(layers: &[Layer], root: Pid, comm: &str, since: Option<&str>) -> Option<PathBuf> {
+    let usable = |layer: &&Layer| layer.state == State::Complete;
+    let continued = since.and_then(|id| {
+        let same = |layer: &&Layer| layer.id.as_deref() == Some(id);
+        layers.iter().filter(usable).find(same)
+    });
+    let pid = u32::try_from(root.as_raw()).ok();
+    let newest = || {
+        layers
+            .iter()
+            .filter(usable)
+            .filter(|layer| layer.root == pid && layer.comm.as_deref() == Some(comm))
+            .max_by_key(|layer| layer.created_unix_ns)
+    };
+    continued.or_else(newest).map(|layer| layer.dir.clone())
 }
 
 fn plan_dedup(dir: &Path) -> Result<Preview> {

@@ -68,7 +68,7 @@ pub(crate) enum Wish {
         root: Pid,
         /// Its name, for the directory of its first layer.
         comm: String,
-        /// The layer below.
+        /// The layer below; found when the dump is planned.
         parent: Option<PathBuf>,
         /// Kill it afterwards.
         kill: bool,

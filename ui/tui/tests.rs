@@ -273,20 +273,16 @@ fn names_of_processes_cannot_send_escape_codes() {
 }
 
 #[test]
-fn a_dump_is_planned_on_the_layer_that_tracking_continues_and_done_on_enter() {
+fn a_dump_is_planned_first_and_done_on_enter() {
     let mut model = model(RICH, (120, 35));
     let effects = key(&mut model, KeyCode::Char('d'));
     let [Effect::Plan(wish)] = effects.as_slice() else {
         panic!("{effects:?}")
     };
-    let Wish::Dump {
-        root, parent, kill, ..
-    } = wish
-    else {
+    let Wish::Dump { root, kill, .. } = wish else {
         panic!("{wish:?}")
     };
     assert_eq!((root.as_raw(), *kill), (2207, false));
-    assert_eq!(parent.as_deref(), Some("/img/r/3".as_ref()));
     assert!(model.job.is_some(), "planning shows");
     let mut preview = Preview::new("Dump");
     preview.offer("Dump", wish.clone(), true);

@@ -2,7 +2,6 @@
 //! process.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use icecore::chain::State;
 use icecore::{Event, Pid};
 
 use super::action::{self, Act};
@@ -270,17 +269,10 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
     match act {
         Act::Dump => {
             let row = model.process()?;
-            let layers = model.layers_of(row.pid, &row.comm);
-            // Tracking knows which layer it continues; else the newest one is compared with.
-            let since = model.tracked.get(&row.pid.as_raw()).cloned().flatten();
-            let parent = layers
-                .iter()
-                .find(|l| since.is_some() && l.id == since && l.state == State::Complete)
-                .or_else(|| layers.iter().find(|l| l.state == State::Complete));
             Some(Wish::Dump {
                 root: row.pid,
                 comm: row.comm.clone(),
-                parent: parent.map(|layer| layer.dir.clone()),
+                parent: None,
                 kill: false,
             })
         }

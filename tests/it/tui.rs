@@ -1,0 +1,228 @@
+//! The terminal UI in a real terminal: a pty, its screen read back by a terminal emulator.
+
+use std::io::{Read as _, Write};
+use std::num::NonZero;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
+
+const ICECORE: &str = env!("CARGO_BIN_EXE_icecore");
+/// Longer than anything takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A program in a terminal.
+struct Term {
+    screen: vt100::Parser,
+    bytes: Vec<u8>,
+    output: Receiver<Vec<u8>>,
+    keys: Box<dyn Write + Send>,
+    child: Box<dyn Child + Send + Sync>,
+    _pty: Box<dyn MasterPty + Send>,
+}
+
+impl Term {
+    fn start(mut command: CommandBuilder, columns: u16, rows: u16) -> Self {
+        let size = PtySize {
+            rows,
+            cols: columns,
+            pixel_width: 0,
+            pixel_height: 0,
+        };
+        let pair = native_pty_system().openpty(size).unwrap();
+        command.env("TERM", "xterm-256color");
+        let child = pair.slave.spawn_command(command).unwrap();
+        drop(pair.slave);
+        let mut reader = pair.master.try_clone_reader().unwrap();
+        let keys = pair.master.take_writer().unwrap();
+        let (sender, output) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = reader.read(&mut buffer) {
+                if sender.send(buffer[..n].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self {
+            screen: vt100::Parser::new(
+                NonZero::new(rows).unwrap(),
+                NonZero::new(columns).unwrap(),
+                0,
+            ),
+            bytes: Vec::new(),
+            output,
+            keys,
+            child,
+            _pty: pair.master,
+        }
+    }
+
+    /// Waits until the screen is as wanted.
+    fn wait(&mut self, what: &str, wanted: impl Fn(&vt100::Screen) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !wanted(self.screen.screen()) {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(bytes) => {
+                    self.screen.process(&bytes);
+                    self.bytes.extend(bytes);
+                }
+                Err(e) => panic!("no {what} ({e}):\n{}", self.screen.screen().contents()),
+            }
+        }
+    }
+
+    fn wait_text(&mut self, text: &str) {
+        self.wait(text, |screen| screen.contents().contains(text));
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+        self.keys.flush().unwrap();
+    }
+
+    /// Waits for the end of the program and takes in all it wrote.
+    fn end(&mut self) -> u32 {
+        while let Ok(bytes) = self.output.recv_timeout(PATIENCE) {
+            self.screen.process(&bytes);
+            self.bytes.extend(bytes);
+        }
+        self.child.wait().unwrap().exit_code()
+    }
+
+    fn text(&self) -> String {
+        self.screen.screen().contents()
+    }
+}
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+    }
+}
+
+fn browse(root: &std::path::Path, set: &[(&str, &str)]) -> Term {
+    let mut command = CommandBuilder::new(ICECORE);
+    command.arg("--root");
+    command.arg(root);
+    command.env_remove("NO_COLOR");
+    command.env("LANG", "C.UTF-8");
+    command.env_remove("LC_ALL");
+    command.env("ICECORE_RUNTIME_DIR", root);
+    for (name, value) in set {
+        command.env(name, value);
+    }
+    let mut term = Term::start(command, 80, 24);
+    term.wait_text("PID");
+    term
+}
+
+/// Whether the demo's tree ever went on at an earlier tick than it had been at.
+fn went_back(home: &std::path::Path) -> bool {
+    let demo = std::fs::read_dir(home).unwrap().flatten().find(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with("icecore-demo-")
+    });
+    let lines = demo.and_then(|demo| std::fs::read_to_string(demo.path().join("lines")).ok());
+    let ticks: Vec<u64> = lines
+        .unwrap_or_default()
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1)?.parse().ok())
+        .collect();
+    ticks.windows(2).any(|pair| pair[1] < pair[0])
+}
+
+#[test]
+fn watch_dump_look_and_roll_back_a_live_tree() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    // Its own pid namespace: the pids that are rolled back to are nobody else's.
+    let mut command = CommandBuilder::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    command.args(["sh", "-c", &format!("{ICECORE} demo; echo exit $?")]);
+    command.env("LANG", "C.UTF-8");
+    command.env("TMPDIR", home.path());
+    command.env("ICECORE_RUNTIME_DIR", home.path());
+    let mut term = Term::start(command, 120, 35);
+    term.wait_text("1 of 7");
+    term.press("w");
+    term.wait_text("pages/s now");
+    for number in 1..=3 {
+        term.press("d");
+        term.wait_text("[>Dump ]");
+        term.press("\r");
+        term.wait_text(&format!("/{number}: "));
+        term.wait_text(&format!("Who owns each page of {number} "));
+    }
+    term.press("\t\t");
+    term.wait_text("5 of 7");
+    // Back to the stacks, down to the oldest layer.
+    term.press("\x1b[Z\x1b[F");
+    term.wait_text("Who owns each page of 1 ");
+    term.press("r");
+    term.wait_text("[ Kill and restore ]");
+    assert!(term.text().contains("[>Cancel ]"), "cancel has the focus");
+    term.press("\t\r");
+    term.wait_text("runs again");
+    term.wait("an earlier tick", |_| went_back(home.path()));
+    assert!(term.text().contains("all right"));
+    term.press("d");
+    term.wait_text("[>Dump ]");
+    term.press("\r");
+    term.wait_text("├─╯");
+    term.press("q");
+    term.end();
+    let text = term.text();
+    assert!(text.contains("4 layers, 1 restores"), "{text}");
+    assert!(text.contains("none wrong"), "{text}");
+    assert!(text.contains("exit 0"), "{text}");
+    assert!(!term.screen.screen().alternate_screen());
+    assert!(!term.screen.screen().hide_cursor());
+}
+
+#[test]
+fn the_terminal_is_given_back_on_sigterm() {
+    let root = tempfile::tempdir().unwrap();
+    let mut term = browse(root.path(), &[]);
+    assert!(term.screen.screen().alternate_screen());
+    let pid = i32::try_from(term.child.process_id().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    term.end();
+    assert!(!term.screen.screen().alternate_screen());
+    assert!(!term.screen.screen().hide_cursor());
+}
+
+#[test]
+fn no_color_means_no_colour_and_lang_c_means_ascii() {
+    let root = tempfile::tempdir().unwrap();
+    let mut term = browse(root.path(), &[("NO_COLOR", "1"), ("LANG", "C")]);
+    term.press("?");
+    term.wait_text("Keys");
+    term.press("\x1b");
+    term.wait("the help gone", |screen| {
+        !screen.contents().contains("Keys")
+    });
+    term.press("q");
+    assert_eq!(term.end(), 0);
+    assert!(term.bytes.is_ascii());
+    let text = String::from_utf8(std::mem::take(&mut term.bytes)).unwrap();
+    for colour in ["[38;", "[48;", ";38;", ";48;"] {
+        assert!(!text.contains(colour), "{colour} in {text:?}");
+    }
+}
+
+#[test]
+fn without_a_terminal_it_says_so() {
+    let output = std::process::Command::new(ICECORE)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("needs a terminal"));
+}
