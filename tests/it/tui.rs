@@ -136,6 +136,7 @@ fn went_back(home: &std::path::Path) -> bool {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
 fn watch_dump_look_and_roll_back_a_live_tree() {
     if !geteuid().is_root() {
         eprintln!("skipped: needs root");

@@ -79,7 +79,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('d')],
         short: "dump",
         help: "make a layer of the selected process tree; shows the plan first",
-        available: |model| idle(model) && model.process().is_some(),
+        available: |model| idle(model) && model.target().is_some(),
     },
     Action {
         act: Act::Restore,
@@ -100,7 +100,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('w')],
         short: "watch",
         help: "count the dirty pages of the selected tree, live (again: hide)",
-        available: |model| model.process().is_some(),
+        available: |model| model.target().is_some(),
     },
     Action {
         act: Act::Cancel,

@@ -70,6 +70,7 @@ pub(crate) fn spawn(
 #[derive(Debug)]
 pub(crate) struct Feed {
     scans: Sender<()>,
+    surveys: Sender<()>,
     maps: Sender<PathBuf>,
     counts: Sender<Pid>,
     stop: Arc<AtomicBool>,
@@ -101,8 +102,9 @@ impl Feed {
             }
         })?;
         let flag = Arc::clone(&stop);
+        let (surveys, requests) = channel();
         spawn("processes", messages, move |messages| {
-            survey(&flag, status.as_ref(), &messages);
+            survey(&flag, status.as_ref(), &requests, &messages);
         })?;
         let (scans, requests) = channel();
         let ring = scans.clone();
@@ -119,6 +121,7 @@ impl Feed {
         })?;
         Ok(Self {
             scans,
+            surveys,
             maps,
             counts,
             stop,
@@ -129,6 +132,11 @@ impl Feed {
     /// Reads the images root again.
     pub(crate) fn scan(&self) {
         let _gone = self.scans.send(());
+    }
+
+    /// Lists the processes again.
+    pub(crate) fn survey(&self) {
+        let _gone = self.surveys.send(());
     }
 
     /// Computes the map of a layer.
@@ -168,9 +176,12 @@ fn keys(stop: &AtomicBool, messages: &Sender<Msg>) {
     }
 }
 
-fn survey(stop: &AtomicBool, status: Option<&Status>, messages: &Sender<Msg>) {
-    // Nothing is ever sent here: it is a clock that ends with the program.
-    let (_clock, tick) = channel::<()>();
+fn survey(
+    stop: &AtomicBool,
+    status: Option<&Status>,
+    requests: &Receiver<()>,
+    messages: &Sender<Msg>,
+) {
     while !stop.load(Ordering::Relaxed) {
         let survey = Survey {
             trees: task::trees().unwrap_or_default(),
@@ -185,7 +196,7 @@ fn survey(stop: &AtomicBool, status: Option<&Status>, messages: &Sender<Msg>) {
         if messages.send(Msg::Processes(survey)).is_err() {
             break;
         }
-        let _time_is_up = tick.recv_timeout(SURVEY);
+        let _asked_or_time_is_up = requests.recv_timeout(SURVEY);
     }
 }
 

@@ -47,6 +47,8 @@ pub(crate) enum Msg {
 pub(crate) enum Effect {
     /// Read the images root again.
     Scan,
+    /// List the processes again.
+    Survey,
     /// Compute the ownership map of a layer.
     LoadMap(PathBuf),
     /// Track a tree, so that its dirty pages can be counted.

@@ -149,6 +149,7 @@ impl Runner {
         for effect in effects {
             match effect {
                 Effect::Scan => self.feed.scan(),
+                Effect::Survey => self.feed.survey(),
                 Effect::LoadMap(dir) => self.feed.map(dir),
                 Effect::Attach(root) => self.feed.attach(root),
                 Effect::CancelJob => self.cancel.cancel(),

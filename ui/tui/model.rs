@@ -130,8 +130,10 @@ pub(crate) struct Model {
     pub(crate) status: Option<String>,
     /// The tour.
     pub(crate) guide: Option<Guide>,
-    /// The process to select as soon as it is listed.
+    /// The process to select as soon as it is listed; until then keys mean this one.
     pub(crate) select: Option<Pid>,
+    /// How often it was not listed.
+    pub(crate) missed: u8,
     /// The layer to select as soon as it is listed.
     pub(crate) select_layer: Option<PathBuf>,
     /// Leave.
@@ -172,6 +174,7 @@ impl Model {
             status: None,
             guide: None,
             select: None,
+            missed: 0,
             select_layer: None,
             quit: false,
         }
@@ -180,6 +183,19 @@ impl Model {
     /// The selected process.
     pub(crate) fn process(&self) -> Option<&ProcessRow> {
         self.processes.get(self.process_cursor.at)
+    }
+
+    /// What a dump is about: the selected process, with its name. A process that was just restored
+    /// counts as selected before it is listed.
+    pub(crate) fn target(&self) -> Option<(Pid, String)> {
+        let listed = || self.process().map(|row| (row.pid, row.comm.clone()));
+        match self.select {
+            Some(pid) => {
+                let comm = self.running(pid).map(|tree| tree.comm.clone());
+                Some((pid, comm.unwrap_or_else(|| "process".into())))
+            }
+            None => listed(),
+        }
     }
 
     /// The selected layer.

@@ -339,6 +339,34 @@ fn the_cursor_stays_on_its_process_when_others_come_and_go() {
 }
 
 #[test]
+fn after_a_restore_keys_mean_the_restored_process_before_it_is_listed() {
+    let mut model = model(RICH, (80, 24));
+    update(
+        &mut model,
+        Msg::Processes(Survey {
+            trees: vec![tree(812, "cron", vec![])],
+            tracked: std::collections::BTreeMap::default(),
+            now: now(),
+            status: None,
+        }),
+    );
+    let report = Report {
+        text: String::new(),
+        warnings: vec![],
+        result: Made::Tree(Pid::from_raw(2207)),
+    };
+    let effects = update(&mut model, Msg::Done(Ok(report)));
+    assert_eq!(effects, [Effect::Scan, Effect::Survey]);
+    let effects = key(&mut model, KeyCode::Char('d'));
+    let [Effect::Plan(Wish::Dump { root, .. })] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(root.as_raw(), 2207);
+    update(&mut model, survey());
+    assert_eq!(model.process().unwrap().pid.as_raw(), 2207);
+}
+
+#[test]
 fn a_filter_keeps_matching_processes_and_their_ancestors() {
     let mut model = model(RICH, (80, 24));
     for c in "/walw".chars() {

@@ -10,6 +10,9 @@ use super::model::{Focus, Job, Model};
 use super::popup::{Mark, Outcome, Popup};
 use super::stacks::StackRow;
 
+/// A process that is to be selected may be missing from the list so often.
+const MISSED: u8 = 3;
+
 /// Takes a message in.
 pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     let mut effects = Vec::new();
@@ -74,6 +77,14 @@ fn survey_taken(model: &mut Model, survey: Survey) {
     model.now = survey.now;
     model.status = survey.status.as_deref().map(crate::format::plain);
     model.list_processes();
+    model.missed = if model.select.is_some() {
+        model.missed + 1
+    } else {
+        0
+    };
+    if model.missed > MISSED {
+        model.select = None;
+    }
     let gone: Vec<i32> = model
         .live
         .keys()
@@ -158,6 +169,8 @@ fn done(model: &mut Model, result: Result<Report, Failure>, effects: &mut Vec<Ef
         Made::Tree(pid) => {
             model.facts.restores += 1;
             model.select = Some(pid);
+            model.missed = 0;
+            effects.push(Effect::Survey);
         }
         Made::Room => {
             model.facts.dedups += 1;
@@ -268,10 +281,10 @@ fn start(model: &mut Model, wish: &Wish, phase: &'static str) {
 fn wish(model: &Model, act: Act) -> Option<Wish> {
     match act {
         Act::Dump => {
-            let row = model.process()?;
+            let (root, comm) = model.target()?;
             Some(Wish::Dump {
-                root: row.pid,
-                comm: row.comm.clone(),
+                root,
+                comm,
                 parent: None,
                 kill: false,
             })
@@ -293,7 +306,7 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
 }
 
 fn watch(model: &mut Model, effects: &mut Vec<Effect>) {
-    let Some(pid) = model.process().map(|row| row.pid) else {
+    let Some((pid, _)) = model.target() else {
         return;
     };
     if model.watched == Some(pid) {
