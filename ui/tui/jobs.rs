@@ -245,10 +245,13 @@ impl Jobs {
             .partition(|obstacle| obstacle.kind == Kind::Busy);
         let ids: BTreeSet<i32> = plan.ids().map(Pid::as_raw).collect();
         let running = kill.and_then(|(root, start)| running_tree(root, start));
+        let ourselves = Pid::this().as_raw();
         let covered = running.as_ref().is_some_and(|(_, threads)| {
-            ids.iter()
-                .filter(|id| is_taken(**id))
-                .all(|id| threads.contains(id))
+            !threads.contains(&ourselves)
+                && ids
+                    .iter()
+                    .filter(|id| is_taken(**id))
+                    .all(|id| threads.contains(id))
         });
         let mut wish = Wish::Restore {
             dir: dir.to_path_buf(),

@@ -2,6 +2,7 @@
 //! process.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use icecore::task::Tree;
 use icecore::{Event, Pid};
 
 use super::action::{self, Act};
@@ -292,7 +293,9 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
         Act::Restore => {
             let layer = model.layer()?;
             let root = i32::try_from(layer.root.unwrap_or(0)).unwrap_or(0);
-            let running = model.running(Pid::from_raw(root));
+            // Another program that has the pid by now is not ours to kill.
+            let same = |tree: &&Tree| layer.comm.as_deref() == Some(tree.comm.as_str());
+            let running = model.running(Pid::from_raw(root)).filter(same);
             Some(Wish::Restore {
                 dir: layer.dir.clone(),
                 kill: running.map(|tree| (tree.pid, tree.start_time)),

@@ -31,12 +31,11 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let inside = pane(frame, area, model.theme, false, &title, note);
     let width = usize::from(inside.width);
     let text = match live {
-        Some(Live {
-            last: Some(count), ..
-        }) => {
-            let live = live.map_or_else(Live::default, Clone::clone);
-            counted(model, &live, count, width, usize::from(inside.height))
-        }
+        Some(
+            live @ Live {
+                last: Some(count), ..
+            },
+        ) => counted(model, live, count, width, usize::from(inside.height)),
         _ => {
             let text = match (live.and_then(|l| l.failure.as_ref()), model.watched) {
                 (Some(failure), _) => failure.text.clone(),
