@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossterm::event::{self, Event as Input};
@@ -54,7 +54,7 @@ pub(crate) fn spawn(
     name: &str,
     messages: &Sender<Msg>,
     work: impl FnOnce(Sender<Msg>) + Send + 'static,
-) -> Result<()> {
+) -> Result<JoinHandle<()>> {
     let messages = messages.clone();
     thread::Builder::new()
         .name(name.into())
@@ -62,7 +62,6 @@ pub(crate) fn spawn(
             let _alarm = Alarm(messages.clone());
             work(messages);
         })
-        .map(drop)
         .map_err(|e| Error::io(format!("Cannot start the {name} thread"), e))
 }
 

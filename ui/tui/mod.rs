@@ -34,9 +34,10 @@ mod view;
 
 use std::fmt;
 use std::fs;
-use std::io::{IsTerminal as _, stdin, stdout};
+use std::io::{IsTerminal as _, Write as _, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use icecore::{Cancel, Error, Kind, Pid, Result};
@@ -102,9 +103,11 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
         jobs,
         messages,
         cancel: Cancel::default(),
+        job: None,
     };
     let result = turn(&mut model, &mut screen, &inbox, &mut runner);
     drop(screen);
+    runner.finish();
     result.map(|()| model.facts)
 }
 
@@ -142,9 +145,20 @@ struct Runner {
     jobs: Jobs,
     messages: Sender<Msg>,
     cancel: Cancel,
+    job: Option<JoinHandle<()>>,
 }
 
 impl Runner {
+    /// Waits for the job that still runs: half a restore would be no process at all.
+    fn finish(&mut self) {
+        let Some(job) = self.job.take() else { return };
+        if !job.is_finished() {
+            let _closed = writeln!(stdout(), "icecore finishes the running job first …");
+        }
+        // Its panic has been reported by the hook.
+        let _panicked = job.join();
+    }
+
     fn run(&mut self, effects: Vec<Effect>) -> Result<()> {
         for effect in effects {
             match effect {
@@ -162,9 +176,9 @@ impl Runner {
                 Effect::Apply(wish) => {
                     self.cancel = Cancel::default();
                     let (jobs, cancel) = (self.jobs.clone(), self.cancel.clone());
-                    feed::spawn("job", &self.messages, move |messages| {
+                    self.job = Some(feed::spawn("job", &self.messages, move |messages| {
                         jobs.apply(&wish, &cancel, &messages);
-                    })?;
+                    })?);
                 }
             }
         }
