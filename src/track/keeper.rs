@@ -42,6 +42,9 @@ const IDLE: u16 = 10_000;
 /// # Errors
 /// When it cannot be started.
 pub fn start(program: &Path) -> Result<()> {
+    // A keeper lives long: it must not hold anything open that happened to be open here.
+    crate::sys::descriptor::close_on_exec_from(3)
+        .map_err(|e| Error::os("Cannot keep descriptors from the keeper", e))?;
     let listener = listen_here()?;
     let cannot = |e| Error::path("start", program, e);
     // The listener is the new keeper's standard input.

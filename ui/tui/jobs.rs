@@ -38,7 +38,7 @@ impl Jobs {
         let mut preview = match wish {
             Wish::Dump { .. } => self.plan_dump(wish),
             Wish::Restore { dir, kill } => self.plan_restore(dir, *kill),
-            Wish::Dedup { dir } => plan_dedup(dir),
+            Wish::Dedup { dir, .. } => plan_dedup(dir),
         };
         for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
             *text = self.inside(text);
@@ -55,7 +55,7 @@ impl Jobs {
         let report = match wish {
             Wish::Dump { .. } => self.dump(wish, &reporter, cancel),
             Wish::Restore { dir, kill } => self.restore(dir, *kill, &reporter, cancel),
-            Wish::Dedup { dir } => dedup(dir, &reporter, cancel),
+            Wish::Dedup { dir, lost } => dedup(dir, lost, &reporter, cancel),
         };
         let _closed = messages.send(Msg::Done(report.map_err(|e| (&e).into())));
     }
@@ -398,6 +398,7 @@ fn plan_dedup(dir: &Path) -> Result<Preview> {
     if plan.is_possible() && !plan.is_empty() {
         let wish = Wish::Dedup {
             dir: dir.to_path_buf(),
+            lost: plan.lost_layers().map(|v| v.dir.clone()).collect(),
         };
         let label = format!("Free {}", format::bytes(plan.bytes));
         preview.offer(label, wish, lost.is_empty());
@@ -405,8 +406,26 @@ fn plan_dedup(dir: &Path) -> Result<Preview> {
     Ok(preview)
 }
 
-fn dedup(dir: &Path, reporter: &dyn icecore::Reporter, cancel: &Cancel) -> Result<Report> {
+fn dedup(
+    dir: &Path,
+    lost: &[PathBuf],
+    reporter: &dyn icecore::Reporter,
+    cancel: &Cancel,
+) -> Result<Report> {
     let plan = dedup::plan(dir, dedup::strategy("superseded")?)?;
+    if let Some(other) = plan
+        .lost_layers()
+        .find(|victim| !lost.contains(&victim.dir))
+    {
+        return Err(Error::new(
+            Kind::TargetGone,
+            format!(
+                "The stack changed since the preview: layer {} would be lost too",
+                other.name
+            ),
+        )
+        .hint("look at the preview again"));
+    }
     let freed = dedup::apply(&plan, reporter, cancel)?;
     let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
     Ok(Report {

@@ -86,6 +86,8 @@ pub(crate) enum Wish {
     Dedup {
         /// The layer.
         dir: PathBuf,
+        /// Layers that the preview said would be lost: no other may be.
+        lost: Vec<PathBuf>,
     },
 }
 
@@ -99,7 +101,7 @@ impl Wish {
         match self {
             Self::Dump { root, comm, .. } => format!("dump {} {root}", format::plain(comm)),
             Self::Restore { dir, .. } => format!("restore {}", name(dir)),
-            Self::Dedup { dir } => format!("dedup {}", name(dir)),
+            Self::Dedup { dir, .. } => format!("dedup {}", name(dir)),
         }
     }
 }

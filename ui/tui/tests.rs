@@ -470,7 +470,14 @@ fn made(model: &Model, (kind, a, b): (u8, u16, u16)) -> Msg {
             for n in 0..a {
                 preview.line(Mark::Warn, format!("line {n} 漢字"));
             }
-            preview.offer("Do", Wish::Dedup { dir: "/x".into() }, true);
+            preview.offer(
+                "Do",
+                Wish::Dedup {
+                    dir: "/x".into(),
+                    lost: vec![],
+                },
+                true,
+            );
             Msg::Planned(Ok(preview))
         }
         17 => Msg::Job(Event::Progress {

@@ -303,6 +303,7 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
         }
         Act::Dedup => Some(Wish::Dedup {
             dir: model.layer()?.dir.clone(),
+            lost: Vec::new(),
         }),
         _ => None,
     }
