@@ -59,6 +59,20 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// What usually helps, where nothing more precise is known.
+    fn next_step(self) -> Option<&'static str> {
+        match self {
+            Self::NotFound => Some("icecore stacks DIR lists layers, icecore ps processes"),
+            Self::Corrupt => Some("use another layer of the stack; icecore stacks DIR lists them"),
+            Self::Permission => Some("run it as root"),
+            Self::TargetGone => Some("icecore ps lists the running process trees"),
+            Self::NoSpace => Some("free some space, or choose another directory"),
+            _ => None,
+        }
+    }
+}
+
 /// What became of the target process tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetState {
@@ -195,9 +209,15 @@ impl Error {
         self.0.target
     }
 
-    /// The next thing to try, if known.
+    /// The next thing to try, if known: what was said with the failure, or what usually helps.
     pub fn next_step(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        let usual = || {
+            self.0
+                .kind
+                .next_step()
+                .filter(|_| self.0.obstacles.is_empty())
+        };
+        self.0.hint.as_deref().or_else(usual)
     }
 
     /// The obstacles of a refused plan.

@@ -16,7 +16,9 @@ use super::preflight::highest_descriptor;
 use super::{FileKind, Place, Reopened, kind_of_entry, owner};
 use crate::error::{Error, Result};
 use crate::image::Images;
-use crate::image::proto::{FdinfoEntry, FileEntry, MemfdInodeEntry, PipeDataEntry};
+use crate::image::proto::{
+    FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry, TaskKobjIdsEntry,
+};
 use crate::inject::Remote;
 use crate::sys::descriptor::{Owner, duplicate_above, set_owner};
 
@@ -171,7 +173,14 @@ impl<'a> Opening<'a> {
 /// # Errors
 /// When a file cannot be opened as it was; nothing is left open.
 pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
-    let entries: Vec<FileEntry> = images.all("files.img")?;
+    let mut entries: Vec<FileEntry> = images.all("files.img")?;
+    let written = mapped_for_writing(images)?;
+    for entry in entries.iter_mut().filter(|e| written.contains(&e.id)) {
+        let flags = entry.reg.as_mut().map(|reg| &mut reg.flags);
+        if let Some(flags) = flags.or(entry.memfd.as_mut().map(|memfd| &mut memfd.flags)) {
+            *flags |= libc::O_RDWR.cast_unsigned();
+        }
+    }
     let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
     let least = above.max(highest_descriptor(images)? + 1);
     make_room(least, entries.len() + inodes.len())?;
@@ -211,6 +220,28 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
     }
     opened.segments = opening.segments;
     Ok(opened)
+}
+
+/// Files that some mapping needs open for writing, whatever their own entry says: CRIU enters what is
+/// only mapped as read-only, and keeps the true flags with the mapping.
+fn mapped_for_writing(images: &Images) -> Result<HashSet<u32>> {
+    let mut found = HashSet::new();
+    for process in images.all::<PstreeEntry>("pstree.img")? {
+        let memory: Option<MmEntry> = images.optional(&format!("mm-{}.img", process.pid))?;
+        let writable = |flags: u32| flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDWR as u32;
+        let mapped = memory.iter().flat_map(|memory| &memory.vmas);
+        let written = mapped.filter(|vma| vma.fdflags.is_some_and(writable));
+        found.extend(written.filter_map(|vma| u32::try_from(vma.shmid).ok()));
+    }
+    for process in images.all::<PstreeEntry>("pstree.img")? {
+        let ids: Option<TaskKobjIdsEntry> = images.optional(&format!("ids-{}.img", process.pid))?;
+        let Some(ids) = ids else { continue };
+        // A descriptor keeps the flags it had.
+        for descriptor in images.all::<FdinfoEntry>(&format!("fdinfo-{}.img", ids.files_id))? {
+            found.remove(&descriptor.id);
+        }
+    }
+    Ok(found)
 }
 
 /// The entries that hold the path of another one.

@@ -86,6 +86,9 @@ pub fn list_text(images: &Images) -> Result<String> {
     Ok(out)
 }
 
+/// Kinds whose records `crit` shows with the bytes that follow them even when there are none.
+const ALWAYS_FOLLOWED: &[&str] = &["PIPES_DATA", "FIFO_DATA", "SK_QUEUES"];
+
 /// An image as CRIU's `crit decode` writes it.
 ///
 /// # Errors
@@ -98,7 +101,7 @@ pub fn json(images: &Images, name: &str) -> Result<Value> {
         let (bytes, extra) = frame?;
         let (mut value, _) = decode(kind, name, index, bytes)?;
         if let Value::Object(fields) = &mut value
-            && !extra.is_empty()
+            && (!extra.is_empty() || ALWAYS_FOLLOWED.contains(&kind.name))
         {
             fields.insert("extra".to_owned(), extra_json(kind.name, fields, extra));
         }

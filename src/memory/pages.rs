@@ -72,6 +72,7 @@ pub fn select(pid: Pid, mappings: &[Mapping], unchanged: &Unchanged<'_>) -> Resu
     let kernel = KernelPagemap::open(pid)
         .map_err(|e| Error::io(format!("Cannot open the pagemap of process {pid}"), e))?;
     let cannot = |e| Error::os(format!("Cannot scan the pages of process {pid}"), e);
+    let own = own(&kernel, mappings);
     let mut chosen = Pagemap::default();
     for mapping in mappings {
         if mapping.backing == Backing::Vdso {
@@ -94,7 +95,7 @@ pub fn select(pid: Pid, mappings: &[Mapping], unchanged: &Unchanged<'_>) -> Resu
         };
         let query = Query {
             report: parent.map_or(Category::empty(), |(_, w)| w),
-            ..OWN
+            ..own
         };
         kernel
             .scan(mapping.range, &query, |range, category| match parent {
@@ -106,6 +107,25 @@ pub fn select(pid: Pid, mappings: &[Mapping], unchanged: &Unchanged<'_>) -> Resu
             .map_err(cannot)?;
     }
     Ok(chosen.runs)
+}
+
+/// [`OWN`] without guard pages, which count as swapped but cannot be read, where the kernel tells them
+/// apart (Linux 6.15).
+fn own(kernel: &KernelPagemap, mappings: &[Mapping]) -> Query {
+    let knows = mappings.first().is_some_and(|mapping| {
+        let page = PageRange::new(mapping.range.start, mapping.range.start + PAGE_SIZE);
+        kernel.scan(page, &GUARDS, |_, _| {}).is_ok()
+    });
+    let guard = if knows {
+        Category::GUARD
+    } else {
+        Category::empty()
+    };
+    Query {
+        all: OWN.all | guard,
+        inverted: OWN.inverted | guard,
+        ..OWN
+    }
 }
 
 fn run(range: PageRange, place: Place) -> Run {

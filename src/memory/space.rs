@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::image::proto::VmaEntry;
 use crate::inject::{Call, Foothold, Remote};
 use crate::memory::mappings::{self, Backing};
-use crate::units::{PageRange, Pid};
+use crate::units::{PAGE_SIZE, PageRange, Pid};
 
 /// Bits of `vma_entry.status`.
 pub mod status {
@@ -256,6 +256,23 @@ pub fn protect(remote: &mut Remote, vmas: &[VmaEntry]) -> Result<()> {
 }
 
 /// Whether we make the mapping with mmap(2).
+/// True when the mappings of an image can be: whole pages, ascending, apart from each other. Guard
+/// pages lie inside the mapping before them.
+pub fn is_sound(vmas: &[VmaEntry]) -> bool {
+    let whole = |v: &VmaEntry| {
+        v.start < v.end && v.start.is_multiple_of(PAGE_SIZE) && v.end.is_multiple_of(PAGE_SIZE)
+    };
+    let mut last = 0;
+    vmas.iter().all(|vma| {
+        if vma.status & status::GUARD != 0 {
+            return whole(vma) && vma.end <= last;
+        }
+        let apart = vma.start >= last;
+        last = vma.end;
+        whole(vma) && apart
+    })
+}
+
 fn is_made(vma: &VmaEntry) -> bool {
     vma.status & status::REGULAR != 0 && vma.status & status::GUARD == 0 && !is_kernels(vma)
 }

@@ -181,15 +181,24 @@ fn taken_by(tid: Pid) -> Obstacle {
 
 fn recorded(
     images: &Images,
-    entry: PstreeEntry,
+    mut entry: PstreeEntry,
     root_ids: &TaskKobjIdsEntry,
     obstacles: &mut Vec<Obstacle>,
 ) -> Result<Recorded> {
     let pid = entry.pid;
-    let mut tids = entry.threads.clone();
-    tids.sort_unstable_by_key(|tid| (*tid != pid, *tid));
-    let mut cores = Vec::with_capacity(tids.len());
-    for tid in tids {
+    entry.threads.retain(|tid| *tid != pid);
+    entry.threads.sort_unstable();
+    entry.threads.insert(0, pid);
+    let mut cores: Vec<(Pid, CoreEntry)> = Vec::with_capacity(entry.threads.len());
+    for tid in &entry.threads {
+        let ended = |core: &CoreEntry| {
+            let task = core.tc.as_ref();
+            task.is_some_and(|t| matches!(t.task_state, DEAD | ZOMBIE))
+        };
+        if cores.first().is_some_and(|(_, leader)| ended(leader)) {
+            // CRIU lists a thread of a zombie with a number without meaning.
+            break;
+        }
         let core: CoreEntry = images.one(&format!("core-{tid}.img"))?;
         if core.mtype != arch::MARCH {
             return Err(Error::new(
@@ -200,6 +209,7 @@ fn recorded(
         }
         cores.push((Pid::from_raw(tid.cast_signed()), core));
     }
+    entry.threads.truncate(cores.len());
     let task = cores.first().and_then(|(_, core)| core.tc.as_ref());
     let task_state = task.map_or(0, |t| t.task_state);
     let zombie =
@@ -264,6 +274,14 @@ fn mapped(process: &Recorded, body: &Body) -> Vec<Obstacle> {
             )
         })
         .collect();
+    if !space::is_sound(&body.mm.vmas) {
+        found.push(Obstacle::new(
+            Kind::Corrupt,
+            format!("The mappings of process {pid} overlap or have no length"),
+            "the image is damaged; use another layer",
+        ));
+        return found;
+    }
     let then = space::kernels_then(&body.mm.vmas);
     if space::kernels_now(Pid::this()).is_ok_and(|now| space::kernels_differ(&now, &then)) {
         found.push(Obstacle::unsupported(

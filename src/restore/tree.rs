@@ -41,16 +41,18 @@ const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK;
 
-/// Relations that cannot be made: sessions and groups whose leader is not in the tree.
+/// Relations that cannot be made: sessions and groups whose leader is not in the tree. The leader of
+/// a group may be a zombie: it still lives when groups are joined.
 pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let Some(root) = tree.first().map(|w| &w.entry) else {
         return found;
     };
     for entry in tree.iter().map(|w| &w.entry) {
-        let leads = |id: u32| tree.iter().any(|w| w.entry.pid == id && w.zombie.is_none());
-        let foreign = |id: u32, of_root: u32| !leads(id) && id != of_root;
-        if foreign(entry.sid, root.sid) {
+        let present = |id: u32| tree.iter().any(|w| w.entry.pid == id);
+        let alive = |id: u32| tree.iter().any(|w| w.entry.pid == id && w.zombie.is_none());
+        let own = entry.sid == entry.pid;
+        if !own && !alive(entry.sid) && entry.sid != root.sid {
             found.push(Obstacle::unsupported(
                 format!(
                     "Process {} is in session {}, whose leader has ended",
@@ -59,7 +61,7 @@ pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
                 "such a session cannot be made again yet",
             ));
         }
-        if foreign(entry.pgid, root.pgid) {
+        if !present(entry.pgid) && entry.pgid != root.pgid {
             found.push(Obstacle::unsupported(
                 format!(
                     "Process {} is in group {}, whose leader has ended",
@@ -360,7 +362,11 @@ fn end(remote: &Remote, pid: Pid, status: i32) -> Result<()> {
         let signal = Signal::try_from(signal).map_err(lost)?;
         ptrace::set_sigmask(pid, 0).map_err(lost)?;
         kill(pid, signal).map_err(lost)?;
-        ptrace::cont(pid, 0).map_err(lost)?;
+        // SIGKILL needs no help; the process may be gone already.
+        match ptrace::cont(pid, 0) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(lost(errno)),
+        }
     }
     loop {
         match ptrace::wait(pid).map_err(lost)? {

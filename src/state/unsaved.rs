@@ -1,6 +1,6 @@
 //! What a thread has that the image format has no place for: CPU affinity (sched_setaffinity(2)),
 //! timer slack (PR_SET_TIMERSLACK, prctl(2)), I/O priority (ioprio_set(2)), memory policy
-//! (set_mempolicy(2)). CRIU loses them silently; here each is a warning of the dump.
+//! (set_mempolicy(2)), core dump filter (core(5)). CRIU loses them silently; here each is a warning of the dump.
 
 use std::sync::OnceLock;
 
@@ -62,6 +62,12 @@ impl Resource for Unsaved {
             .map_or(0, |_| low(answers.word(0)));
         if policy != 0 {
             found.push(format!("has memory policy {policy}"));
+        }
+        let filter = task.leader.then(|| proc::line(task.pid, "coredump_filter"));
+        if let Some(Ok(filter)) = filter
+            && proc::line(nix::unistd::getpid(), "coredump_filter").is_ok_and(|own| own != filter)
+        {
+            found.push(format!("has the core dump filter {filter}"));
         }
         for what in found {
             task.warnings.push(Obstacle::unsupported(

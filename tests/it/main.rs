@@ -1,4 +1,17 @@
-//! The integration tests, one binary.
+//! The integration tests, one binary: a module per theme. Each privileged test runs its targets in
+//! a pid namespace of its own (see `support::sandbox`), so all of them may run at the same time.
 #![cfg(test)]
+#![expect(clippy::print_stderr, reason = "a test says what it did")]
+#![expect(unreachable_pub, reason = "a test program has no outside")]
 
+mod architecture;
+mod dump_restore;
+mod errors;
+mod interop;
+mod python;
+mod specimens;
+mod stack;
+mod support;
+mod track;
 mod tui;
+mod unsupported;

@@ -1,3 +1,74 @@
-//! `specimen`: the processes that tests checkpoint.
+//! `specimen`: the processes that tests checkpoint. `specimen KIND DIR` builds the state of its kind
+//! and then answers questions that come through a FIFO in `DIR` (see `desk`): `check` compares
+//! everything it has with what it should have.
+//!
+//! A new kind is one file and one line in [`KINDS`]. Raw system calls are in `kernel` only.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::map_err_ignore,
+    reason = "a specimen that cannot build its state is no specimen: the test must fail"
+)]
+#![expect(unreachable_pub, reason = "a program has no outside")]
 
-fn main() {}
+mod creds;
+mod descriptors;
+mod desk;
+mod guards;
+mod holder;
+mod kernel;
+mod memory;
+mod pattern;
+mod pipes;
+mod reaper;
+mod registers;
+mod shared;
+mod signals;
+mod sleepers;
+mod surroundings;
+mod threads;
+mod timers;
+mod tree;
+mod writer;
+
+use std::path::Path;
+
+use desk::Desk;
+
+/// What a kind does: builds its state, then serves at its desk for ever.
+type Kind = fn(Desk, &[String]);
+
+/// All kinds.
+const KINDS: &[(&str, Kind)] = &[
+    ("creds", creds::run),
+    ("descriptors", descriptors::run),
+    ("guards", guards::run),
+    ("holder", holder::run),
+    ("memory", memory::run),
+    ("pipes", pipes::run),
+    ("shared", shared::run),
+    ("signals", signals::run),
+    ("sleepers", sleepers::run),
+    ("surroundings", surroundings::run),
+    ("threads", threads::run),
+    ("timers", timers::run),
+    ("tree", tree::run),
+    ("writer", writer::run),
+];
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.as_slice() {
+        [kind] if kind == "reaper" => reaper::run(),
+        [kind, dir, rest @ ..] => {
+            let (_, run) = KINDS
+                .iter()
+                .find(|(name, _)| name == kind)
+                .expect("the first argument is a kind of specimen");
+            run(Desk::open(Path::new(dir), "main"), rest);
+        }
+        _ => println!("usage: specimen reaper | specimen KIND DIR [ARGS]"),
+    }
+}

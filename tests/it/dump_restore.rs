@@ -1,0 +1,249 @@
+//! Every resource makes the round trip: dump, kill, restore, and the specimen finds nothing wrong
+//! with itself, nor does anybody who looks from outside.
+
+use crate::support::{Need, Portrait, Sandbox, Target, assert_same_portrait, portrait, require};
+
+/// Dumps (killing), restores, and compares; twice, so that a restored process is dumped as well.
+/// `also` are further questions: desk and words.
+fn round_trip(kind: &str, args: &[&str], also: &[(&str, &str)]) {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen(kind, args);
+    for layer in 1..=2 {
+        let before = content(&target, also);
+        dump_and_kill(&sandbox, &target, layer);
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        target.runs();
+        assert_same_portrait(
+            &format!("{kind}, layer {layer}"),
+            &before,
+            &portrait(&target),
+        );
+    }
+    content(&target, also);
+}
+
+/// Asks everything, then looks.
+fn content(target: &Target, also: &[(&str, &str)]) -> Portrait {
+    target.check();
+    for (desk, words) in also {
+        target.ask_at(desk, words);
+    }
+    target.check();
+    portrait(target)
+}
+
+fn dump_and_kill(sandbox: &Sandbox, target: &Target, layer: u32) {
+    let pids = target.members();
+    sandbox
+        .icecore(&format!("dump -t {} -D {layer}", target.pid))
+        .ok();
+    sandbox.wait_gone(&pids);
+}
+
+#[test]
+fn private_memory_of_every_kind_comes_back() {
+    round_trip("memory", &[], &[]);
+}
+
+#[test]
+fn guard_pages_inside_a_mapping_still_guard() {
+    round_trip("guards", &[], &[]);
+}
+
+#[test]
+fn shared_memory_is_shared_again() {
+    round_trip(
+        "shared",
+        &[],
+        &[
+            ("child", "check"),
+            ("main", "write 5"),
+            ("child", "expect 5"),
+            ("child", "check"),
+            ("child", "write 9"),
+            ("main", "expect 9"),
+        ],
+    );
+}
+
+#[test]
+fn threads_keep_their_registers_names_masks_and_locks() {
+    round_trip("threads", &[], &[]);
+}
+
+#[test]
+fn signal_actions_masks_pending_signals_and_the_alternate_stack_come_back() {
+    round_trip("signals", &[], &[("main", "deliver")]);
+}
+
+#[test]
+fn timers_run_on_with_the_time_that_was_left() {
+    round_trip("timers", &[], &[]);
+}
+
+#[test]
+fn limits_scheduling_names_and_small_settings_come_back() {
+    round_trip("surroundings", &[], &[]);
+}
+
+#[test]
+fn a_plain_user_comes_back_as_such() {
+    round_trip("creds", &["drop"], &[]);
+}
+
+#[test]
+fn kept_and_ambient_capabilities_come_back() {
+    round_trip("creds", &["keep"], &[]);
+}
+
+#[test]
+fn descriptors_keep_offsets_flags_and_who_shares_them() {
+    round_trip(
+        "descriptors",
+        &[],
+        &[
+            ("child", "check"),
+            ("main", "append"),
+            ("child", "append"),
+            ("child", "check"),
+        ],
+    );
+}
+
+#[test]
+fn an_inherited_offset_is_one_for_parent_and_child() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("descriptors", &[]);
+    dump_and_kill(&sandbox, &target, 1);
+    sandbox.icecore("restore -D 1 -d").ok();
+    let offset = target.ask_at("child", "read 100");
+    target.ask(&format!("expect {offset}"));
+    target.check();
+    let offset = target.ask("read 1000");
+    target.ask_at("child", &format!("expect {offset}"));
+    target.ask_at("child", "check");
+}
+
+#[test]
+fn pipes_and_fifos_keep_what_is_in_them() {
+    round_trip("pipes", &[], &[("child", "check")]);
+}
+
+#[test]
+fn what_is_in_a_restored_pipe_can_be_read() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("pipes", &[]);
+    for layer in 1..=2 {
+        dump_and_kill(&sandbox, &target, layer);
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        target.ask("drain");
+        target.check();
+    }
+}
+
+#[test]
+fn sessions_groups_zombies_and_stopped_processes_come_back() {
+    let leaves = ["group", "member", "session", "grandchild"];
+    let mut also: Vec<(&str, &str)> = leaves.map(|leaf| (leaf, "check")).to_vec();
+    also.extend([("main", "continue"), ("stopped", "check"), ("main", "stop")]);
+    round_trip("tree", &[], &also);
+}
+
+#[test]
+fn sleeping_calls_are_neither_interrupted_nor_cut_short() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("sleepers", &[]);
+    for layer in 0..10 {
+        sandbox
+            .icecore(&format!("dump -t {} -D {layer} -R", target.pid))
+            .ok();
+        target.check();
+    }
+    dump_and_kill(&sandbox, &target, 10);
+    sandbox.icecore("restore -D 10 -d").ok();
+    target.check();
+}
+
+#[test]
+fn waiting_for_epoll_is_not_interrupted_by_a_dump() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("sleepers", &["epoll_wait"]);
+    for layer in 0..10 {
+        sandbox
+            .icecore(&format!("dump -t {} -D {layer} -R", target.pid))
+            .ok();
+        target.check();
+    }
+}
+
+#[test]
+fn a_stopped_tree_is_restored_stopped() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["20"]);
+    sandbox
+        .icecore(&format!("dump -t {} -D 1 --leave-stopped", target.pid))
+        .ok();
+    assert_eq!(target.state(target.pid), Some('T'));
+    let pids = target.members();
+    sandbox
+        .icecore(&format!("dump -t {} -D 2", target.pid))
+        .ok();
+    sandbox.wait_gone(&pids);
+    sandbox.icecore("restore -D 2 -d").ok();
+    assert_eq!(target.state(target.pid), Some('T'));
+    sandbox
+        .run("kill", &["-CONT", &target.pid.to_string()])
+        .ok();
+    target.check();
+}
+
+#[test]
+fn a_dump_leaves_no_trace_in_its_target() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for kind in ["memory", "threads", "signals", "tree"] {
+        let mut sandbox = Sandbox::new();
+        let target = sandbox.specimen(kind, &[]);
+        let before = content(&target, &[]);
+        sandbox
+            .icecore(&format!("dump -t {} -D 1 -R --track-mem", target.pid))
+            .ok();
+        target.runs();
+        assert_same_portrait(kind, &before, &portrait(&target));
+        target.check();
+    }
+}
+
+#[test]
+fn what_no_image_has_a_place_for_is_told() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("surroundings", &["odd"]);
+    let said = sandbox
+        .icecore(&format!("dump -t {} -D 1 -R", target.pid))
+        .ok()
+        .stdout;
+    assert!(said.contains("timer slack of 123456"), "{said}");
+    assert!(said.contains("core dump filter"), "{said}");
+}

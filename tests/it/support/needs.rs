@@ -1,0 +1,96 @@
+//! What a test needs of the machine. Where it is missing, the test says so and passes, unless
+//! `ICECORE_TEST_STRICT=1`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use nix::unistd::geteuid;
+
+use super::sandbox::Tools;
+
+/// One thing that a machine may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Root, who may checkpoint.
+    Root,
+    /// CRIU 4.x in the directory `ICECORE_TEST_CRIU`.
+    Criu,
+    /// `crit` of that directory.
+    Crit,
+    /// CPython 3.
+    Python,
+    /// `CAP_SYS_RESOURCE`, which root may lack. Only the CRIU that tests compare with needs it, so its
+    /// absence is no failure even when tests are strict.
+    SysResource,
+}
+
+/// True when everything is there; prints why not otherwise.
+///
+/// # Panics
+/// When something is missing and `ICECORE_TEST_STRICT=1`.
+#[must_use]
+pub fn require(needs: &[Need]) -> bool {
+    for need in needs {
+        if let Err(reason) = need.check() {
+            let strict = std::env::var_os("ICECORE_TEST_STRICT").is_some_and(|v| v == "1");
+            let excusable = *need == Need::SysResource;
+            assert!(!strict || excusable, "missing: {reason}");
+            // Not by eprintln: of a test that passes, cargo shows nothing that goes through it.
+            let test = std::thread::current().name().unwrap_or("?").to_owned();
+            let line = format!("skipped {test}: {reason}\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            return false;
+        }
+    }
+    true
+}
+
+impl Need {
+    fn check(self) -> Result<(), String> {
+        match self {
+            Self::Root if !geteuid().is_root() => Err("this test needs root".into()),
+            Self::Root => Tools::check(),
+            Self::Criu => criu().map(drop),
+            Self::Crit => {
+                let there = criu()?.join("usr/bin/crit").exists();
+                there
+                    .then_some(())
+                    .ok_or("there is no crit beside CRIU".to_owned())
+            }
+            Self::SysResource => {
+                let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+                let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+                let bits = line.and_then(|l| u64::from_str_radix(l.trim(), 16).ok());
+                let there = bits.is_some_and(|bits| bits & 1 << 24 != 0);
+                there
+                    .then_some(())
+                    .ok_or("root lacks CAP_SYS_RESOURCE".to_owned())
+            }
+            Self::Python => python().map(drop).ok_or("there is no python3".to_owned()),
+        }
+    }
+}
+
+/// Where `.ci/run` puts it.
+const USUAL_CRIU: &str = "/var/cache/icecore-test/criu";
+
+/// Root directory of a Debian with criu in it.
+///
+/// # Errors
+/// With what to do, when there is none.
+pub fn criu() -> Result<PathBuf, String> {
+    let hint = "make one: debootstrap --variant=minbase --include=criu,python3-pycriu trixie DIR, \
+                then set ICECORE_TEST_CRIU=DIR (.ci/run does both)";
+    let root = std::env::var_os("ICECORE_TEST_CRIU").unwrap_or_else(|| USUAL_CRIU.into());
+    let root = PathBuf::from(root);
+    if root.join("usr/sbin/criu").exists() {
+        return Ok(root);
+    }
+    Err(format!("there is no CRIU in {}: {hint}", root.display()))
+}
+
+/// CPython of the system.
+pub fn python() -> Option<PathBuf> {
+    let path = PathBuf::from("/usr/bin/python3");
+    path.exists().then_some(path)
+}
