@@ -5,6 +5,9 @@
 #![expect(unreachable_pub, reason = "a test program has no outside")]
 
 mod architecture;
+mod commands;
+mod crash;
+mod demo;
 mod dump_restore;
 mod errors;
 mod interop;

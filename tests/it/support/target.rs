@@ -142,6 +142,43 @@ impl Target {
         });
     }
 
+    /// Waits until no thread of the tree is traced, as when a tracer has just died.
+    pub fn wait_running(&self) {
+        wait_until("nothing is traced any more", || {
+            let traced = |pid: i32| {
+                self.threads(pid).into_iter().any(|tid| {
+                    let status = self.proc(pid, &format!("task/{tid}/status"));
+                    let status = fs::read_to_string(status).unwrap_or_default();
+                    !status.contains("TracerPid:\t0\n") || status.contains("State:\tt")
+                })
+            };
+            (!self.members().into_iter().any(traced)).then_some(())
+        });
+    }
+
+    /// Whether the root lives and is content (true) or turns out to be gone (false).
+    pub fn check_unless_gone(&self) -> bool {
+        let question = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let answer = self.dir.join(format!("main.{question}"));
+        let mut told = false;
+        wait_until("the root answers or is gone", || {
+            if !self.proc(self.pid, "").exists() {
+                return Some(false);
+            }
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(libc::O_NONBLOCK);
+            let fifo = options.open(self.dir.join("main.ask"));
+            if let (false, Ok(mut fifo)) = (told, fifo) {
+                fifo.write_all(format!("{question} check\n").as_bytes())
+                    .unwrap();
+                told = true;
+            }
+            let text = fs::read_to_string(&answer).ok()?;
+            assert!(text.starts_with("ok"), "{text}");
+            Some(true)
+        })
+    }
+
     /// No process of the tree is traced or stopped.
     #[track_caller]
     pub fn runs(&self) {

@@ -1,0 +1,109 @@
+//! What the commands beside dump and restore say.
+
+use serde_json::Value;
+
+use crate::support::{Need, Sandbox, require};
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e} in:\n{text}"))
+}
+
+#[test]
+fn figures_come_as_json_too() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["300"]);
+    let dump = |words: &str| {
+        let run = sandbox
+            .icecore(&format!("dump -t {} --json {words}", target.pid))
+            .ok();
+        json(&run.stdout)
+    };
+    let first = dump("-D img/1 -R --track-mem");
+    assert!(first["pages_stored"].as_u64() > Some(300), "{first}");
+    assert_eq!(first["pages_in_parent"], 0);
+    target.ask("dirty 0 5 3");
+    let second = dump("-D img/2 --track-mem --prev-images-dir ../1");
+    assert!(second["pages_in_parent"].as_u64() > Some(200), "{second}");
+    assert!(second["pages_stored"].as_u64() < Some(200), "{second}");
+    sandbox.wait_gone(&[target.pid]);
+    let restored = json(&sandbox.icecore("restore -D img/2 -d --json").ok().stdout);
+    assert_eq!(restored["root"], target.pid);
+    let processes = json(&sandbox.icecore("ps --json").ok().stdout);
+    assert!(processes.to_string().contains("specimen"), "{processes}");
+    let stacks = json(&sandbox.icecore("stacks img --json").ok().stdout);
+    assert!(stacks.to_string().contains("img/2"), "{stacks}");
+    let shown = json(&sandbox.icecore("show --json img/1 pstree.img").ok().stdout);
+    assert_eq!(shown["entries"][0]["pid"], target.pid);
+    let error = sandbox.icecore("restore -D img/1 -d --json").fails(7);
+    assert_eq!(json(&error.stderr)["code"], 7);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["20"]);
+    sandbox
+        .icecore(&format!("dump -t {} -D 1 --dry-run", target.pid))
+        .ok();
+    assert!(!sandbox.path("1").exists());
+    target.runs();
+    sandbox
+        .icecore(&format!("dump -t {} -D 1", target.pid))
+        .ok();
+    sandbox.wait_gone(&[target.pid]);
+    sandbox.icecore("restore -D 1 -d --dry-run").ok();
+    assert!(!sandbox.exists(target.pid));
+}
+
+#[test]
+fn a_pidfile_tells_the_root() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["20"]);
+    sandbox
+        .icecore(&format!("dump -t {} -D 1", target.pid))
+        .ok();
+    sandbox.wait_gone(&[target.pid]);
+    sandbox.icecore("restore -D 1 -d --pidfile pid").ok();
+    let said = std::fs::read_to_string(sandbox.path("pid")).unwrap();
+    assert_eq!(said.trim(), target.pid.to_string());
+}
+
+#[test]
+fn the_doctor_says_what_works_here() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let said = sandbox.icecore("doctor").ok().stdout;
+    for topic in ["Kernel", "Rights", "Tracking", "PAGEMAP_SCAN"] {
+        assert!(said.contains(topic), "no {topic} in:\n{said}");
+    }
+}
+
+#[test]
+fn watching_counts_written_pages_without_stopping_anything() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["300"]);
+    let said = sandbox
+        .icecore(&format!("watch -t {} -n 2 --json", target.pid))
+        .ok()
+        .stdout;
+    assert_eq!(said.lines().count(), 2, "{said}");
+    let first = json(said.lines().next().unwrap());
+    let resident = first["resident_pages"].as_u64();
+    assert!(resident > Some(300), "{first}");
+    target.runs();
+    target.check();
+}
