@@ -73,7 +73,12 @@ static FEATURES: &[Feature] = &[
         probe: || {
             let mut byte = [0];
             let own = b'x';
-            vm::read(Pid::this(), (&raw const own).addr() as u64, &mut byte).map_err(text)?;
+            vm::read_many(
+                Pid::this(),
+                &[((&raw const own).addr() as u64, 1)],
+                &mut byte,
+            )
+            .map_err(text)?;
             if byte[0] == own {
                 Ok(())
             } else {

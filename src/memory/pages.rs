@@ -8,12 +8,13 @@
 use crate::error::{Error, Kind, Result};
 use crate::image::{Pagemap, PagesFile, Place, Run};
 use crate::memory::mappings::{Backing, Mapping};
+use crate::memory::pump;
 use crate::sys::pagemap::{Category, Pagemap as KernelPagemap, Query};
-use crate::sys::vm::{self, Memory};
+use crate::sys::vm::Memory;
 use crate::units::{PAGE_SIZE, PageRange, Pid, Vaddr};
 
 /// Bytes moved at once: fits the second-level cache (measured: larger is slower).
-const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 256 * 1024;
 
 /// How it is known that a page did not change since the parent layer was made.
 pub enum Unchanged<'a> {
@@ -215,85 +216,30 @@ pub fn store(
         runs: Vec::new(),
     };
     let mut stored = Stored::default();
-    let mut batch = Batch::default();
-    for run in chosen {
-        if run.place == Place::Parent {
-            stored.in_parent += run.pages;
-            batch.in_parent.push(*run);
-            continue;
+    if !matches!(unchanged, Unchanged::Compared(_)) {
+        for run in chosen {
+            pagemap.push(*run);
+            match run.place {
+                Place::Present => stored.present += run.pages,
+                Place::Parent => stored.in_parent += run.pages,
+            }
         }
+        pump::copy(pid, &memory, chosen, out)?;
+        return Ok((pagemap, stored));
+    }
+    let mut buffer = vec![0; CHUNK];
+    for run in chosen {
         let range = run.range();
         let mut at = range.start;
         while at < range.end {
-            let room = CHUNK - batch.bytes;
-            let len = usize::try_from(range.end - at).unwrap_or(CHUNK).min(room);
-            batch.parts.push((at, len));
-            batch.bytes += len;
+            let len = usize::try_from(range.end - at).unwrap_or(CHUNK).min(CHUNK);
+            let part = &mut buffer[..len];
+            pump::read(pid, &memory, &[(at, len)], part)?;
+            unchanged.write(at, part, &mut pagemap, &mut stored, out)?;
             at += len as u64;
-            if batch.is_full() {
-                batch.drain(pid, &memory, unchanged, &mut pagemap, &mut stored, out)?;
-            }
         }
     }
-    batch.drain(pid, &memory, unchanged, &mut pagemap, &mut stored, out)?;
     Ok((pagemap, stored))
-}
-
-/// Pages that are read in one go: many small runs cost as little as a large one.
-#[derive(Debug, Default)]
-struct Batch {
-    parts: Vec<(Vaddr, usize)>,
-    bytes: usize,
-    /// Runs in between that are left to the parent.
-    in_parent: Vec<Run>,
-    buffer: Vec<u8>,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.bytes == CHUNK || self.parts.len() == vm::MANY
-    }
-
-    /// Reads and writes the parts, and enters everything into the pagemap in order.
-    fn drain(
-        &mut self,
-        pid: Pid,
-        memory: &Memory,
-        unchanged: &mut Unchanged<'_>,
-        pagemap: &mut Pagemap,
-        stored: &mut Stored,
-        out: &mut PagesFile,
-    ) -> Result<()> {
-        self.buffer.resize(CHUNK, 0);
-        let bytes = &mut self.buffer[..self.bytes];
-        // Where the process itself may not read, the slower way may.
-        if vm::read_many(pid, &self.parts, bytes) != Ok(bytes.len()) {
-            let mut rest = &mut *bytes;
-            for (at, len) in &self.parts {
-                let (part, after) = rest.split_at_mut(*len);
-                read(pid, memory, *at, part)?;
-                rest = after;
-            }
-        }
-        let mut below = self.in_parent.drain(..).peekable();
-        let mut rest = &*bytes;
-        for (at, len) in self.parts.drain(..) {
-            while let Some(run) = below.next_if(|run| run.start < at) {
-                pagemap.push(run);
-            }
-            let (part, after) = rest.split_at(len);
-            unchanged.enter(at, part, pagemap, stored, out)?;
-            rest = after;
-        }
-        for run in below {
-            pagemap.push(run);
-        }
-        if !matches!(unchanged, Unchanged::Compared(_)) {
-            out.append(bytes)?;
-        }
-        self.bytes = 0;
-        Ok(())
-    }
 }
 
 impl Unchanged<'_> {
@@ -306,26 +252,10 @@ impl Unchanged<'_> {
         stored: &mut Stored,
         out: &mut PagesFile,
     ) -> Result<()> {
-        self.enter(start, bytes, pagemap, stored, out)?;
-        if matches!(self, Self::Compared(_)) {
-            Ok(())
-        } else {
-            out.append(bytes)
-        }
-    }
-
-    /// Enters the pages into the pagemap; writes them only when it has to choose among them.
-    fn enter(
-        &mut self,
-        start: Vaddr,
-        bytes: &[u8],
-        pagemap: &mut Pagemap,
-        stored: &mut Stored,
-        out: &mut PagesFile,
-    ) -> Result<()> {
         if let Self::Compared(parent) = self {
             return compare(start, bytes, parent, pagemap, stored, out);
         }
+        out.append(bytes)?;
         let pages = bytes.len() as u64 / PAGE_SIZE;
         stored.present += pages;
         pagemap.push(Run {
@@ -375,23 +305,6 @@ fn compare(
         });
     }
     Ok(())
-}
-
-/// Reads memory of a stopped process: the fast way, or where the process itself may not read, the
-/// one that may.
-fn read(pid: Pid, memory: &Memory, at: Vaddr, part: &mut [u8]) -> Result<()> {
-    if vm::read(pid, at, part) == Ok(part.len()) {
-        return Ok(());
-    }
-    memory.read(at, part).map_err(|e| {
-        Error::io(
-            format!(
-                "Cannot read {} bytes at {at:x} of process {pid}",
-                part.len()
-            ),
-            e,
-        )
-    })
 }
 
 /// Fills the pages `runs` of a new process: `bytes` gives the contents of a range.

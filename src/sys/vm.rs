@@ -9,28 +9,15 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 
 use crate::units::{Pid, Vaddr};
 
-/// Reads `buffer.len()` bytes at `addr` of `pid` (process_vm_readv(2)); may return fewer at the edge
-/// of a mapping. Fails with EFAULT on memory that the process itself cannot read.
-///
-/// # Errors
-/// EPERM without the right to trace, ESRCH when it is gone, EFAULT.
-pub fn read(pid: Pid, addr: Vaddr, buffer: &mut [u8]) -> nix::Result<usize> {
-    let base = usize::try_from(addr).or(Err(Errno::EFAULT))?;
-    let remote = [RemoteIoVec {
-        base,
-        len: buffer.len(),
-    }];
-    process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &remote)
-}
-
 /// Ranges that one [`read_many`] takes at most (IOV_MAX, readv(2)).
 pub const MANY: usize = 1024;
 
 /// Reads several ranges (address, length) one after the other into `buffer`, which is as long as all
-/// of them, in one call.
+/// of them, in one call (process_vm_readv(2)); may return fewer bytes at the edge of a mapping. Fails
+/// with EFAULT on memory that the process itself cannot read.
 ///
 /// # Errors
-/// As [`read`]; what was read by then is not told.
+/// EPERM without the right to trace, ESRCH when it is gone, EFAULT.
 pub fn read_many(pid: Pid, parts: &[(Vaddr, usize)], buffer: &mut [u8]) -> nix::Result<usize> {
     let remote: Vec<RemoteIoVec> = parts
         .iter()
