@@ -1,6 +1,7 @@
 //! Carrying out a dump: phases and their order, nothing else.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::process::{self, CGROUP_SET, Captured};
@@ -17,7 +18,7 @@ use crate::memory::{mappings, pages, segments};
 use crate::task::{Frozen, Life, Process};
 use crate::track::{self, Arming, DirtyTracker};
 use crate::units::PAGE_SIZE;
-use crate::{dedup, files};
+use crate::{dedup, files, sys};
 
 /// What one freeze brought.
 #[derive(Debug, Default)]
@@ -31,8 +32,9 @@ struct Snapshot {
     warnings: Vec<Obstacle>,
     /// By index in `processes`.
     arming: Vec<(usize, Arming)>,
-    /// The tracker that vouches for the pages of a process since the parent was made.
-    believed: Vec<Option<&'static dyn DirtyTracker>>,
+    /// The tracker that vouches for the pages of a process since the parent was made, with what the
+    /// keeper holds for it.
+    believed: Vec<Option<(&'static dyn DirtyTracker, Option<OwnedFd>)>>,
 }
 
 /// Makes the layer.
@@ -141,13 +143,14 @@ fn snapshot(
     let processes = frozen.processes().to_vec();
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
-        let known = track::of_process(process)?.map(|(record, _)| record);
-        for (inode, shmid) in known.iter().flat_map(|r| &r.segments) {
+        let known = track::of_process(process)?;
+        for (inode, shmid) in known.iter().flat_map(|(r, _)| &r.segments) {
             snapshot.files.name_segment(*inode, *shmid);
         }
-        snapshot.believed.push(known.and_then(|record| {
+        snapshot.believed.push(known.and_then(|(record, kept)| {
             let parents = record.layer.is_some() && record.layer == plan.parent_id;
-            track::by_name(&record.tracker).filter(|_| parents)
+            let tracker = track::by_name(&record.tracker)?;
+            parents.then_some((tracker, kept))
         }));
     }
     for (index, process) in processes.into_iter().enumerate() {
@@ -257,14 +260,19 @@ fn store_pages(
         }
         cancel.check()?;
         let id = PagemapId::Task(process.pid.as_raw().cast_unsigned());
-        let tracked = believed.and_then(|t| Some((t.written()?, t.needs_protection())));
+        let tracked = believed
+            .as_ref()
+            .and_then(|(tracker, kept)| Some((*tracker, kept.as_ref(), tracker.written()?)));
+        let vouched = |pagemap: &sys::pagemap::Pagemap, range| {
+            tracked.is_some_and(|(tracker, kept, _)| tracker.vouches(pagemap, range, kept))
+        };
         let parent = below.and_then(|b| b.pagemaps.get(&id));
         let (resolved, mut compare);
         let mut unchanged = match (below, parent, tracked) {
-            (Some(_), Some(parent), Some((written, protected_only))) => pages::Unchanged::Tracked {
+            (Some(_), Some(parent), Some((_, _, written))) => pages::Unchanged::Tracked {
                 parent,
                 written,
-                protected_only,
+                vouched: &vouched,
             },
             (Some(below), Some(_), None) => {
                 resolved = below.stack.resolved(id)?;

@@ -26,8 +26,8 @@ pub enum Unchanged<'a> {
         parent: &'a Pagemap,
         /// What the kernel says of a written page.
         written: Category,
-        /// Only where the kernel vouches for a range: asynchronous write-protection is on.
-        protected_only: bool,
+        /// Whether that can be believed of a mapping.
+        vouched: &'a dyn Fn(&KernelPagemap, PageRange) -> bool,
     },
     /// Pages whose bytes equal the parent's: the function fills the buffer with the parent's page and
     /// tells whether it has one.
@@ -88,10 +88,8 @@ pub fn select(pid: Pid, mappings: &[Mapping], unchanged: &Unchanged<'_>) -> Resu
             Unchanged::Tracked {
                 parent,
                 written,
-                protected_only,
-            } if !protected_only || is_protected(&kernel, mapping.range) => {
-                Some((*parent, *written))
-            }
+                vouched,
+            } if vouched(&kernel, mapping.range) => Some((*parent, *written)),
             _ => None,
         };
         let query = Query {
@@ -136,21 +134,6 @@ fn run(range: PageRange, place: Place) -> Run {
         place,
         lazy: false,
     }
-}
-
-/// True when the kernel vouches for the whole range: asynchronous write-protection is on.
-fn is_protected(kernel: &KernelPagemap, range: PageRange) -> bool {
-    let probe = Query {
-        all: Category::WRITTEN,
-        any: Category::empty(),
-        tracked_only: true,
-        ..OWN
-    };
-    let probe = Query {
-        inverted: Category::empty(),
-        ..probe
-    };
-    kernel.scan(range, &probe, |_, _| {}).is_ok()
 }
 
 /// Unwritten pages go to the parent where it covers them, and are stored where it does not.

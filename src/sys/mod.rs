@@ -11,6 +11,7 @@ pub mod prctl;
 pub mod ptrace;
 pub mod rights;
 pub mod robust;
+pub mod scratch;
 pub mod shared;
 pub mod uffd;
 pub mod vm;

@@ -22,9 +22,9 @@ pub use watch::{MappingSample, Sample, Watch};
 use crate::error::Result;
 use crate::inject::Remote;
 use crate::memory::Mapping;
-use crate::sys::pagemap::Category;
+use crate::sys::pagemap::{Category, Pagemap};
 use crate::task::Process;
-use crate::units::Pid;
+use crate::units::{PageRange, Pid};
 
 /// A way to find unchanged pages.
 pub trait DirtyTracker: Sync + fmt::Debug {
@@ -41,9 +41,16 @@ pub trait DirtyTracker: Sync + fmt::Debug {
     /// are compared instead.
     fn written(&self) -> Option<Category>;
 
-    /// Whether a range without the tracker's protection must be asked for first.
-    fn needs_protection(&self) -> bool {
-        false
+    /// Whether what [`DirtyTracker::written`] tells of a mapping can be believed.
+    fn vouches(&self, pagemap: &Pagemap, range: PageRange, kept: Option<&OwnedFd>) -> bool {
+        let _ = (pagemap, range, kept);
+        true
+    }
+
+    /// Whether what the keeper holds still belongs to the process: it may run another program since.
+    fn is_attached(&self, kept: Option<&OwnedFd>) -> bool {
+        let _ = kept;
+        true
     }
 
     /// First step for a process that is not tracked yet, inside its leader: what the keeper must hold.
@@ -86,12 +93,16 @@ pub fn by_name(name: &str) -> Option<&'static dyn DirtyTracker> {
     TRACKERS.iter().copied().find(|t| t.name() == name)
 }
 
-/// The record of exactly this process, if it is tracked.
+/// The record of exactly this process, if it is tracked: not of an earlier one with its pid, and not
+/// of another program that it ran before.
 ///
 /// # Errors
 /// When a keeper is there but does not answer.
 pub fn of_process(process: &Process) -> Result<Option<(Record, Option<OwnedFd>)>> {
-    Ok(get(process.pid)?.filter(|(record, _)| record.start_time == process.start_time))
+    Ok(get(process.pid)?.filter(|(record, kept)| {
+        record.start_time == process.start_time
+            && by_name(&record.tracker).is_some_and(|t| t.is_attached(kept.as_ref()))
+    }))
 }
 
 /// A frozen process whose tracking is about to be armed.

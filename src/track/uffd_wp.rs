@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 use crate::inject::{Call, Remote};
 use crate::memory::Mapping;
 use crate::sys::pagemap::{Category, Pagemap, Query};
+use crate::sys::scratch::Scratch;
 use crate::sys::{pidfd, uffd};
-use crate::units::Pid;
+use crate::units::{PageRange, Pid};
 
 /// See the module.
 #[derive(Debug)]
@@ -31,32 +32,68 @@ const PROTECT: Query = Query {
     tracked_only: false,
 };
 
+/// Pages that were written since they were last protected.
+const LOOK: Query = Query {
+    protect: false,
+    ..PROTECT
+};
+
 impl DirtyTracker for UffdWp {
     fn name(&self) -> &'static str {
         "uffd-wp"
     }
 
     fn probe(&self) -> Result<(), String> {
-        // The probe never registers anything: that the kernel gives both is enough.
-        uffd::create().map_err(|e| format!("userfaultfd with WP_ASYNC: {e}"))?;
-        let here = Pagemap::open(Pid::this()).map_err(|e| format!("pagemap: {e}"))?;
-        let stack = 0u8;
-        let page = (&raw const stack).addr() as u64 & !0xfff;
-        let range = crate::PageRange::of_pages(page, 1);
-        let query = Query {
-            protect: false,
-            ..PROTECT
+        let uffd = uffd::create().map_err(|e| format!("userfaultfd with WP_ASYNC: {e}"))?;
+        let pagemap = Pagemap::open(Pid::this()).map_err(|e| format!("pagemap: {e}"))?;
+        let scan = |range, query: &Query| {
+            let mut pages = 0;
+            pagemap
+                .scan(range, query, |found, _| pages += found.pages())
+                .map(|()| pages)
+                .map_err(|e| format!("PAGEMAP_SCAN: {e}"))
         };
-        here.scan(range, &query, |_, _| {})
-            .map_err(|e| format!("PAGEMAP_SCAN: {e}"))
+        let mut scratch = Scratch::map(2).map_err(|e| format!("mmap: {e}"))?;
+        let arm_and_write = |scratch: &Scratch, page| {
+            uffd::register(uffd.as_fd(), scratch.range())
+                .map_err(|e| format!("write-protection: {e}"))?;
+            scan(scratch.range(), &PROTECT)?;
+            scratch.write(page, 2);
+            scan(scratch.range(), &LOOK)
+        };
+        scratch.write(0, 1);
+        scratch.write(1, 1);
+        if arm_and_write(&scratch, 0)? != 1 {
+            return Err("the kernel does not note exactly the pages that are written".into());
+        }
+        // Kernels without "mm: clear uffd-wp PTE/PMD state on mremap()" leave traces of the protection
+        // that a move ends, because of which later writes are not noted.
+        scratch.move_away().map_err(|e| format!("mremap: {e}"))?;
+        scratch.write(1, 3);
+        if arm_and_write(&scratch, 1)? != 1 {
+            return Err("the kernel loses track of memory that moves".into());
+        }
+        Ok(())
     }
 
     fn written(&self) -> Option<Category> {
         Some(Category::WRITTEN)
     }
 
-    fn needs_protection(&self) -> bool {
-        true
+    fn vouches(&self, pagemap: &Pagemap, range: PageRange, kept: Option<&OwnedFd>) -> bool {
+        let query = Query {
+            tracked_only: true,
+            ..LOOK
+        };
+        // Somebody's write-protection is on, and it is ours: another one may have been renewed since.
+        kept.is_some_and(|uffd| {
+            pagemap.scan(range, &query, |_, _| {}).is_ok()
+                && uffd::register(uffd.as_fd(), range).is_ok()
+        })
+    }
+
+    fn is_attached(&self, kept: Option<&OwnedFd>) -> bool {
+        kept.is_some_and(|uffd| uffd::has_memory(uffd.as_fd()))
     }
 
     fn attach(&self, pid: Pid, remote: &mut Remote) -> Result<Option<OwnedFd>> {

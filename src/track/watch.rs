@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use super::{Arming, Record, best, by_name, list};
+use super::{Arming, Record, best, by_name, list, of_process};
 use crate::error::{Error, Kind, Result};
 use crate::inject::Infected;
 use crate::memory::mappings;
 use crate::sys::pagemap::{Category, Pagemap, Query};
-use crate::task::{Frozen, Life, Process, members};
+use crate::task::{Frozen, Life, members};
 use crate::units::{PageRange, Pid};
 
 /// Counts for one mapping of one process.
@@ -47,7 +47,6 @@ pub struct Watch {
     root: Pid,
     tracker: &'static str,
     written: Category,
-    records: Vec<Record>,
 }
 
 impl Watch {
@@ -58,19 +57,10 @@ impl Watch {
     /// [`Kind::Unsupported`] when this kernel can only compare contents.
     pub fn start(root: Pid, keeper: &Path) -> Result<Self> {
         let tree = members(root)?;
-        let known = |p: &Process, records: &[Record]| {
-            records
-                .iter()
-                .any(|r| r.pid == p.pid.as_raw() && r.start_time == p.start_time)
-        };
-        let mut records = list()?;
-        let first = &tree[0];
-        if !known(first, &records) {
+        if of_process(&tree[0])?.is_none() {
             attach(root, keeper)?;
-            records = list()?;
         }
-        let of_root = records.iter().find(|r| r.pid == root.as_raw());
-        let tracker = of_root.and_then(|r| by_name(&r.tracker));
+        let tracker = record_of(root)?.and_then(|r| by_name(&r.tracker));
         let (tracker, written) = tracker
             .and_then(|t| Some((t.name(), t.written()?)))
             .ok_or_else(unsupported)?;
@@ -78,7 +68,6 @@ impl Watch {
             root,
             tracker,
             written,
-            records,
         })
     }
 
@@ -87,10 +76,10 @@ impl Watch {
     /// # Errors
     /// When the tree is gone.
     pub fn sample(&self) -> Result<Sample> {
-        let of_root = self.records.iter().find(|r| r.pid == self.root.as_raw());
         let mut sample = Sample {
             tracker: self.tracker,
-            since_layer: of_root.and_then(|r| r.layer.clone()),
+            // A dump by another command has armed it anew.
+            since_layer: record_of(self.root)?.and_then(|r| r.layer),
             ..Sample::default()
         };
         for process in members(self.root)? {
@@ -142,6 +131,11 @@ impl Watch {
         }
         Ok(())
     }
+}
+
+fn record_of(pid: Pid) -> Result<Option<Record>> {
+    let records = list()?;
+    Ok(records.into_iter().find(|r| r.pid == pid.as_raw()))
 }
 
 /// Stops the tree for a moment and arms the best tracker.
