@@ -143,7 +143,10 @@ fn snapshot(
     let processes = frozen.processes().to_vec();
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
-        let known = track::of_process(process)?;
+        let known = track::of_process(process).unwrap_or_else(|error| {
+            snapshot.warnings.push(not_tracked(process, &error));
+            None
+        });
         for (inode, shmid) in known.iter().flat_map(|(r, _)| &r.segments) {
             snapshot.files.name_segment(*inode, *shmid);
         }

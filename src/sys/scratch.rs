@@ -83,6 +83,68 @@ impl Drop for Scratch {
     }
 }
 
+/// What else can happen to memory.
+#[cfg(test)]
+impl Scratch {
+    /// Maps pages at an address where nothing is.
+    pub(crate) fn map_at(range: PageRange) -> nix::Result<Self> {
+        let (prot, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+        );
+        let (start, bytes) = (range.start as usize, range.bytes() as usize);
+        let start = ptr::with_exposed_provenance_mut::<libc::c_void>(start);
+        // SAFETY: where something is, the kernel refuses: nothing is replaced.
+        let start = unsafe { libc::mmap(start, bytes, prot, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        let pages = bytes / PAGE;
+        let start = start.cast();
+        Ok(Self { start, pages })
+    }
+
+    /// madvise(2) on one page.
+    pub(crate) fn advise(&self, page: usize, pages: usize, advice: i32) -> nix::Result<()> {
+        assert!(page + pages <= self.pages);
+        // SAFETY: in bounds by the assertion.
+        let place = unsafe { self.start.add(page * PAGE) };
+        // SAFETY: our own mapping, without references into it.
+        Errno::result(unsafe { libc::madvise(place.cast(), pages * PAGE, advice) }).map(drop)
+    }
+
+    /// mprotect(2) on all of it.
+    pub(crate) fn protect(&self, prot: i32) -> nix::Result<()> {
+        // SAFETY: our own mapping, without references into it.
+        let done = unsafe { libc::mprotect(self.start.cast(), self.pages * PAGE, prot) };
+        Errno::result(done).map(drop)
+    }
+
+    /// read(2) of one byte into a page: the kernel writes it.
+    pub(crate) fn read_into(&self, page: usize, from: impl std::os::fd::AsFd) -> nix::Result<()> {
+        use std::os::fd::AsRawFd as _;
+        assert!(page < self.pages);
+        // SAFETY: in bounds by the assertion.
+        let place = unsafe { self.start.add(page * PAGE) };
+        let from = from.as_fd().as_raw_fd();
+        // SAFETY: one byte of our own mapping, which has no references into it.
+        let got = unsafe { libc::read(from, place.cast(), 1) };
+        Errno::result(got).map(drop)
+    }
+
+    /// mremap(2) to another size, moving when needed.
+    pub(crate) fn resize(&mut self, pages: usize) -> nix::Result<()> {
+        let (old, new) = (self.pages * PAGE, pages * PAGE);
+        // SAFETY: our own mapping, without references into it.
+        let moved = unsafe { libc::mremap(self.start.cast(), old, new, libc::MREMAP_MAYMOVE) };
+        if moved == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        (self.start, self.pages) = (moved.cast(), pages);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

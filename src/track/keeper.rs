@@ -5,20 +5,21 @@
 //! kernel stops tracking, and the next layer is compared or full.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
 };
 
-use super::record::{Answer, MESSAGE, Record, Request, runtime_dir, socket_path};
+use super::record::{Answer, MESSAGE, Record, Request, check_dir, dial, runtime_dir, socket_path};
 use crate::error::{Error, Kind, Result};
 use crate::sys::{pidfd, rights};
 use crate::task;
@@ -37,7 +38,8 @@ struct Kept {
 /// Milliseconds that a keeper without targets waits for its first one.
 const IDLE: u16 = 10_000;
 
-/// Starts a keeper in the background; returns when it listens. `program` is this program.
+/// Starts a keeper in the background, unless there is one; returns when it listens. `program` is this
+/// program.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -45,6 +47,10 @@ pub fn start(program: &Path) -> Result<()> {
     // A keeper lives long: it must not hold anything open that happened to be open here.
     crate::sys::descriptor::close_on_exec_from(3)
         .map_err(|e| Error::os("Cannot keep descriptors from the keeper", e))?;
+    let _lock = lock()?;
+    if dial()?.is_some() {
+        return Ok(());
+    }
     let listener = listen_here()?;
     let cannot = |e| Error::path("start", program, e);
     // The listener is the new keeper's standard input.
@@ -63,6 +69,8 @@ pub fn start(program: &Path) -> Result<()> {
 /// # Errors
 /// When the listener is not one.
 pub fn serve() -> Result<()> {
+    let socket =
+        std::path::absolute(socket_path()).map_err(|e| Error::io("Cannot find the socket", e))?;
     // Not in anybody's terminal or job any more.
     let _leader_already = nix::unistd::setsid();
     let _root = std::env::set_current_dir("/");
@@ -71,8 +79,8 @@ pub fn serve() -> Result<()> {
     let mut clients: Vec<OwnedFd> = Vec::new();
     loop {
         let (ready, idle) = wait(stdin.as_fd(), &kept, &clients)?;
-        if idle {
-            break;
+        if idle && leave(stdin.as_fd(), &socket)? {
+            return Ok(());
         }
         kept.retain(|pid, _| !ready.ended.contains(pid));
         if ready.listener
@@ -86,13 +94,45 @@ pub fn serve() -> Result<()> {
             index += 1;
             !is_ready || answer(client, &mut kept)
         });
-        if kept.is_empty() && clients.is_empty() && !ready.ended.is_empty() {
-            break;
+        let was_last = kept.is_empty() && clients.is_empty() && !ready.ended.is_empty();
+        if was_last && leave(stdin.as_fd(), &socket)? {
+            return Ok(());
         }
     }
-    // Whoever connects from here on finds nobody and starts another keeper.
-    let _gone = fs::remove_file(socket_path());
-    Ok(())
+}
+
+/// Takes the socket away, so that whoever comes finds nobody and starts another keeper; false when
+/// somebody has just come.
+fn leave(listener: BorrowedFd<'_>, socket: &Path) -> Result<bool> {
+    let _lock = lock_in(socket.parent().unwrap_or(Path::new("/")))?;
+    let mut fds = [PollFd::new(listener, PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::ZERO).map_err(|e| Error::os("The keeper cannot wait", e))? > 0 {
+        return Ok(false);
+    }
+    let _gone = fs::remove_file(socket);
+    Ok(true)
+}
+
+/// Held while a keeper comes or goes, so that there is never a second one.
+fn lock() -> Result<Flock<File>> {
+    let dir = runtime_dir();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .map_err(|e| {
+            Error::path("create", &dir, e)
+                .hint("set ICECORE_RUNTIME_DIR to a directory of your own")
+        })?;
+    check_dir(&dir)?;
+    lock_in(&dir)
+}
+
+fn lock_in(dir: &Path) -> Result<Flock<File>> {
+    let path = dir.join("keeper.lock");
+    let file = File::create(&path).map_err(|e| Error::path("open", &path, e))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, e)| Error::os(format!("Cannot lock {}", path.display()), e))
 }
 
 #[derive(Debug, Default)]
@@ -218,16 +258,8 @@ fn keep(record: Record, fd: Option<OwnedFd>, kept: &mut BTreeMap<i32, Kept>) -> 
     Ok(())
 }
 
-/// Makes the socket in a directory that only this user can enter.
+/// Makes the socket.
 fn listen_here() -> Result<OwnedFd> {
-    let dir = runtime_dir();
-    if !dir.is_dir() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(|e| Error::path("create", &dir, e))?;
-    }
     let path = socket_path();
     let cannot = |e| Error::os(format!("Cannot listen at {}", path.display()), e);
     // Left behind by a keeper that was killed; a living one would have answered.

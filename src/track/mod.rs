@@ -9,6 +9,8 @@ mod content;
 pub mod keeper;
 mod record;
 mod soft_dirty;
+#[cfg(test)]
+mod tests;
 mod uffd_wp;
 mod watch;
 

@@ -3,12 +3,17 @@
 //! The keeper (see `keeper`) holds the records; a request is one JSON message on its socket, with the
 //! userfaultfd beside it where there is one.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket};
+use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
@@ -17,6 +22,12 @@ use crate::units::Pid;
 
 /// Longest message, in bytes.
 pub(super) const MESSAGE: usize = 64 * 1024;
+
+/// How often somebody is asked who may just be leaving.
+const ATTEMPTS: u32 = 3;
+
+/// How long a keeper may take: targets are frozen meanwhile.
+const PATIENCE: TimeVal = TimeVal::new(5, 0);
 
 /// A tracked process: who it is, and since when its writes are noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +68,9 @@ pub(super) enum Answer {
     Refused(String),
 }
 
-/// Where the keeper's socket is: `$ICECORE_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/icecore`, or
-/// `/run/icecore` for root.
+/// Where the keeper's socket is: `$ICECORE_RUNTIME_DIR`, `/run/icecore` for root, or
+/// `$XDG_RUNTIME_DIR/icecore`. Not the latter for root: `sudo` may leave it pointing to a directory of
+/// another user, and two keepers cannot track the same process.
 pub(super) fn runtime_dir() -> PathBuf {
     let of = |name: &str| {
         std::env::var_os(name)
@@ -67,8 +79,8 @@ pub(super) fn runtime_dir() -> PathBuf {
     };
     let root = nix::unistd::geteuid().is_root();
     of("ICECORE_RUNTIME_DIR")
-        .or_else(|| of("XDG_RUNTIME_DIR").map(|dir| dir.join("icecore")))
         .or_else(|| root.then(|| PathBuf::from("/run/icecore")))
+        .or_else(|| of("XDG_RUNTIME_DIR").map(|dir| dir.join("icecore")))
         .unwrap_or_else(|| std::env::temp_dir().join(format!("icecore-{}", nix::unistd::geteuid())))
 }
 
@@ -76,16 +88,33 @@ pub(super) fn socket_path() -> PathBuf {
     runtime_dir().join("keeper.sock")
 }
 
+/// Refuses a runtime directory in which somebody else could put a keeper of his own: he would be given
+/// our userfaultfds and could claim written pages to be unchanged. False when there is no directory.
+pub(super) fn check_dir(dir: &Path) -> Result<bool> {
+    let meta = match fs::symlink_metadata(dir) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(Error::path("look at", dir, e)),
+    };
+    let ours = [0, nix::unistd::geteuid().as_raw()].contains(&meta.uid());
+    if meta.is_dir() && ours && meta.mode() & 0o022 == 0 {
+        return Ok(true);
+    }
+    let what = format!(
+        "{} is not a directory that only you can write to",
+        dir.display()
+    );
+    Err(Error::new(Kind::Permission, what)
+        .hint("remove it, or set ICECORE_RUNTIME_DIR to a directory of your own"))
+}
+
 /// The record of a process, with its userfaultfd; `None` when it is not tracked.
 ///
 /// # Errors
 /// When a keeper is there but does not answer.
 pub fn get(pid: Pid) -> Result<Option<(Record, Option<OwnedFd>)>> {
-    let Some(connection) = dial()? else {
-        return Ok(None);
-    };
-    let (records, fd) = ask(&connection, &Request::Get(pid.as_raw()), None)?;
-    Ok(records.into_iter().next().map(|record| (record, fd)))
+    let found = request(&Request::Get(pid.as_raw()), None)?;
+    Ok(found.and_then(|(records, fd)| records.into_iter().next().map(|record| (record, fd))))
 }
 
 /// All records.
@@ -93,10 +122,7 @@ pub fn get(pid: Pid) -> Result<Option<(Record, Option<OwnedFd>)>> {
 /// # Errors
 /// As [`get`].
 pub fn list() -> Result<Vec<Record>> {
-    match dial()? {
-        Some(connection) => Ok(ask(&connection, &Request::List, None)?.0),
-        None => Ok(Vec::new()),
-    }
+    Ok(request(&Request::List, None)?.map_or_else(Vec::new, |(records, _)| records))
 }
 
 /// Hands a record over, with its userfaultfd when that is new. Starts the keeper `program` when none
@@ -105,17 +131,12 @@ pub fn list() -> Result<Vec<Record>> {
 /// # Errors
 /// When no keeper can be started or it refuses.
 pub fn put(program: &Path, record: &Record, fd: Option<&OwnedFd>) -> Result<()> {
-    let request = Request::Put(record.clone());
-    for attempt in 0..2 {
-        let connection = match dial()? {
-            Some(connection) => connection,
-            None => start(program)?,
-        };
-        match ask(&connection, &request, fd) {
-            // A keeper that was just about to leave: another one is started.
-            Err(e) if attempt == 0 && e.kind() == Kind::TargetGone => {}
-            other => return other.map(drop),
+    let wish = Request::Put(record.clone());
+    for _ in 0..ATTEMPTS {
+        if request(&wish, fd)?.is_some() {
+            return Ok(());
         }
+        start(program)?;
     }
     Err(Error::new(Kind::Failed, "The keeper does not stay"))
 }
@@ -125,44 +146,65 @@ pub fn put(program: &Path, record: &Record, fd: Option<&OwnedFd>) -> Result<()> 
 /// # Errors
 /// As [`get`].
 pub fn forget(pid: Pid) -> Result<()> {
-    match dial()? {
-        Some(connection) => ask(&connection, &Request::Drop(pid.as_raw()), None).map(drop),
-        None => Ok(()),
+    request(&Request::Drop(pid.as_raw()), None).map(drop)
+}
+
+/// Asks the keeper; `None` when there is none. One that was just about to leave does not answer: then
+/// there is none, or a new one.
+fn request(
+    request: &Request,
+    fd: Option<&OwnedFd>,
+) -> Result<Option<(Vec<Record>, Option<OwnedFd>)>> {
+    let mut attempt = 1;
+    loop {
+        let Some(connection) = dial()? else {
+            return Ok(None);
+        };
+        match ask(&connection, request, fd) {
+            Err(e) if e.kind() == Kind::TargetGone && attempt < ATTEMPTS => attempt += 1,
+            other => return other.map(Some),
+        }
     }
 }
 
 /// Connects to the keeper; `None` when there is none.
-fn dial() -> Result<Option<OwnedFd>> {
+pub(super) fn dial() -> Result<Option<OwnedFd>> {
+    if !check_dir(&runtime_dir())? {
+        return Ok(None);
+    }
     let path = socket_path();
     let cannot = |e| Error::os(format!("Cannot reach the keeper at {}", path.display()), e);
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(cannot)?;
+    setsockopt(&socket, ReceiveTimeout, &PATIENCE).map_err(cannot)?;
+    setsockopt(&socket, SendTimeout, &PATIENCE).map_err(cannot)?;
     let address = UnixAddr::new(&path).map_err(cannot)?;
-    use std::os::fd::AsRawFd as _;
     match connect(socket.as_raw_fd(), &address) {
         Ok(()) => Ok(Some(socket)),
-        Err(Errno::ENOENT | Errno::ECONNREFUSED | Errno::ENOTDIR) => Ok(None),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
         Err(e) => Err(cannot(e)),
     }
 }
 
-/// Starts a keeper and waits until it listens: the starter ends once its child does.
-fn start(program: &Path) -> Result<OwnedFd> {
+/// Starts a keeper; the starter ends once its child listens, or when there is one already.
+fn start(program: &Path) -> Result<()> {
     let cannot = |e| Error::path("start the keeper", program, e);
-    let status = Command::new(program)
+    let output = Command::new(program)
         .arg("keeper")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
+        .stderr(Stdio::piped())
+        .output()
         .map_err(cannot)?;
-    if !status.success() {
-        return Err(Error::new(
-            Kind::Failed,
-            format!("The keeper ended with {status}"),
-        ));
+    if output.status.success() {
+        return Ok(());
     }
-    dial()?.ok_or_else(|| Error::new(Kind::Failed, "The keeper does not listen"))
+    let said = String::from_utf8_lossy(&output.stderr);
+    let why = said.lines().next().unwrap_or("it does not say why");
+    Err(Error::new(
+        Kind::Failed,
+        format!("The keeper cannot start ({}): {why}", output.status),
+    ))
 }
 
 fn ask(
@@ -170,7 +212,13 @@ fn ask(
     request: &Request,
     fd: Option<&OwnedFd>,
 ) -> Result<(Vec<Record>, Option<OwnedFd>)> {
-    let gone = |e: Errno| Error::os("The keeper does not answer", e).kinded(Kind::TargetGone);
+    let gone = |e: Errno| {
+        let error = Error::os("The keeper does not answer", e);
+        match e {
+            Errno::EAGAIN => error.kinded(Kind::Busy),
+            _ => error.kinded(Kind::TargetGone),
+        }
+    };
     let bytes = serde_json::to_vec(request)
         .map_err(|e| Error::new(Kind::Failed, "Cannot write a request").because(e))?;
     rights::send(connection.as_fd(), &bytes, fd.map(|fd| fd.as_fd())).map_err(gone)?;
