@@ -159,7 +159,12 @@ mod tests {
         scratch.move_away().unwrap();
         assert_ne!(scratch.range().start, before.start);
         let mut byte = [0];
-        vm::read(Pid::this(), scratch.range().start + PAGE_SIZE, &mut byte).unwrap();
+        vm::read_many(
+            Pid::this(),
+            &[(scratch.range().start + PAGE_SIZE, 1)],
+            &mut byte,
+        )
+        .unwrap();
         assert_eq!(byte, [7]);
     }
 }

@@ -237,7 +237,7 @@ impl World {
 
 fn byte_at(at: Vaddr) -> u8 {
     let mut byte = [0];
-    vm::read(Pid::this(), at, &mut byte).unwrap();
+    vm::read_many(Pid::this(), &[(at, 1)], &mut byte).unwrap();
     byte[0]
 }
 
