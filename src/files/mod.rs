@@ -17,7 +17,7 @@
 //! 2. [`open_all`] opens every description once, in this process, at numbers that no process of the
 //!    image uses; the new processes inherit them by fork; [`Opened::fd`] gives the number of a file
 //!    id; contents go into [`Opened::segments`];
-//! 3. when mappings, cwd and root of a process are done, [`install`] puts its descriptors in their
+//! 3. when mappings, cwd and root of a process are done, [`install()`] puts its descriptors in their
 //!    places and closes everything else;
 //! 4. when all processes and all memory are there, [`Opened::complete`]. Then drop [`Opened`].
 
