@@ -108,9 +108,9 @@ pub fn select(pid: Pid, mappings: &[Mapping], unchanged: &Unchanged<'_>) -> Resu
     Ok(chosen.runs)
 }
 
-/// [`OWN`] without guard pages, which count as swapped but cannot be read, where the kernel tells them
-/// apart (Linux 6.15).
-fn own(kernel: &KernelPagemap, mappings: &[Mapping]) -> Query {
+/// What matches the pages whose bytes are the task's own, without guard pages: those count as swapped
+/// but cannot be read. Kernels before Linux 6.15 do not tell them apart.
+pub(crate) fn own(kernel: &KernelPagemap, mappings: &[Mapping]) -> Query {
     let knows = mappings.first().is_some_and(|mapping| {
         let page = PageRange::new(mapping.range.start, mapping.range.start + PAGE_SIZE);
         kernel.scan(page, &GUARDS, |_, _| {}).is_ok()

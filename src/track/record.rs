@@ -27,7 +27,7 @@ pub(super) const MESSAGE: usize = 64 * 1024;
 const ATTEMPTS: u32 = 3;
 
 /// How long a keeper may take: targets are frozen meanwhile.
-const PATIENCE: TimeVal = TimeVal::new(5, 0);
+const PATIENCE: TimeVal = TimeVal::new(1, 0);
 
 /// A tracked process: who it is, and since when its writes are noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Arming, Record, best, by_name, list, of_process};
 use crate::error::{Error, Kind, Result};
 use crate::inject::Infected;
-use crate::memory::mappings;
+use crate::memory::{mappings, pages};
 use crate::sys::pagemap::{Category, Pagemap, Query};
 use crate::task::{Frozen, Life, members};
 use crate::units::{PageRange, Pid};
@@ -95,18 +95,12 @@ impl Watch {
     fn count(&self, pid: Pid, sample: &mut Sample) -> Result<()> {
         let pagemap = Pagemap::open(pid)
             .map_err(|e| Error::io(format!("Cannot open the pagemap of process {pid}"), e))?;
+        let layout = mappings::layout(pid)?;
         let own = Query {
-            all: Category::PFNZERO | Category::FILE,
-            inverted: Category::PFNZERO | Category::FILE,
-            any: Category::PRESENT | Category::SWAPPED,
             report: self.written,
-            protect: false,
-            tracked_only: false,
+            ..pages::own(&pagemap, &layout)
         };
-        for mapping in mappings::layout(pid)?
-            .into_iter()
-            .filter(|m| m.is_private_memory())
-        {
+        for mapping in layout.into_iter().filter(|m| m.is_private_memory()) {
             let (mut dirty, mut resident) = (0, 0);
             pagemap
                 .scan(mapping.range, &own, |range, category| {

@@ -11,6 +11,7 @@ mod demo;
 mod dump_restore;
 mod errors;
 mod interop;
+mod keeper;
 mod python;
 mod specimens;
 mod stack;
