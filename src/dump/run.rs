@@ -8,7 +8,7 @@ use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
 use super::{After, Outcome, Plan};
 use crate::chain::{Held, Resolved, Stack};
-use crate::error::{Error, Obstacle, Result, TargetState};
+use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
 use crate::image::proto::{
     DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry,
@@ -141,6 +141,11 @@ fn snapshot(
     let at = |what: &str| tracing::debug!("{what} after {:?}", frozen_since.elapsed());
     at("frozen");
     let processes = frozen.processes().to_vec();
+    let root = |all: &[Process]| all.first().map(|p| (p.pid, p.start_time));
+    if root(&processes) != root(&plan.processes) {
+        let what = format!("Process {} is another one than planned", plan.options.root);
+        return Err(Error::new(Kind::TargetGone, what).hint("plan the dump again"));
+    }
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
         let known = track::of_process(process).unwrap_or_else(|error| {
