@@ -84,6 +84,8 @@ fn an_infected_process_runs_our_calls_and_goes_on_unharmed() {
 #[test]
 fn dropping_the_guards_cures_and_thaws() {
     let mut echo = Echo::start();
+    // Only then has it loaded all that it will.
+    assert!(echo.answers());
     let maps = echo.maps();
     {
         let frozen = Frozen::freeze(echo.pid()).unwrap();
