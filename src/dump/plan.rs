@@ -11,7 +11,7 @@ use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
 use crate::memory::{Mapping, mappings};
 use crate::sys::kcmp;
-use crate::task::{Life, Process, members};
+use crate::task::{self, Life, Process, members};
 use crate::track::{self, DirtyTracker, Watch};
 use crate::units::{PAGE_SIZE, Pid};
 use crate::{files, state};
@@ -64,7 +64,28 @@ pub struct Plan {
 /// When there is no such process, or the parent cannot be read. What merely prevents the dump is in
 /// [`Plan::obstacles`].
 pub fn plan(options: &Options) -> Result<Plan> {
-    let processes = members(options.root)?;
+    for _ in 0..ATTEMPTS {
+        let processes = members(options.root)?;
+        let result = plan_for(options, processes.clone());
+        let fine = result.as_ref().is_ok_and(|plan| plan.obstacles.is_empty());
+        // What was in the way of a process that has ended meanwhile is not in ours.
+        if fine || processes.iter().all(is_still_there) {
+            return result;
+        }
+    }
+    plan_for(options, members(options.root)?)
+}
+
+fn is_still_there(process: &Process) -> bool {
+    let zombie = |p: &Process| matches!(p.life, Life::Zombie(_));
+    task::process(process.pid)
+        .is_ok_and(|now| now.start_time == process.start_time && zombie(&now) == zombie(process))
+}
+
+/// How often to look again at a tree whose processes end while one looks.
+const ATTEMPTS: u32 = 50;
+
+fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let mut plan = Plan {
         options: options.clone(),
         obstacles: Vec::new(),
@@ -114,7 +135,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         .filter(|p| !matches!(p.life, Life::Zombie(_)))
         .cloned()
         .collect();
-    if alive.is_empty() {
+    if alive.is_empty() && !runs_on(&plan.processes[0]) {
         plan.obstacles.push(Obstacle::new(
             Kind::TargetGone,
             format!("Process {} has ended (zombie)", options.root),
@@ -123,6 +144,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
     }
     let pids: Vec<Pid> = alive.iter().map(|p| p.pid).collect();
     plan.obstacles.extend(files::survey(&pids)?.obstacles);
+    relations(&plan.processes, &mut plan.obstacles);
     for process in &plan.processes {
         if matches!(process.life, Life::Zombie(_)) {
             plan.mappings.push(Vec::new());
@@ -267,6 +289,43 @@ fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
             ));
         }
     }
+}
+
+/// Processes whose first thread has ended while others run, and sessions whose leader has ended: no
+/// image of ours brings them back.
+fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
+    let root_session = all.first().map(|root| root.sid);
+    for process in all {
+        if runs_on(process) {
+            obstacles.push(Obstacle::unsupported(
+                format!(
+                    "The first thread of process {} ({}) has ended while others run",
+                    process.pid, process.comm
+                ),
+                "such a process cannot be saved yet",
+            ));
+        }
+        let leads = |p: &Process| p.pid == process.sid && !matches!(p.life, Life::Zombie(_));
+        if process.sid != process.pid && Some(process.sid) != root_session && !all.iter().any(leads)
+        {
+            obstacles.push(Obstacle::unsupported(
+                format!(
+                    "Process {} ({}) is in session {}, whose leader has ended",
+                    process.pid, process.comm, process.sid
+                ),
+                "such a session cannot be made again yet",
+            ));
+        }
+    }
+}
+
+/// True for what looks like a zombie but has threads that run.
+fn runs_on(process: &Process) -> bool {
+    let threads = || {
+        let tasks = Proc::new(process.pid.as_raw()).and_then(|p| p.tasks());
+        tasks.map_or(0, Iterator::count)
+    };
+    matches!(process.life, Life::Zombie(_)) && threads() > 1
 }
 
 /// Processes that share memory, descriptors or more with their parent (vfork, CLONE_VM), and threads

@@ -5,8 +5,11 @@
 //! before the parent starts its own.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
@@ -41,15 +44,13 @@ const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK;
 
-/// Relations that cannot be made: sessions and groups whose leader is not in the tree. The leader of
-/// a group may be a zombie: it still lives when groups are joined.
+/// Relations that cannot be made: sessions whose leader is not in the tree.
 pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
     let mut found = Vec::new();
     let Some(root) = tree.first().map(|w| &w.entry) else {
         return found;
     };
     for entry in tree.iter().map(|w| &w.entry) {
-        let present = |id: u32| tree.iter().any(|w| w.entry.pid == id);
         let alive = |id: u32| tree.iter().any(|w| w.entry.pid == id && w.zombie.is_none());
         let own = entry.sid == entry.pid;
         if !own && !alive(entry.sid) && entry.sid != root.sid {
@@ -61,17 +62,18 @@ pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
                 "such a session cannot be made again yet",
             ));
         }
-        if !present(entry.pgid) && entry.pgid != root.pgid {
-            found.push(Obstacle::unsupported(
-                format!(
-                    "Process {} is in group {}, whose leader has ended",
-                    entry.pid, entry.pgid
-                ),
-                "such a process group cannot be made again yet",
-            ));
-        }
     }
     found
+}
+
+/// Groups whose leader has ended, each with one of its members.
+pub(super) fn orphaned_groups(tree: &[Wanted]) -> BTreeMap<u32, u32> {
+    let root_group = tree.first().map(|w| w.entry.pgid);
+    tree.iter()
+        .map(|w| (w.entry.pgid, w.entry.pid))
+        .filter(|(group, _)| Some(*group) != root_group)
+        .filter(|(group, _)| !tree.iter().any(|w| w.entry.pid == *group))
+        .collect()
 }
 
 impl Newborn {
@@ -96,7 +98,7 @@ impl Newborn {
         let foothold = if detach {
             born.fork_root_by_another(root_pid, ground)?
         } else {
-            fork_idle(Some(root_pid)).map_err(|e| cannot_fork(root_pid, e))?;
+            once_free(root_pid, || fork_idle(Some(root_pid)))?;
             born.pids.push(root_pid);
             adopt(root_pid)?;
             Foothold::establish(root_pid, ground)?
@@ -136,9 +138,13 @@ impl Newborn {
             .flat_map(|word| word.to_le_bytes())
             .collect();
         let address = remote.put(64, &args)?;
-        let mut calls = [Call::new(libc::SYS_clone3, &[address, CLONE_ARGS_SIZE])];
-        remote.run(&mut calls)?;
-        let got = calls[0].value().map_err(|e| cannot_fork(id, e))?;
+        let got = once_free(id, || {
+            let mut calls = [Call::new(libc::SYS_clone3, &[address, CLONE_ARGS_SIZE])];
+            match remote.run(&mut calls) {
+                Ok(()) => calls[0].value().map(Ok),
+                Err(e) => Ok(Err(e)),
+            }
+        })??;
         if got != u64::from(id.as_raw().unsigned_abs()) {
             return Err(Error::new(
                 Kind::Failed,
@@ -182,13 +188,19 @@ impl Newborn {
         self.grow(tree, child)
     }
 
-    /// Process groups, leaders first. A group that is not in the tree is the one we were born into.
+    /// Process groups, leaders first. The leader may be a zombie: it still lives now. A group whose
+    /// leader has ended gets a stand-in that leads it until all have joined. The root's group, when it
+    /// is not in the tree, is the one we were born into.
     fn join_groups(&mut self, tree: &[Wanted]) -> Result<()> {
         let leads = |w: &&Wanted| w.entry.pgid == w.entry.pid;
         let present = |id: u32| tree.iter().any(|w| w.entry.pid == id);
+        let orphaned = orphaned_groups(tree);
+        for (group, member) in &orphaned {
+            self.stand_in(pid_of(*group), pid_of(*member))?;
+        }
         let (leaders, members): (Vec<_>, Vec<_>) = tree
             .iter()
-            .filter(|w| present(w.entry.pgid))
+            .filter(|w| present(w.entry.pgid) || orphaned.contains_key(&w.entry.pgid))
             .partition(leads);
         for wanted in leaders.into_iter().chain(members) {
             // A session leader has led its own group since setsid(2).
@@ -202,6 +214,37 @@ impl Newborn {
                 &[0, group],
             )?;
         }
+        for (group, member) in &orphaned {
+            self.dismiss(pid_of(*group), pid_of(*member))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a child of `member` that leads the group `group`. Its end will send no signal.
+    fn stand_in(&mut self, group: Pid, member: Pid) -> Result<()> {
+        let mut remote = self.take(member)?;
+        // Any flag makes it a clone without exit signal; what it shares, it never uses.
+        let result = self.clone(&mut remote, group, libc::CLONE_FS as u64);
+        self.remotes.insert(member, remote);
+        result?;
+        self.pids.push(group);
+        self.tids.push(group);
+        let mut remote = self.foothold()?.remote(group, group, 0)?;
+        remote.call("setpgid", libc::SYS_setpgid, &[0, 0])?;
+        self.remotes.insert(group, remote);
+        Ok(())
+    }
+
+    /// Ends a stand-in; the member waits for it, so that nothing is left.
+    fn dismiss(&mut self, group: Pid, member: Pid) -> Result<()> {
+        let remote = self.take(group)?;
+        end(&remote, group, libc::SIGKILL)?;
+        self.pids.retain(|pid| *pid != group);
+        self.tids.retain(|tid| *tid != group);
+        let pid = u64::from(group.as_raw().unsigned_abs());
+        let any = u64::from(libc::__WALL.cast_unsigned());
+        self.remote(member)?
+            .call("wait4", libc::SYS_wait4, &[pid, 0, any, 0])?;
         Ok(())
     }
 
@@ -373,6 +416,23 @@ fn end(remote: &Remote, pid: Pid, status: i32) -> Result<()> {
             Stop::Gone(_) => return Ok(()),
             Stop::Signal(s) if s == signal => ptrace::cont(pid, s).map_err(lost)?,
             _ => ptrace::cont(pid, 0).map_err(lost)?,
+        }
+    }
+}
+
+/// Makes task `id`. A task that has just gone may keep its id for a moment longer: the kernel takes it
+/// out of /proc first.
+fn once_free<T>(id: Pid, mut make: impl FnMut() -> nix::Result<T>) -> Result<T> {
+    let until = Instant::now() + Duration::from_millis(200);
+    loop {
+        match make() {
+            Err(Errno::EEXIST) if Instant::now() < until => {
+                if Path::new(&format!("/proc/{id}")).exists() {
+                    return Err(cannot_fork(id, Errno::EEXIST));
+                }
+                let _timed_out = poll(&mut [], PollTimeout::from(2u8));
+            }
+            result => return result.map_err(|e| cannot_fork(id, e)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Stopping a whole tree, and letting it go whatever happens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 
 use super::tree::{Life, Process, members};
 use crate::error::{Error, Kind, Result, TargetState};
+use crate::sys::kcmp;
 use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
 
@@ -28,10 +29,28 @@ pub struct Frozen {
 impl Frozen {
     /// Seizes and stops every thread of every process under `root`, until no new one appears.
     ///
+    /// A parent that waits in vfork(2) for a child that we have stopped would never stop itself: then
+    /// all is let go, and tried again when the child has started its program.
+    ///
     /// # Errors
-    /// [`Kind::Permission`] without the right to trace, [`Kind::Busy`] when another tracer has it;
-    /// the tree then runs on as before.
+    /// [`Kind::Permission`] without the right to trace, [`Kind::Busy`] when another tracer has it or
+    /// programs are started all the time; the tree then runs on as before.
     pub fn freeze(root: Pid) -> Result<Self> {
+        for _ in 0..ATTEMPTS {
+            if let Some(frozen) = Self::attempt(root)? {
+                return Ok(frozen);
+            }
+            let _timed_out = poll(&mut [], PollTimeout::from(2u8));
+        }
+        Err(Error::new(
+            Kind::Busy,
+            format!("The tree of process {root} is starting programs all the time (vfork)"),
+        )
+        .hint("try again when it is less busy"))
+    }
+
+    /// One try; `None` when a thread cannot stop before another one goes on.
+    fn attempt(root: Pid) -> Result<Option<Self>> {
         let mut frozen = Self {
             processes: Vec::new(),
             seized: BTreeSet::new(),
@@ -39,7 +58,7 @@ impl Frozen {
             since: Instant::now(),
             _this_thread: PhantomData,
         };
-        let mut stopped_by = std::collections::BTreeMap::new();
+        let mut stopped_by = BTreeMap::new();
         loop {
             let tree = members(root)?;
             let new: Vec<Pid> = tree
@@ -52,29 +71,40 @@ impl Frozen {
                 frozen.processes = tree;
                 break;
             }
-            let mut asked = Vec::with_capacity(new.len());
+            let mut asked = VecDeque::with_capacity(new.len());
             for tid in new {
                 match ptrace::seize(tid, 0).and_then(|()| ptrace::interrupt(tid)) {
-                    Ok(()) => asked.push(tid),
+                    Ok(()) => asked.push_back(tid),
                     Err(Errno::ESRCH) => {}
+                    // The kernel's answer for a thread that is ending.
+                    Err(Errno::EPERM) if has_ended(tid) => {}
                     Err(e) => {
-                        for tid in asked {
-                            let _stopped = await_stop(tid);
-                            frozen.seized.insert(tid);
-                        }
+                        drop(frozen);
+                        let_go(asked);
                         return Err(refused(tid, e));
                     }
                 }
             }
-            for tid in asked {
-                match await_stop(tid)? {
-                    Some(stop) => {
+            while let Some(tid) = asked.pop_front() {
+                match await_stop(tid) {
+                    Ok(Waited::Stopped(stop)) => {
                         frozen.seized.insert(tid);
                         if let Stop::Group(signal) = stop {
                             stopped_by.insert(tid, signal);
                         }
                     }
-                    None => continue,
+                    Ok(Waited::Gone) => {}
+                    Ok(Waited::Blocked) => {
+                        asked.push_back(tid);
+                        drop(frozen);
+                        let_go(asked);
+                        return Ok(None);
+                    }
+                    Err(e) => {
+                        drop(frozen);
+                        let_go(asked);
+                        return Err(e);
+                    }
                 }
             }
         }
@@ -85,7 +115,7 @@ impl Frozen {
                     .map_or(Life::Alive, |s| Life::Stopped(*s));
             }
         }
-        Ok(frozen)
+        Ok(Some(frozen))
     }
 
     /// The processes, parents before children.
@@ -192,21 +222,96 @@ fn await_reaped(pid: Pid) {
     }
 }
 
-/// Waits for the stop that was asked for. Signals that come first are delivered.
-fn await_stop(tid: Pid) -> Result<Option<Stop>> {
+/// How often to try to stop a tree that starts programs.
+const ATTEMPTS: u32 = 100;
+
+/// How long a thread may take to stop before we ask what it is doing.
+const USUAL: Duration = Duration::from_micros(500);
+
+/// What came of asking a thread to stop.
+enum Waited {
+    Stopped(Stop),
+    Gone,
+    /// It waits for a child that is stopped.
+    Blocked,
+}
+
+/// Waits for the stop that was asked for.
+fn await_stop(tid: Pid) -> Result<Waited> {
+    let asked = Instant::now();
     loop {
-        match ptrace::wait(tid) {
-            Ok(stop @ (Stop::Interrupt | Stop::Group(_))) => return Ok(Some(stop)),
-            Ok(Stop::Signal(signal)) => {
+        if let Some(waited) = look(tid)? {
+            return Ok(waited);
+        }
+        if asked.elapsed() < USUAL {
+            std::thread::yield_now();
+        } else if waits_for_child(tid) {
+            return Ok(Waited::Blocked);
+        } else {
+            let _timed_out = poll(&mut [], PollTimeout::from(1u8));
+        }
+    }
+}
+
+/// Whether it has stopped by now. Signals that come first are delivered.
+fn look(tid: Pid) -> Result<Option<Waited>> {
+    loop {
+        match ptrace::try_wait(tid) {
+            Ok(None) => return Ok(None),
+            Ok(Some(stop @ (Stop::Interrupt | Stop::Group(_)))) => {
+                return Ok(Some(Waited::Stopped(stop)));
+            }
+            Ok(Some(Stop::Signal(signal))) => {
                 let _gone = ptrace::cont(tid, signal);
             }
-            Ok(Stop::Event(_)) => {
+            Ok(Some(Stop::Event(_))) => {
                 let _gone = ptrace::cont(tid, 0);
             }
-            Ok(Stop::Gone(_)) | Err(Errno::ECHILD | Errno::ESRCH) => return Ok(None),
+            Ok(Some(Stop::Gone(_))) | Err(Errno::ECHILD | Errno::ESRCH) => {
+                return Ok(Some(Waited::Gone));
+            }
             Err(e) => return Err(Error::os(format!("Cannot wait for thread {tid}"), e)),
         }
     }
+}
+
+/// Lets go of threads that were asked to stop, each as soon as it has: one may wait for another.
+fn let_go(mut asked: VecDeque<Pid>) {
+    while !asked.is_empty() {
+        asked.retain(|tid| match look(*tid) {
+            Ok(None) => true,
+            Ok(Some(Waited::Stopped(_))) => {
+                let _gone = ptrace::detach(*tid, 0);
+                false
+            }
+            _ => false,
+        });
+        std::thread::yield_now();
+    }
+}
+
+/// True inside vfork(2), posix_spawn(3) and the like: an uninterruptible wait for a child that still
+/// uses the memory of its parent.
+fn waits_for_child(tid: Pid) -> bool {
+    let Ok(thread) = procfs::process::Process::new(tid.as_raw()) else {
+        return false;
+    };
+    let waits = thread.stat().is_ok_and(|stat| stat.state == 'D');
+    let children = || {
+        let task = thread.task_from_tid(tid.as_raw());
+        task.and_then(|task| task.children()).unwrap_or_default()
+    };
+    waits
+        && children().into_iter().any(|child| {
+            let child = Pid::from_raw(child.cast_signed());
+            kcmp::same(tid, child, kcmp::Resource::Vm).unwrap_or(false)
+        })
+}
+
+fn has_ended(tid: Pid) -> bool {
+    procfs::process::Process::new(tid.as_raw())
+        .and_then(|p| p.stat())
+        .map_or(true, |stat| matches!(stat.state, 'Z' | 'X' | 'x'))
 }
 
 fn refused(tid: Pid, errno: Errno) -> Error {

@@ -152,10 +152,15 @@ fn what_is_in_a_restored_pipe_can_be_read() {
 
 #[test]
 fn sessions_groups_zombies_and_stopped_processes_come_back() {
-    let leaves = ["group", "member", "session", "grandchild"];
+    let leaves = ["group", "member", "session", "grandchild", "orphan"];
     let mut also: Vec<(&str, &str)> = leaves.map(|leaf| (leaf, "check")).to_vec();
     also.extend([("main", "continue"), ("stopped", "check"), ("main", "stop")]);
     round_trip("tree", &[], &also);
+}
+
+#[test]
+fn eventfds_timerfds_signalfds_and_epoll_come_back() {
+    round_trip("events", &[], &[]);
 }
 
 #[test]
@@ -177,7 +182,7 @@ fn sleeping_calls_are_neither_interrupted_nor_cut_short() {
 }
 
 #[test]
-fn waiting_for_epoll_is_not_interrupted_by_a_dump() {
+fn waiting_for_epoll_is_not_interrupted() {
     if !require(&[Need::Root]) {
         return;
     }
@@ -189,6 +194,9 @@ fn waiting_for_epoll_is_not_interrupted_by_a_dump() {
             .ok();
         target.check();
     }
+    dump_and_kill(&sandbox, &target, 10);
+    sandbox.icecore("restore -D 10 -d").ok();
+    target.check();
 }
 
 #[test]

@@ -3,8 +3,13 @@
 
 use crate::support::{Need, Sandbox, assert_same_portrait, portrait, require};
 
-/// Dumps a holder of `what`: it is refused with `words`, and nothing has happened.
+/// Dumps a holder of `what` in every way: it is refused with `words`, and nothing has happened.
 fn refused(what: &str, words: &[&str]) {
+    refused_at("main", what, words);
+}
+
+/// The same; afterwards the process at `desk` is asked.
+fn refused_at(desk: &str, what: &str, words: &[&str]) {
     if !require(&[Need::Root]) {
         return;
     }
@@ -15,8 +20,7 @@ fn refused(what: &str, words: &[&str]) {
         let run = sandbox
             .icecore(&format!("dump -t {} -D 1 {mode}", target.pid))
             .fails(5);
-        let pid = format!("{}", target.pid);
-        for word in words.iter().chain(&[pid.as_str(), "descriptor 4"]) {
+        for word in words.iter().chain(&["try: "]) {
             assert!(run.stderr.contains(word), "no {word} in: {}", run.stderr);
         }
         target.runs();
@@ -24,21 +28,78 @@ fn refused(what: &str, words: &[&str]) {
         assert!(!sandbox.path("1.partial").exists());
     }
     assert_same_portrait(what, &before, &portrait(&target));
-    assert_eq!(target.check(), "1");
-    assert_eq!(target.check(), "2");
+    assert_eq!(target.ask_at(desk, "check"), "1");
+    assert_eq!(target.ask_at(desk, "check"), "2");
 }
 
 #[test]
 fn an_io_uring_descriptor_is_an_obstacle() {
-    refused("io_uring", &["io_uring"]);
+    refused("io_uring", &["io_uring", "descriptor 4", "pid 2"]);
 }
 
 #[test]
 fn a_bpf_map_is_an_obstacle() {
-    refused("bpf", &["BPF map"]);
+    refused("bpf", &["BPF map", "descriptor 4", "pid 2"]);
 }
 
 #[test]
 fn a_socket_is_an_obstacle() {
-    refused("socket", &["socket"]);
+    refused("socket", &["socket", "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn an_inotify_instance_is_an_obstacle() {
+    refused("inotify", &["inotify", "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn a_pidfd_is_an_obstacle() {
+    refused("pidfd", &["pidfd", "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn a_userfaultfd_is_an_obstacle() {
+    refused("userfaultfd", &["userfaultfd", "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn a_namespace_of_its_own_is_an_obstacle() {
+    refused("namespace", &["uts namespace", "Process 2"]);
+}
+
+#[test]
+fn files_without_a_name_are_obstacles() {
+    refused("deleted-file", &["deleted", "descriptor 4", "pid 2"]);
+    refused("deleted-mapping", &["deleted", "maps", "Process 2"]);
+    refused("replaced-file", &["deleted", "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn shared_memory_of_system_v_is_an_obstacle() {
+    refused("sysv", &["System V shared memory", "Process 2"]);
+}
+
+#[test]
+fn an_aio_ring_is_an_obstacle() {
+    refused("aio", &["aio", "Process 2"]);
+}
+
+#[test]
+fn a_file_lock_is_an_obstacle() {
+    refused("file-lock", &["lock", "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn a_seccomp_filter_is_an_obstacle() {
+    refused("seccomp", &["seccomp", "process 2"]);
+}
+
+#[test]
+fn a_child_that_shares_the_memory_of_its_parent_is_an_obstacle() {
+    refused("shared-memory-child", &["share their memory"]);
+}
+
+#[test]
+fn a_process_without_its_first_thread_is_an_obstacle() {
+    refused_at("thread", "ended-leader", &["first thread", "process 2"]);
 }

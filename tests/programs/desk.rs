@@ -68,9 +68,14 @@ impl Desk {
         }
     }
 
+    /// Says that the process has built its state, when it is not going to serve here.
+    pub fn announce(&self) {
+        self.publish("ready", &std::process::id().to_string());
+    }
+
     /// Answers for ever.
     pub fn serve(&mut self, program: &mut dyn Program) -> ! {
-        self.publish("ready", &std::process::id().to_string());
+        self.announce();
         let mut line = Vec::with_capacity(256);
         let mut interrupted = 0u32;
         loop {

@@ -1,39 +1,146 @@
-//! Holds one thing that no image can hold yet: `io_uring`, `bpf`, `epoll`, `socket`, `eventfd`.
+//! Holds one thing that is hard to checkpoint, named by the argument; `check` only counts, so that the
+//! test sees that the process goes on undisturbed.
 
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 
 use crate::desk::{Answer, Desk, Program};
-use crate::kernel;
+use crate::kernel::{self, Region};
 
 struct Holder {
     ticks: u64,
-    _held: OwnedFd,
+    _held: Option<OwnedFd>,
 }
 
 /// Builds it and serves.
 pub fn run(mut desk: Desk, args: &[String]) {
-    let made = match args.first().map(String::as_str) {
-        Some("io_uring") => {
+    let what = args.first().map(String::as_str).unwrap_or_default();
+    let descriptor = match what {
+        "io_uring" => {
             // struct io_uring_params, 120 bytes, all zeros.
             let mut params = [0u64; 15];
-            kernel::call_with(libc::SYS_io_uring_setup, &[4], &mut params, &[])
+            Some(kernel::call_with(
+                libc::SYS_io_uring_setup,
+                &[4],
+                &mut params,
+                &[],
+            ))
         }
-        Some("bpf") => {
+        "bpf" => {
             // BPF_MAP_CREATE of an array: type 2, key 4 bytes, value 8 bytes, 16 entries.
             let mut attributes = [0u32; 32];
             attributes[..4].copy_from_slice(&[2, 4, 8, 16]);
-            kernel::call_with(libc::SYS_bpf, &[0], &mut attributes, &[128])
+            Some(kernel::call_with(
+                libc::SYS_bpf,
+                &[0],
+                &mut attributes,
+                &[128],
+            ))
         }
-        Some("epoll") => kernel::call(libc::SYS_epoll_create1, [0; 6]),
-        Some("eventfd") => kernel::call(libc::SYS_eventfd2, [0; 6]),
-        Some("socket") => kernel::call(libc::SYS_socket, [1, 1, 0, 0, 0, 0]),
-        other => panic!("holder of what? {other:?}"),
+        "socket" => Some(kernel::call(libc::SYS_socket, [1, 1, 0, 0, 0, 0])),
+        "inotify" => Some(kernel::call(libc::SYS_inotify_init1, [0; 6])),
+        "pidfd" => {
+            let pid = std::process::id().into();
+            Some(kernel::call(libc::SYS_pidfd_open, [pid, 0, 0, 0, 0, 0]))
+        }
+        "userfaultfd" => Some(kernel::call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0])),
+        "namespace" => Some(kernel::call(
+            libc::SYS_unshare,
+            [0x0400_0000, 0, 0, 0, 0, 0],
+        )),
+        _ => None,
     };
-    let mut state = Holder {
+    let held = match what {
+        // A call that gives no descriptor.
+        "namespace" => descriptor.unwrap().map(|_| None).unwrap(),
+        _ => descriptor.map(|made| kernel::owned(made.unwrap())),
+    };
+    hold(what, &desk);
+    desk.serve(&mut Holder {
         ticks: 0,
-        _held: kernel::owned(made.unwrap()),
-    };
-    desk.serve(&mut state);
+        _held: held,
+    });
+}
+
+/// Things that are no descriptors of their own.
+fn hold(what: &str, desk: &Desk) {
+    match what {
+        "deleted-file" => {
+            let path = desk.dir().join("deleted");
+            fs::write(&path, "still here").unwrap();
+            std::mem::forget(File::open(&path).unwrap());
+            fs::remove_file(path).unwrap();
+        }
+        "deleted-mapping" => {
+            let path = desk.dir().join("deleted");
+            fs::write(&path, vec![7; 8192]).unwrap();
+            let file = File::open(&path).unwrap();
+            let prot = libc::PROT_READ;
+            Region::map(2, prot, libc::MAP_PRIVATE, Some((&file, 0)), None).unwrap();
+            fs::remove_file(path).unwrap();
+        }
+        "replaced-file" => {
+            let path = desk.dir().join("replaced");
+            fs::write(&path, "old").unwrap();
+            std::mem::forget(File::open(&path).unwrap());
+            fs::write(path.with_extension("new"), "new").unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        }
+        "sysv" => {
+            // IPC_PRIVATE, IPC_CREAT | 0600; marked for removal at once, so that nothing stays.
+            let id = kernel::call(libc::SYS_shmget, [0, 8192, 0o1600, 0, 0, 0]).unwrap();
+            let id = u64::try_from(id).unwrap();
+            kernel::call(libc::SYS_shmat, [id, 0, 0, 0, 0, 0]).unwrap();
+            kernel::call(libc::SYS_shmctl, [id, 0, 0, 0, 0, 0]).unwrap();
+        }
+        "aio" => {
+            let mut context = 0u64;
+            kernel::call_with(libc::SYS_io_setup, &[8], &mut context, &[]).unwrap();
+        }
+        "file-lock" => {
+            let path = desk.dir().join("locked");
+            fs::write(&path, "mine").unwrap();
+            let file = File::open(path).unwrap();
+            file.lock().unwrap();
+            std::mem::forget(file);
+        }
+        "seccomp" => {
+            // One instruction: allow everything.
+            let filter: [u64; 1] = [0x7fff_0000 << 32 | 0x06];
+            let program = [1u64, (&raw const filter).expose_provenance() as u64];
+            kernel::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).unwrap();
+            let address = (&raw const program).expose_provenance() as u64;
+            kernel::prctl(libc::PR_SET_SECCOMP, [2, address, 0, 0]).unwrap();
+        }
+        "chroot" => {
+            let root = desk.dir().join("root");
+            fs::create_dir(&root).unwrap();
+            // A process of its own: this one has to find its desk.
+            kernel::child(|| {
+                std::os::unix::fs::chroot(&root).unwrap();
+                loop {
+                    drop(kernel::nanosleep(std::time::Duration::from_secs(1000)));
+                }
+            });
+        }
+        "shared-memory-child" => {
+            // clone(CLONE_VM) without being a thread: as after vfork(2).
+            kernel::vm_child();
+        }
+        "ended-leader" => {
+            let mut beside = desk.beside("thread");
+            std::thread::spawn(move || {
+                beside.serve(&mut Holder {
+                    ticks: 0,
+                    _held: None,
+                });
+            });
+            desk.wait_for("thread");
+            desk.announce();
+            kernel::end_thread();
+        }
+        _ => {}
+    }
 }
 
 impl Program for Holder {

@@ -197,6 +197,28 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// A child that shares the memory of its parent and sleeps for ever, as after vfork(2).
+pub fn vm_child() {
+    extern "C" fn sleep(_: *mut libc::c_void) -> i32 {
+        loop {
+            // SAFETY: has no memory effects.
+            unsafe { libc::pause() };
+        }
+    }
+    let stack = Region::private(16);
+    let top = ptr::with_exposed_provenance_mut(stack.addr + stack.len);
+    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: the child uses its own stack, which is never unmapped, and touches nothing else.
+    checked(unsafe { libc::clone(sleep, top, flags, ptr::null_mut()) }).unwrap();
+}
+
+/// Ends this thread only, whichever it is.
+pub fn end_thread() -> ! {
+    // SAFETY: nothing of this thread is used by others.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    std::process::abort()
+}
+
 /// A raw system call.
 pub fn call(number: i64, args: [u64; 6]) -> io::Result<i64> {
     let [a, b, c, d, e, f] = args;

@@ -6,7 +6,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::print_stdout,
     clippy::map_err_ignore,
     reason = "a specimen that cannot build its state is no specimen: the test must fail"
@@ -16,6 +15,7 @@
 mod creds;
 mod descriptors;
 mod desk;
+mod events;
 mod guards;
 mod holder;
 mod kernel;
@@ -44,6 +44,7 @@ type Kind = fn(Desk, &[String]);
 const KINDS: &[(&str, Kind)] = &[
     ("creds", creds::run),
     ("descriptors", descriptors::run),
+    ("events", events::run),
     ("guards", guards::run),
     ("holder", holder::run),
     ("memory", memory::run),

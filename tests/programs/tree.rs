@@ -43,7 +43,8 @@ impl Place {
     }
 }
 
-/// Builds it and serves. Desks: `main`, `group`, `member`, `session`, `grandchild`, `stopped`.
+/// Builds it and serves. Desks: `main`, `group`, `member`, `session`, `grandchild`,
+/// `orphan`, `stopped`.
 pub fn run(mut desk: Desk, _: &[String]) {
     let here = Pid::from_raw(0);
     // A group of its own with a second member.
@@ -62,6 +63,19 @@ pub fn run(mut desk: Desk, _: &[String]) {
         child(|| Place::new().serve(desk.beside("grandchild")));
         Place::new().serve(desk.beside("session"));
     });
+    // A group whose leader has ended and is forgotten.
+    let leader = child(|| {
+        setpgid(here, here).unwrap();
+        Place::new().serve(desk.beside("leader"));
+    });
+    desk.wait_for("leader");
+    child(|| {
+        setpgid(here, leader).unwrap();
+        Place::new().serve(desk.beside("orphan"));
+    });
+    desk.wait_for("orphan");
+    kill(leader, Signal::SIGKILL).unwrap();
+    nix::sys::wait::waitpid(leader, None).unwrap();
     let stopped = child(|| Place::new().serve(desk.beside("stopped")));
     let zombies = vec![
         (child(|| exit(7)), 7),
