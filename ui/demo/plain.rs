@@ -157,7 +157,12 @@ fn owners(demo: &Demo) -> Result<()> {
 /// Restores a layer and looks whether the tree goes on from where it was.
 fn thaw(demo: &Demo, number: u64, frozen_at: u64) -> Result<()> {
     let before = demo.lines().len();
-    let plan = restore::plan(&options(demo, number)?)?;
+    let wish = options(demo, number)?;
+    // Whoever ended just now is not gone before it was waited for.
+    demo.wait_for("free pids", |_| {
+        restore::plan(&wish).is_ok_and(|plan| plan.ids().all(|id| !super::exists(id)))
+    })?;
+    let plan = restore::plan(&wish)?;
     let outcome = restore::run(&plan, &(), &Cancel::default())?;
     demo.wait_for("new lines", |d| d.lines().len() >= before + 5)?;
     last_ok(demo)?;
