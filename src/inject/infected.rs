@@ -4,8 +4,10 @@
 //! thread's own registers as constants before its registers point to it; its signals are blocked
 //! only after that, so that every way out restores the mask.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use nix::poll::{PollTimeout, poll};
 use procfs::process::{MemoryMap, Process, Status};
 
 use super::remote::{BATCH_BYTES, Remote, Site};
@@ -60,8 +62,18 @@ impl Infected {
                 .map_err(|e| Error::io(format!("Cannot open the memory of process {pid}"), e))?,
         );
         let slack = slack::find(pid, &maps, &memory)?;
+        let family = family(&proc);
+        let mut left = false;
         for tid in threads {
-            leave_stub(*tid, &slack)?;
+            left |= leave_stub(*tid, &slack)?;
+        }
+        if left && family != self::family(&proc) {
+            // Born while the rest was frozen: nobody has stopped it.
+            return Err(Error::new(
+                Kind::Busy,
+                format!("Process {pid} has a new thread or child after another engine's end"),
+            )
+            .hint("try again in a moment"));
         }
         let signal = harmless_signal(pid, threads, &status)?;
         let site = Site {
@@ -249,14 +261,28 @@ fn before(tid: Pid, memory: &Memory) -> Result<Before> {
     })
 }
 
-/// Lets a thread that stands inside a dead engine's stub run out of it.
-fn leave_stub(tid: Pid, slack: &Slack) -> Result<()> {
+/// Threads and children.
+fn family(proc: &Process) -> BTreeSet<i64> {
+    let tasks = proc.tasks().into_iter().flatten().flatten();
+    tasks
+        .flat_map(|task| {
+            let children = task.children().unwrap_or_default();
+            let own = i64::from(task.tid);
+            children.into_iter().map(i64::from).chain([-own])
+        })
+        .collect()
+}
+
+/// Lets a thread that stands inside a dead engine's stub run out of it; true when it did.
+fn leave_stub(tid: Pid, slack: &Slack) -> Result<bool> {
     let lost = |e| Error::os(format!("Cannot control thread {tid}"), e);
-    for _ in 0..1000 {
+    for round in 0..200 {
         if !stub::holds(slack.stub, ptrace::regs(tid).map_err(lost)?.rip) {
-            return Ok(());
+            return Ok(round > 0);
         }
         ptrace::cont(tid, 0).map_err(lost)?;
+        // Interrupted at once, it would not get one instruction further.
+        let _timed_out = poll(&mut [], PollTimeout::from(1u8));
         ptrace::interrupt(tid).map_err(lost)?;
         while !matches!(ptrace::wait(tid).map_err(lost)?, ptrace::Stop::Interrupt) {
             ptrace::cont(tid, 0).map_err(lost)?;

@@ -18,6 +18,7 @@ use crate::image::proto::PstreeEntry;
 use crate::inject::{Call, Foothold, Ground, Remote};
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
 use crate::sys::ptrace::{self, Stop};
+use crate::task::{self, Life};
 use crate::units::Pid;
 
 /// A process to be made.
@@ -336,7 +337,17 @@ impl Newborn {
                 kill(*pid, signal).map_err(lost(*pid))?;
             }
         }
-        for tid in &self.tids {
+        // Those that are to stop first: nobody may see them run.
+        let of = |pid: Pid, tid: Pid| Path::new(&format!("/proc/{pid}/task/{tid}")).exists();
+        let stops = |tid: &&Pid| stopped.iter().any(|(pid, _)| of(*pid, **tid));
+        let (first, then): (Vec<&Pid>, Vec<&Pid>) = self.tids.iter().partition(stops);
+        for tid in first {
+            ptrace::detach(*tid, 0).map_err(lost(*tid))?;
+        }
+        for (pid, _) in stopped {
+            await_stopped(*pid);
+        }
+        for tid in then {
             ptrace::detach(*tid, 0).map_err(lost(*tid))?;
         }
         self.released = true;
@@ -361,6 +372,15 @@ impl Drop for Newborn {
             // Ours to wait for only when they are our children.
             let _not_ours = waitpid(*pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
         }
+    }
+}
+
+/// Waits, a second at most, until a process has taken the signal that stops it.
+fn await_stopped(pid: Pid) {
+    let until = Instant::now() + Duration::from_secs(1);
+    let runs = || task::process(pid).is_ok_and(|p| !matches!(p.life, Life::Stopped(_)));
+    while runs() && Instant::now() < until {
+        let _timed_out = poll(&mut [], PollTimeout::from(1u8));
     }
 }
 
