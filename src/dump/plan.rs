@@ -266,27 +266,43 @@ fn lexical(path: &Path) -> PathBuf {
     }
 }
 
-/// Namespaces other than ours are not supported yet.
+/// Namespaces other than ours are not supported yet, be it of one thread only.
 fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
-    let of = |proc: procfs::ProcResult<Proc>| proc.and_then(|p| p.namespaces());
-    let (Ok(ours), Ok(theirs)) = (of(Proc::myself()), of(Proc::new(process.pid.as_raw()))) else {
-        return;
-    };
-    for (kind, namespace) in theirs.0 {
-        let same = ours
-            .0
-            .get(&kind)
-            .is_some_and(|n| n.identifier == namespace.identifier);
-        if !same {
-            obstacles.push(Obstacle::unsupported(
-                format!(
-                    "Process {} ({}) is in a {} namespace of its own",
-                    process.pid,
-                    process.comm,
-                    kind.to_string_lossy()
-                ),
-                "run icecore inside the same namespaces (nsenter -t PID -a)",
-            ));
+    let of = |pid: Pid| Proc::new(pid.as_raw()).and_then(|p| p.namespaces());
+    // The leader's are compared with ours, those of each other thread with the leader's.
+    let mut known = of(Pid::this());
+    for tid in &process.threads {
+        let found = of(*tid);
+        let whose = if *tid == process.pid {
+            format!("Process {tid} ({})", process.comm)
+        } else {
+            format!("Thread {tid} of process {} ({})", process.pid, process.comm)
+        };
+        match (&known, &found) {
+            (Ok(known), Ok(found)) => {
+                for (kind, namespace) in &found.0 {
+                    let same = known
+                        .0
+                        .get(kind)
+                        .is_some_and(|n| n.identifier == namespace.identifier);
+                    if !same {
+                        let kind = kind.to_string_lossy();
+                        obstacles.push(Obstacle::unsupported(
+                            format!("{whose} is in a {kind} namespace of its own"),
+                            "run icecore inside the same namespaces (nsenter -t PID -a)",
+                        ));
+                    }
+                }
+            }
+            (_, Err(_)) if is_ending(*tid) => continue,
+            // So it is after unshare(CLONE_NEWPID), until there is a child.
+            _ => obstacles.push(Obstacle::unsupported(
+                format!("{whose} may be in a namespace of its own: not all of them can be read"),
+                "try again when it has started its child, from a shell that has none of its own",
+            )),
+        }
+        if *tid == process.pid {
+            known = found;
         }
     }
 }
@@ -326,6 +342,13 @@ fn runs_on(process: &Process) -> bool {
         tasks.map_or(0, Iterator::count)
     };
     matches!(process.life, Life::Zombie(_)) && threads() > 1
+}
+
+/// A thread without namespaces is on its way out.
+fn is_ending(tid: Pid) -> bool {
+    std::fs::read_link(format!("/proc/{tid}/ns/net")).is_err_and(|e| {
+        e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH)
+    })
 }
 
 /// Processes that share memory, descriptors or more with their parent (vfork, CLONE_VM), and threads

@@ -252,6 +252,13 @@ fn before(tid: Pid, memory: &Memory) -> Result<Before> {
                 .hint("only 64-bit programs can be dumped"),
         );
     }
+    // Its calls, ours included, could end in a signal instead. A kernel that cannot tell (EIO) leaves
+    // that to be noticed by the first call.
+    if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
+        let what = format!("Thread {tid} catches its own system calls (syscall user dispatch)");
+        return Err(Error::new(Kind::Unsupported, what)
+            .hint("run the program without it; it is used by Wine and by sandboxes"));
+    }
     restart::hide_stop(&mut regs);
     abort_sequence(tid, memory, &mut regs);
     Ok(Before {

@@ -150,7 +150,9 @@ impl Remote {
                 Stop::Signal(signal) if signal == self.site.signal && self.is_soft_break() => {
                     return Ok(());
                 }
-                Stop::Signal(signal @ (libc::SIGSEGV | libc::SIGILL | libc::SIGBUS)) => {
+                Stop::Signal(
+                    signal @ (libc::SIGSEGV | libc::SIGILL | libc::SIGBUS | libc::SIGSYS),
+                ) => {
                     return Err(Error::new(
                         Kind::Failed,
                         format!("Thread {} got signal {signal} inside our code", self.tid),

@@ -1,6 +1,7 @@
 //! What a thread has that the image format has no place for: CPU affinity (sched_setaffinity(2)),
 //! timer slack (PR_SET_TIMERSLACK, prctl(2)), I/O priority (ioprio_set(2)), memory policy
-//! (set_mempolicy(2)), core dump filter (core(5)). CRIU loses them silently; here each is a warning of the dump.
+//! (set_mempolicy(2)), core dump filter (core(5)); of the whole process the switches of prctl(2) in
+//! [`SWITCHES`] and the signal at its end (clone(2)). CRIU loses them silently; here each is a warning of the dump.
 
 use std::sync::OnceLock;
 
@@ -18,6 +19,20 @@ const USUAL_IO_PRIORITIES: [u64; 2] = [0, 2 << 13 | 4];
 const SCHED_FIFO: u32 = 1;
 const SCHED_RR: u32 = 2;
 
+/// Switches of a process: what asks for them, what they are when nobody touched them, their name.
+const SWITCHES: [(u64, u64, &str); 3] = [
+    // PR_MCE_KILL_GET: PR_MCE_KILL_DEFAULT
+    (34, 2, "a policy for memory errors (PR_MCE_KILL)"),
+    // PR_GET_MDWE
+    (
+        66,
+        0,
+        "memory that is never both writable and executable (PR_SET_MDWE)",
+    ),
+    // PR_GET_MEMORY_MERGE
+    (68, 0, "memory merging switched on (PR_SET_MEMORY_MERGE)"),
+];
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Unsaved;
@@ -32,6 +47,11 @@ impl Resource for Unsaved {
         questions.call(libc::SYS_prctl, &[PR_GET_TIMERSLACK]);
         questions.call(libc::SYS_ioprio_get, &[IOPRIO_WHO_PROCESS, 0]);
         questions.call(libc::SYS_get_mempolicy, &[mode, 0, 0, 0, 0]);
+        if questions.leader() {
+            for (ask, _, _) in SWITCHES {
+                questions.call(libc::SYS_prctl, &[ask, 0, 0, 0, 0]);
+            }
+        }
     }
 
     fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
@@ -62,6 +82,17 @@ impl Resource for Unsaved {
             .map_or(0, |_| low(answers.word(0)));
         if policy != 0 {
             found.push(format!("has memory policy {policy}"));
+        }
+        for (i, (_, usual, what)) in SWITCHES.into_iter().enumerate() {
+            if task.leader && answers.value(3 + i, "prctl").unwrap_or(usual) != usual {
+                found.push(format!("has {what}"));
+            }
+        }
+        let signal = answers.stat.exit_signal.unwrap_or(libc::SIGCHLD);
+        if task.leader && signal != libc::SIGCHLD {
+            found.push(format!(
+                "ends with signal {signal} to its parent (clone(2))"
+            ));
         }
         let filter = task.leader.then(|| proc::line(task.pid, "coredump_filter"));
         if let Some(Ok(filter)) = filter

@@ -321,6 +321,24 @@ pub fn rseq_configuration(tid: Pid) -> nix::Result<Option<RseqConfiguration>> {
     }))
 }
 
+/// Whether the thread's system calls may be turned into SIGSYS (PR_SET_SYSCALL_USER_DISPATCH, prctl(2);
+/// PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4).
+///
+/// # Errors
+/// EIO on kernels without it, ESRCH when the thread is gone or not stopped.
+pub fn dispatches_syscalls(tid: Pid) -> nix::Result<bool> {
+    /// `struct ptrace_sud_config`: mode, selector, offset, length.
+    const SIZE: usize = 32;
+    let mut raw = [0u8; SIZE];
+    request(
+        linux_raw_sys::ptrace::PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+        tid,
+        SIZE,
+        raw.as_mut_ptr().addr_exposed(),
+    )?;
+    Ok(raw[..8].iter().any(|byte| *byte != 0))
+}
+
 /// `addr` and `data` are numbers, or the address of a live object of ours that fits the request.
 fn request(request: u32, tid: Pid, addr: usize, data: usize) -> nix::Result<()> {
     // SAFETY: the callers of this private function pass numbers, or the address of a local that

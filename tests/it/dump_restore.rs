@@ -253,5 +253,6 @@ fn what_no_image_has_a_place_for_is_told() {
         .ok()
         .stdout;
     assert!(said.contains("timer slack of 123456"), "{said}");
+    assert!(said.contains("policy for memory errors"), "{said}");
     assert!(said.contains("core dump filter"), "{said}");
 }

@@ -103,3 +103,39 @@ fn a_child_that_shares_the_memory_of_its_parent_is_an_obstacle() {
 fn a_process_without_its_first_thread_is_an_obstacle() {
     refused_at("thread", "ended-leader", &["first thread", "process 2"]);
 }
+
+#[test]
+fn a_namespace_of_one_thread_is_an_obstacle() {
+    refused("thread-net", &["net namespace", "Thread", "process 2"]);
+}
+
+#[test]
+fn a_pid_namespace_that_waits_for_its_first_child_is_an_obstacle() {
+    refused("next-pids", &["may be in a namespace", "Process 2"]);
+}
+
+#[test]
+fn a_thread_that_catches_its_own_system_calls_is_let_go_unharmed() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("holder", &["dispatch"]);
+    // Only who traces it can tell: the freeze comes first.
+    for command in [
+        "dump -D 1",
+        "dump -D 1 -R",
+        "dump -D 1 -R --track-mem",
+        "watch -n 1",
+    ] {
+        let run = sandbox
+            .icecore(&format!("{command} -t {}", target.pid))
+            .fails(5);
+        let words = "catches its own system calls";
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+        target.runs();
+        assert!(!sandbox.path("1").exists());
+        assert!(!sandbox.path("1.partial").exists());
+    }
+    assert_eq!(target.check(), "1");
+}

@@ -127,6 +127,24 @@ fn hold(what: &str, desk: &Desk) {
             // clone(CLONE_VM) without being a thread: as after vfork(2).
             kernel::vm_child();
         }
+        "dispatch" => {
+            // PR_SET_SYSCALL_USER_DISPATCH on; a selector of zeros lets every call through.
+            let selector: &'static mut u64 = Box::leak(Box::new(0));
+            let selector = std::ptr::from_mut(selector).expose_provenance() as u64;
+            kernel::prctl(59, [1, 0, 0, selector]).unwrap();
+        }
+        "thread-net" => {
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let left = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
+                tell.send(left).unwrap();
+                loop {
+                    std::thread::park();
+                }
+            });
+            told.recv().unwrap().unwrap();
+        }
+        "next-pids" => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap(),
         "ended-leader" => {
             let mut beside = desk.beside("thread");
             std::thread::spawn(move || {
