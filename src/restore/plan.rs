@@ -147,6 +147,12 @@ pub fn plan(options: &Options) -> Result<Plan> {
     for process in &plan.processes {
         for (tid, core) in &process.cores {
             plan.obstacles.extend(state::check_image(*tid, core));
+            for feature in arch::core::missing_here(core).into_iter().take(1) {
+                plan.obstacles.push(Obstacle::unsupported(
+                    format!("Thread {tid} uses {feature}, which this CPU does not have"),
+                    "restore on a machine with such a CPU",
+                ));
+            }
         }
         if let Some(body) = &process.body {
             plan.obstacles.extend(mapped(process, body));

@@ -31,6 +31,26 @@ pub fn not_in_image(area: &[u8]) -> u64 {
     }
 }
 
+/// Parts of the CPU state in use in `core` that this CPU does not have: they would be lost.
+pub fn missing_here(core: &CoreEntry) -> Vec<&'static str> {
+    let used = core
+        .thread_info
+        .as_ref()
+        .and_then(|info| info.fpregs.xsave.as_ref())
+        .map_or(0, |xsave| xsave.xstate_bv);
+    [
+        (YMM, "AVX"),
+        (OPMASK, "AVX-512"),
+        (ZMM_UPPER, "AVX-512"),
+        (HI16_ZMM, "AVX-512"),
+        (PKRU, "PKU"),
+    ]
+    .into_iter()
+    .filter(|(n, _)| used & 1 << n != 0 && xsave_component(*n).is_none())
+    .map(|(_, name)| name)
+    .collect()
+}
+
 /// A core image that holds only registers: general ones and the XSAVE area as ptrace gives it.
 pub fn to_image(regs: &Regs, area: &[u8]) -> CoreEntry {
     CoreEntry {
