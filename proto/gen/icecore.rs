@@ -83,6 +83,11 @@ pub struct Sidecar {
     #[prost(bool, optional, tag = "20")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pinned: ::core::option::Option<bool>,
+    /// Instruction sets of the CPU, as `/proc/cpuinfo` names them: programs may have built themselves
+    /// upon them.
+    #[prost(string, repeated, tag = "40")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub instruction_sets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A task of the tree at the time of the dump.
 #[derive(::serde::Serialize)]

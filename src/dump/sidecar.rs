@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use procfs::process::Process as Proc;
 
 use super::Plan;
+use crate::arch;
 use crate::error::{Error, Result};
 use crate::files::Segment as OpenSegment;
 use crate::image::{Images, LayerWriter, SIDECAR, Segment, Sidecar, Task};
@@ -104,6 +105,7 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
         pages_in_parent: Some(figures.stored.in_parent),
         bytes: Some(figures.stored.present * PAGE_SIZE),
         total_ns: ns(figures.total),
+        instruction_sets: arch::instruction_sets()?,
         ..Sidecar::default()
     };
     writer.one(SIDECAR, &sidecar)

@@ -34,6 +34,8 @@ pub struct Options {
     pub pidfile: Option<PathBuf>,
     /// Track memory from the first instruction on, so that the next dump can be incremental.
     pub track: bool,
+    /// Restore even where the CPU lacks instruction sets that the layer's CPU had.
+    pub any_cpu: bool,
     /// The program that serves as keeper: ourselves.
     pub keeper: PathBuf,
 }

@@ -144,12 +144,19 @@ pub fn plan(options: &Options) -> Result<Plan> {
     for tid in taken {
         plan.obstacles.push(taken_by(tid));
     }
+    if let Some(obstacle) = lesser_cpu(&plan)? {
+        plan.obstacles.push(obstacle);
+    }
     for process in &plan.processes {
         for (tid, core) in &process.cores {
             plan.obstacles.extend(state::check_image(*tid, core));
-            for feature in arch::core::missing_here(core).into_iter().take(1) {
+            let missing = arch::core::missing_here(core);
+            if !missing.is_empty() {
                 plan.obstacles.push(Obstacle::unsupported(
-                    format!("Thread {tid} uses {feature}, which this CPU does not have"),
+                    format!(
+                        "Registers of thread {tid} need what this CPU does not have: {}",
+                        missing.join(", ")
+                    ),
                     "restore on a machine with such a CPU",
                 ));
             }
@@ -162,6 +169,27 @@ pub fn plan(options: &Options) -> Result<Plan> {
     }
     plan.warnings.append(&mut warnings);
     Ok(plan)
+}
+
+/// What the layer's CPU could do and this one cannot, unless that does not matter to the user.
+fn lesser_cpu(plan: &Plan) -> Result<Option<Obstacle>> {
+    let Some(sidecar) = plan.stack.tip().sidecar() else {
+        return Ok(None);
+    };
+    if plan.options.any_cpu {
+        return Ok(None);
+    }
+    let here = arch::instruction_sets()?;
+    let lacking = arch::lacking(&sidecar.instruction_sets, &here);
+    Ok((!lacking.is_empty()).then(|| {
+        Obstacle::unsupported(
+            format!(
+                "This CPU lacks instructions that the layer's had: {}",
+                lacking.join(", ")
+            ),
+            "programs may have chosen code for them: restore on such a CPU, or with --cpu-cap none",
+        )
+    }))
 }
 
 /// What has a task id that is needed.

@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Do not track memory (a restored tree is tracked, so that the next layer can be a branch)
     #[arg(long)]
     no_track_mem: bool,
+    /// `none`: restore on a CPU that lacks instruction sets which the layer's had
+    #[arg(long, value_name = "CAP", default_value = "ins")]
+    cpu_cap: CpuCap,
     /// Show what would be done, and what is in the way, without doing it
     #[arg(long)]
     dry_run: bool,
@@ -40,6 +43,15 @@ pub(crate) struct Args {
     pub(crate) log: Log,
 }
 
+/// What of the CPU must be as it was; CRIU's words, as far as they make a difference here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum CpuCap {
+    /// Every instruction set
+    Ins,
+    /// Only what the registers need
+    None,
+}
+
 /// Runs `restore`; without `-d` it waits for the root and ends as that does.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let options = Options {
@@ -47,6 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         detach: args.restore_detached,
         pidfile: args.pidfile.clone(),
         track: !args.no_track_mem,
+        any_cpu: args.cpu_cap == CpuCap::None,
         keeper: ourselves()?,
     };
     let plan = restore::plan(&options)?;

@@ -190,6 +190,7 @@ fn options(demo: &Demo, number: u64) -> Result<restore::Options> {
         detach: true,
         pidfile: None,
         track: true,
+        any_cpu: false,
         keeper: ourselves()?,
     })
 }

@@ -205,6 +205,7 @@ impl Jobs {
             detach: true,
             pidfile: None,
             track: true,
+            any_cpu: false,
             keeper: self.keeper.clone(),
         }
     }

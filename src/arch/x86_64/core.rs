@@ -32,23 +32,28 @@ pub fn not_in_image(area: &[u8]) -> u64 {
 }
 
 /// Parts of the CPU state in use in `core` that this CPU does not have: they would be lost.
-pub fn missing_here(core: &CoreEntry) -> Vec<&'static str> {
+pub fn missing_here(core: &CoreEntry) -> Vec<String> {
+    missing(core, |component| xsave_component(component).is_some())
+}
+
+fn missing(core: &CoreEntry, has: impl Fn(u32) -> bool) -> Vec<String> {
     let used = core
         .thread_info
         .as_ref()
         .and_then(|info| info.fpregs.xsave.as_ref())
         .map_or(0, |xsave| xsave.xstate_bv);
-    [
-        (YMM, "AVX"),
-        (OPMASK, "AVX-512"),
-        (ZMM_UPPER, "AVX-512"),
-        (HI16_ZMM, "AVX-512"),
-        (PKRU, "PKU"),
-    ]
-    .into_iter()
-    .filter(|(n, _)| used & 1 << n != 0 && xsave_component(*n).is_none())
-    .map(|(_, name)| name)
-    .collect()
+    // x87 and SSE are everywhere; bit 63 tells a layout, not a component.
+    let mut missing: Vec<String> = (2..63)
+        .filter(|&n| used & 1 << n != 0 && !has(n))
+        .map(|n| match n {
+            YMM => "AVX".to_owned(),
+            OPMASK | ZMM_UPPER | HI16_ZMM => "AVX-512".to_owned(),
+            PKRU => "protection keys".to_owned(),
+            n => format!("XSAVE component {n}"),
+        })
+        .collect();
+    missing.dedup();
+    missing
 }
 
 /// A core image that holds only registers: general ones and the XSAVE area as ptrace gives it.
@@ -265,6 +270,22 @@ pub(crate) fn blank_regs() -> Regs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn state_that_a_cpu_has_no_place_for_is_named() {
+        let with = |bits: &[u32]| {
+            let mut core = to_image(&blank_regs(), &[0u8; 4096]);
+            let thread = core.thread_info.as_mut().unwrap();
+            let xsave = thread.fpregs.xsave.as_mut().unwrap();
+            xsave.xstate_bv = bits.iter().fold(0b11, |bv, n| bv | 1 << n);
+            core
+        };
+        let core = with(&[YMM, OPMASK, ZMM_UPPER, PKRU, 40]);
+        assert!(missing(&core, |_| true).is_empty());
+        assert_eq!(missing(&core, |n| n == PKRU || n == 40), ["AVX", "AVX-512"]);
+        assert_eq!(missing(&core, |n| n <= ZMM_UPPER), ["protection keys", "XSAVE component 40"]);
+        assert!(missing(&with(&[]), |_| false).is_empty(), "x87 and SSE are everywhere");
+    }
 
     #[test]
     fn registers_survive_the_image() {

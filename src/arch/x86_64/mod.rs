@@ -1,8 +1,11 @@
 //! x86-64: the only architecture whose processes can be dumped and restored so far.
 
 pub mod core;
+mod features;
 pub mod restart;
 pub mod stub;
+
+pub use features::{instruction_sets, lacking};
 
 /// General registers of a thread, `fs_base`, `gs_base` and `orig_rax` included.
 pub type Regs = libc::user_regs_struct;
