@@ -13,7 +13,16 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(wrong) => match cli::criu::explain(&wrong) {
+            Some(error) => {
+                error::print(&error, false);
+                return ExitCode::from(error.kind().exit_code());
+            }
+            None => wrong.exit(),
+        },
+    };
     let (done, json) = match &cli.command {
         Some(command) => {
             let done = cli::log(command).and_then(|()| cli::run(command));

@@ -104,6 +104,12 @@ fn watching_counts_written_pages_without_stopping_anything() {
     let first = json(said.lines().next().unwrap());
     let resident = first["resident_pages"].as_u64();
     assert!(resident > Some(300), "{first}");
+    let sum = |key| -> u64 {
+        let mappings = first["mappings"].as_array().unwrap();
+        mappings.iter().filter_map(|m| m[key].as_u64()).sum()
+    };
+    assert_eq!(Some(sum("dirty_pages")), first["dirty_pages"].as_u64());
+    assert_eq!(Some(sum("resident_pages")), resident);
     target.runs();
     target.check();
 }

@@ -69,14 +69,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let plan = dump::plan(&options)?;
     if args.dry_run {
         plan.check()?;
-        return line(&format!(
+        let mut text = format!(
             "would dump {} in {}: {} in memory, {} ({})",
             format::count(plan.tasks as u64, "process"),
             options.images_dir.display(),
             format::bytes(plan.resident_pages * icecore::PAGE_SIZE),
             plan.tracker,
             plan.tracker_reason
-        ));
+        );
+        for warning in &plan.warnings {
+            text.push_str(&format!("\nwarning: {warning}"));
+        }
+        return line(&text);
     }
     let outcome = dump::run(&plan, &(), &Cancel::default())?;
     line(&if args.json {

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Commands that CRIU has keep CRIU's option names.
 
+pub(crate) mod criu;
 mod dedup;
 mod demo;
 mod doctor;
@@ -21,7 +22,11 @@ use tracing_subscriber::EnvFilter;
 
 /// Stacks of process snapshots: freeze a running process tree in layers, look into them, thaw any.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(
+    version,
+    propagate_version = true,
+    args_conflicts_with_subcommands = true
+)]
 pub(crate) struct Cli {
     /// What to do; without it the terminal UI opens
     #[command(subcommand)]
@@ -95,15 +100,27 @@ pub(crate) fn wants_json(command: &Command) -> bool {
 /// Options of CRIU's that concern the log.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Log {
-    /// More messages (repeat for more)
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    verbose: u8,
+    /// More messages: repeat it, or give a level from 0 to 4
+    #[arg(short, long, visible_alias = "verbosity", value_name = "N", num_args = 0..=1,
+          default_missing_value = "", value_parser = level, action = clap::ArgAction::Append)]
+    verbose: Vec<u8>,
     /// Write messages to this file
     #[arg(short = 'o', long, value_name = "FILE")]
     log_file: Option<PathBuf>,
     /// Directory of the log file, when that is relative
     #[arg(short = 'W', long, value_name = "DIR")]
     work_dir: Option<PathBuf>,
+}
+
+/// What `-v`, `-vvv` and `-v4` add to the level, as in criu(8).
+fn level(text: &str) -> std::result::Result<u8, String> {
+    if text.bytes().all(|b| b == b'v') {
+        return u8::try_from(text.len() + 1).map_err(|e| e.to_string());
+    }
+    match text.parse() {
+        Ok(level) if level <= 4 => Ok(level),
+        _ => Err("a level is a number from 0 to 4".into()),
+    }
 }
 
 impl Log {
@@ -124,10 +141,13 @@ pub(crate) fn log(command: &Command) -> Result<()> {
         Command::Restore(args) => &args.log,
         _ => return Ok(()),
     };
-    let level = match log.verbose {
-        0 => "warn",
-        1 => "info",
-        2 => "debug",
+    // CRIU's numbers: 0 messages, 1 errors, 2 warnings (the default), 3 information, 4 everything.
+    let level = match log.verbose.iter().sum::<u8>() {
+        _ if log.verbose.is_empty() => "warn",
+        0 => "off",
+        1 => "error",
+        2 => "warn",
+        3 => "info",
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("ICECORE_LOG").unwrap_or_else(|_| EnvFilter::new(level));

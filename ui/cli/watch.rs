@@ -1,10 +1,11 @@
 //! `icecore watch -t PID`: how many pages a running tree writes, one line a second.
 
+use std::cmp::Reverse;
 use std::io::{self, Write as _};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use icecore::track::{Sample, Watch};
+use icecore::track::{MappingSample, Sample, Watch};
 use icecore::{Error, PAGE_SIZE, Pid, Result};
 use serde_json::json;
 
@@ -68,12 +69,35 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 fn as_text(sample: &Sample, rate: Option<f64>) -> String {
     let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.0} new pages/s"));
     format!(
-        "{} dirty ({}) of {} in memory{rate} [{}]",
+        "{} dirty ({}) of {} in memory{rate}{} [{}]",
         format::count(sample.dirty_pages, "page"),
         format::bytes(sample.dirty_pages * PAGE_SIZE),
         sample.resident_pages,
+        most(&sample.per_mapping),
         sample.tracker
     )
+}
+
+/// How many mappings a line names.
+const NAMED: usize = 3;
+
+/// Where most of the written pages are.
+fn most(mappings: &[MappingSample]) -> String {
+    let mut written: Vec<&MappingSample> = mappings.iter().filter(|m| m.dirty > 0).collect();
+    written.sort_by_key(|m| Reverse(m.dirty));
+    let named: Vec<String> = written
+        .iter()
+        .take(NAMED)
+        .map(|m| match m.name.as_str() {
+            "" => format!("{} at {:#x}", m.dirty, m.range.start),
+            name => format!("{} in {name}", m.dirty),
+        })
+        .collect();
+    if named.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", named.join(", "))
+    }
 }
 
 fn as_json(sample: &Sample, rate: Option<f64>) -> String {
@@ -84,6 +108,14 @@ fn as_json(sample: &Sample, rate: Option<f64>) -> String {
         "new_pages_per_second": rate,
         "tracker": sample.tracker,
         "since_layer": sample.since_layer,
+        "mappings": sample.per_mapping.iter().map(|m| json!({
+            "pid": m.pid.as_raw(),
+            "start": m.range.start,
+            "end": m.range.end,
+            "name": m.name,
+            "dirty_pages": m.dirty,
+            "resident_pages": m.resident,
+        })).collect::<Vec<_>>(),
     })
     .to_string()
 }

@@ -283,8 +283,14 @@ mod tests {
         let core = with(&[YMM, OPMASK, ZMM_UPPER, PKRU, 40]);
         assert!(missing(&core, |_| true).is_empty());
         assert_eq!(missing(&core, |n| n == PKRU || n == 40), ["AVX", "AVX-512"]);
-        assert_eq!(missing(&core, |n| n <= ZMM_UPPER), ["protection keys", "XSAVE component 40"]);
-        assert!(missing(&with(&[]), |_| false).is_empty(), "x87 and SSE are everywhere");
+        assert_eq!(
+            missing(&core, |n| n <= ZMM_UPPER),
+            ["protection keys", "XSAVE component 40"]
+        );
+        assert!(
+            missing(&with(&[]), |_| false).is_empty(),
+            "x87 and SSE are everywhere"
+        );
     }
 
     #[test]
