@@ -33,7 +33,10 @@ fn main() -> ExitCode {
                 root: cli.root.clone(),
                 ..tui::Options::default()
             };
-            (tui::run(options).map(|_| ExitCode::SUCCESS), false)
+            (
+                tui::run(options).map(|facts| ExitCode::from(facts.exit_code())),
+                false,
+            )
         }
     };
     match done {

@@ -194,7 +194,7 @@ fn the_terminal_is_given_back_on_sigterm() {
     assert!(term.screen.screen().alternate_screen());
     let pid = i32::try_from(term.child.process_id().unwrap()).unwrap();
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-    term.end();
+    assert_eq!(term.end(), 128 + 15);
     assert!(!term.screen.screen().alternate_screen());
     assert!(!term.screen.screen().hide_cursor());
 }

@@ -94,8 +94,8 @@ impl Feed {
             .map_err(|e| Error::io("Cannot listen to signals", e))?;
         let handle = signals.handle();
         spawn("signals", messages, move |messages| {
-            for _ in &mut signals {
-                if messages.send(Msg::Quit).is_err() {
+            for signal in &mut signals {
+                if messages.send(Msg::Signal(signal)).is_err() {
                     break;
                 }
             }

@@ -17,6 +17,8 @@ pub(crate) struct Facts {
     pub(crate) map_visited: bool,
     /// Number of layers under the root.
     pub(crate) layers: usize,
+    /// The signal that ended the program.
+    pub(crate) signal: Option<i32>,
     /// Place of the selected layer among the layers of its stack, from the top; 0 is the newest.
     pub(crate) layer_depth: usize,
 }
@@ -37,6 +39,15 @@ pub(crate) struct Guide {
     pub(crate) steps: Vec<Step>,
     /// Steps behind us.
     pub(crate) at: usize,
+}
+
+impl Facts {
+    /// The exit code: that of a shell's child that a signal ended, or 0.
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.signal
+            .and_then(|signal| u8::try_from(128 + signal).ok())
+            .unwrap_or(0)
+    }
 }
 
 impl Guide {

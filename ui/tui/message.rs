@@ -38,7 +38,9 @@ pub(crate) enum Msg {
     Job(Event),
     /// The running job ended.
     Done(Result<Report, Failure>),
-    /// Leave: a signal, or a part of the program is gone.
+    /// Leave: a signal came.
+    Signal(i32),
+    /// Leave: a part of the program is gone.
     Quit,
 }
 

@@ -52,6 +52,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         }
         Msg::Job(event) => progress(model, &event),
         Msg::Done(result) => done(model, result, &mut effects),
+        Msg::Signal(signal) => {
+            model.facts.signal = Some(signal);
+            model.quit = true;
+        }
         Msg::Quit => model.quit = true,
     }
     model.settle();

@@ -152,7 +152,10 @@ fn readout(model: &Model, map: &Map, width: usize) -> Line<'static> {
 fn legend(model: &Model, map: &Map, width: usize) -> Line<'static> {
     let mut spans = Vec::new();
     let mut used = 0;
-    for (owner, pages) in &map.shares {
+    // What is missing is never left out for want of room.
+    let mut shares: Vec<&(Owner, u64)> = map.shares.iter().collect();
+    shares.sort_by_key(|(owner, _)| *owner != Owner::Missing);
+    for (owner, pages) in shares {
         let name = match owner {
             Owner::Layer(n) => map.levels.get(*n).map_or("?", String::as_str),
             Owner::Missing => "MISSING",

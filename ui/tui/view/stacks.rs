@@ -111,7 +111,16 @@ fn line(
         (_, true) => "inc",
         (_, false) => "full",
     };
-    let name = fit(&format!("{} {}", layer.graph, layer.name), names);
+    // "You are here": what the live process writes goes on top of this layer.
+    let here = layer.id.as_ref().and_then(|id| {
+        let mut tracked = model.tracked.iter();
+        tracked.find(|(_, since)| since.as_ref() == Some(id))
+    });
+    let graph = match here {
+        Some(_) => layer.graph.replace('●', "◆"),
+        None => layer.graph.clone(),
+    };
+    let name = fit(&format!("{graph} {}", layer.name), names);
     let (stored, in_parent) = (tally(layer.stored), tally(layer.in_parent));
     let body = if width < NARROW {
         format!("{name} {seconds:>4} {stored:>6} {in_parent:>6} ")
@@ -119,16 +128,19 @@ fn line(
         let disk = size(layer.bytes);
         format!("{name} {seconds:>4} {kind:<4} {stored:>6} {in_parent:>6} {disk:>5} ")
     };
-    let state = match layer.state {
-        State::Complete => ("", theme.good()),
-        State::Partial | State::PreDump => (layer.state.as_str(), theme.warn()),
-        State::Consumed | State::Orphan | State::Damaged => (layer.state.as_str(), theme.bad()),
+    let state = match (layer.state, here) {
+        (State::Complete, Some((pid, _))) => (format!("← {pid}"), theme.good()),
+        (State::Complete, None) => (String::new(), theme.good()),
+        (State::Partial | State::PreDump, _) => (layer.state.as_str().to_owned(), theme.warn()),
+        (State::Consumed | State::Orphan | State::Damaged, _) => {
+            (layer.state.as_str().to_owned(), theme.bad())
+        }
     };
     let used = 3 + body.width();
     Line::from(vec![
         Span::styled(pointer, plain),
         Span::styled(mark.to_string(), style),
         Span::styled(cut(&format!(" {body}"), width.saturating_sub(2)), plain),
-        Span::styled(cut(state.0, width.saturating_sub(used)), state.1),
+        Span::styled(cut(&state.0, width.saturating_sub(used)), state.1),
     ])
 }
