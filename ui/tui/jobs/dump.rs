@@ -1,0 +1,198 @@
+//! A new layer: where it goes, on top of which one, and what the user sees before and after.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use icecore::chain::{Catalog, Layer, State};
+use icecore::dump::{self, After};
+use icecore::{Cancel, Error, Kind, PAGE_SIZE, Pid, Reporter, Result, task, track};
+
+use super::{Jobs, first_line, obstacles, shown};
+use crate::cli::dump as dump_line;
+use crate::format;
+use crate::tui::message::{Made, Report, Wish};
+use crate::tui::popup::{Mark, Preview};
+
+impl Jobs {
+    /// The options of a dump, with a directory that is free.
+    fn dump_options(&self, wish: &Wish) -> Result<dump::Options> {
+        let Wish::Dump {
+            root,
+            comm,
+            parent,
+            kill,
+        } = wish
+        else {
+            return Err(Error::new(Kind::Usage, "Not a dump"));
+        };
+        let stack = match parent.as_deref().and_then(Path::parent) {
+            Some(stack) => stack.to_path_buf(),
+            None => self.root.join(stack_name(comm, *root)),
+        };
+        let link = parent
+            .as_deref()
+            .and_then(Path::file_name)
+            .map(|name| Path::new("..").join(name));
+        Ok(dump::Options {
+            root: *root,
+            images_dir: next_free(&stack),
+            prev_images_dir: link,
+            after: if *kill { After::Kill } else { After::Run },
+            track: true,
+            auto_dedup: false,
+            label: None,
+            keeper: self.keeper.clone(),
+        })
+    }
+
+    /// The wish with everything filled in as it is now: what the screen knows may be a second old.
+    fn resolve(&self, wish: &Wish) -> Result<Wish> {
+        let Wish::Dump { root, kill, .. } = wish else {
+            return Ok(wish.clone());
+        };
+        let process = task::process(*root)?;
+        let since = track::of_process(&process)
+            .ok()
+            .flatten()
+            .and_then(|(record, _)| record.layer);
+        let catalog = Catalog::scan(&self.root)?;
+        let layers = catalog.layers();
+        Ok(Wish::Dump {
+            root: *root,
+            parent: parent_of(layers, *root, &process.comm, since.as_deref()),
+            comm: process.comm,
+            kill: *kill,
+        })
+    }
+
+    pub(super) fn plan_dump(&self, wish: &Wish) -> Result<Preview> {
+        let wish = &self.resolve(wish)?;
+        let options = self.dump_options(wish)?;
+        let plan = dump::plan(&options)?;
+        let Wish::Dump {
+            root, comm, parent, ..
+        } = wish
+        else {
+            return Err(Error::new(Kind::Usage, "Not a dump"));
+        };
+        let mut preview = Preview::new(format!(
+            "Dump {} {root} — nothing has been done yet",
+            format::plain(comm)
+        ));
+        preview.line(
+            Mark::Plain,
+            format!(
+                "into {}",
+                format::plain(&self.inside(&options.images_dir.to_string_lossy()))
+            ),
+        );
+        preview.line(
+            Mark::Plain,
+            format!(
+                "{}, {}, {} in memory",
+                format::count(plan.tasks as u64, "task"),
+                format::count(plan.threads as u64, "thread"),
+                format::bytes(plan.resident_pages * PAGE_SIZE)
+            ),
+        );
+        let name = parent.as_deref().and_then(Path::file_name);
+        match (name, plan.dirty_pages) {
+            (Some(name), Some(dirty)) => preview.line(
+                Mark::Good,
+                format!(
+                    "incremental on layer {}: about {} changed ({})",
+                    format::plain(&name.to_string_lossy()),
+                    format::count(dirty, "page"),
+                    format::bytes(dirty * PAGE_SIZE)
+                ),
+            ),
+            (Some(name), None) => preview.line(
+                Mark::Good,
+                format!("on layer {}", format::plain(&name.to_string_lossy())),
+            ),
+            (None, _) => preview.line(Mark::Plain, "a full layer, the first of a stack"),
+        }
+        preview.line(
+            Mark::Plain,
+            format!(
+                "unchanged pages: {} ({})",
+                plan.tracker, plan.tracker_reason
+            ),
+        );
+        obstacles(&mut preview, &plan.obstacles, &plan.warnings);
+        if plan.obstacles.is_empty() {
+            preview.line(Mark::Plain, "The processes stop for a moment and go on.");
+            preview.offer("Dump", wish.clone(), true);
+            let mut killing = wish.clone();
+            if let Wish::Dump { kill, .. } = &mut killing {
+                *kill = true;
+            }
+            preview.offer("Dump and kill", killing, false);
+        }
+        Ok(preview)
+    }
+
+    pub(super) fn dump(
+        &self,
+        wish: &Wish,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Report> {
+        let plan = dump::plan(&self.dump_options(wish)?)?;
+        let outcome = dump::run(&plan, reporter, cancel)?;
+        let line = dump_line::as_text(&outcome);
+        Ok(Report {
+            text: first_line(&self.inside(&line)),
+            warnings: outcome.warnings.iter().map(shown).collect(),
+            result: Made::Layer(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir)),
+        })
+    }
+}
+
+/// The layer that a dump of a process goes on top of: the one that tracking continues, or else the
+/// newest of the same process, with which it is compared.
+fn parent_of(layers: &[Layer], root: Pid, comm: &str, since: Option<&str>) -> Option<PathBuf> {
+    let usable = |layer: &&Layer| layer.state == State::Complete;
+    let continued = since.and_then(|id| {
+        let same = |layer: &&Layer| layer.id.as_deref() == Some(id);
+        layers.iter().filter(usable).find(same)
+    });
+    let pid = u32::try_from(root.as_raw()).ok();
+    let newest = || {
+        layers
+            .iter()
+            .filter(usable)
+            .filter(|layer| layer.root == pid && layer.comm.as_deref() == Some(comm))
+            .max_by_key(|layer| layer.created_unix_ns)
+    };
+    continued.or_else(newest).map(|layer| layer.dir.clone())
+}
+
+/// The directory of a new stack: the name of the program may have any bytes, a directory may not.
+fn stack_name(comm: &str, root: Pid) -> String {
+    let safe: String = comm
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    format!("{}-{root}", safe.trim_start_matches('.'))
+}
+
+/// The next number in `stack` that no entry has.
+fn next_free(stack: &Path) -> PathBuf {
+    let highest = fs::read_dir(stack)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            name.trim_end_matches(".partial").parse::<u64>().ok()
+        })
+        .max();
+    stack.join((highest.unwrap_or(0) + 1).to_string())
+}

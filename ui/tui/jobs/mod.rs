@@ -1,0 +1,75 @@
+//! What the engine does for the terminal UI, in a thread: plans become previews, wishes are carried
+//! out.
+
+mod dedup;
+mod dump;
+mod restore;
+
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+
+use icecore::{Cancel, Event, Obstacle};
+
+use super::message::{Msg, Wish};
+use super::popup::{Mark, Preview};
+use crate::format;
+
+/// What jobs need to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Jobs {
+    /// The images root.
+    pub(crate) root: PathBuf,
+    /// Our own executable, which serves as keeper.
+    pub(crate) keeper: PathBuf,
+}
+
+impl Jobs {
+    /// Finds out what `wish` would do.
+    pub(crate) fn plan(&self, wish: &Wish, messages: &Sender<Msg>) {
+        let mut preview = match wish {
+            Wish::Dump { .. } => self.plan_dump(wish),
+            Wish::Restore { dir, kill } => self.plan_restore(dir, *kill),
+            Wish::Dedup { dir, .. } => dedup::plan(dir),
+        };
+        for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
+            *text = self.inside(text);
+        }
+        let _closed = messages.send(Msg::Planned(preview.map_err(|e| (&e).into())));
+    }
+
+    /// Does it.
+    pub(crate) fn apply(&self, wish: &Wish, cancel: &Cancel, messages: &Sender<Msg>) {
+        let events = messages.clone();
+        let reporter = move |event: Event| {
+            let _closed = events.send(Msg::Job(event));
+        };
+        let report = match wish {
+            Wish::Dump { .. } => self.dump(wish, &reporter, cancel),
+            Wish::Restore { dir, kill } => self.restore(dir, *kill, &reporter, cancel),
+            Wish::Dedup { dir, lost } => dedup::apply(dir, lost, &reporter, cancel),
+        };
+        let _closed = messages.send(Msg::Done(report.map_err(|e| (&e).into())));
+    }
+
+    /// Paths below the images root without it.
+    fn inside(&self, text: &str) -> String {
+        text.replace(&format!("{}/", self.root.display()), "")
+    }
+}
+
+fn obstacles(preview: &mut Preview, obstacles: &[Obstacle], warnings: &[Obstacle]) {
+    for (mark, list) in [(Mark::Bad, obstacles), (Mark::Warn, warnings)] {
+        for obstacle in list {
+            preview.line(mark, format::plain(&obstacle.what));
+            preview.line(Mark::Hint, format::plain(&obstacle.hint));
+        }
+    }
+}
+
+fn shown(obstacle: &Obstacle) -> String {
+    format::plain(&obstacle.to_string())
+}
+
+fn first_line(text: &str) -> String {
+    format::plain(text.lines().next().unwrap_or_default())
+}
