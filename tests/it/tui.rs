@@ -120,8 +120,8 @@ fn browse(root: &std::path::Path, set: &[(&str, &str)]) -> Term {
     term
 }
 
-/// Whether the demo's tree ever went on at an earlier tick than it had been at.
-fn went_back(home: &std::path::Path) -> bool {
+/// How often the demo's tree went on at another tick than the one after its last.
+fn jumps(home: &std::path::Path) -> usize {
     let demo = std::fs::read_dir(home).unwrap().flatten().find(|entry| {
         let name = entry.file_name();
         name.to_string_lossy().starts_with("icecore-demo-")
@@ -132,7 +132,8 @@ fn went_back(home: &std::path::Path) -> bool {
         .lines()
         .filter_map(|line| line.split(' ').nth(1)?.parse().ok())
         .collect();
-    ticks.windows(2).any(|pair| pair[1] < pair[0])
+    let jump = |pair: &&[u64]| pair[1] != pair[0] + 1;
+    ticks.windows(2).filter(jump).count()
 }
 
 #[test]
@@ -167,20 +168,26 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
     term.press("\x1b[Z\x1b[F");
     term.wait_text("Who owns each page of 1 ");
     term.press("r");
-    term.wait_text("[ Kill and restore ]");
+    term.wait_text("[ Keep and restore ]");
     assert!(term.text().contains("[>Cancel ]"), "cancel has the focus");
     term.press("\t\r");
     term.wait_text("runs again");
-    term.wait("an earlier tick", |_| went_back(home.path()));
+    term.wait("an earlier tick", |_| jumps(home.path()) == 1);
     assert!(term.text().contains("all right"));
     term.press("d");
     term.wait_text("[>Dump ]");
     term.press("\r");
     term.wait_text("├─╯");
+    // Undo: back to the layer that was kept of what ran before.
+    term.press("u");
+    term.wait_text("Restore 4 ");
+    term.wait_text("[ Kill and restore ]");
+    term.press("\t\t\r");
+    term.wait("the tick it had come to", |_| jumps(home.path()) == 2);
     term.press("q");
     term.end();
     let text = term.text();
-    assert!(text.contains("4 layers, 1 restores"), "{text}");
+    assert!(text.contains("4 layers, 2 restores"), "{text}");
     assert!(text.contains("none wrong"), "{text}");
     assert!(text.contains("exit 0"), "{text}");
     assert!(!term.screen.screen().alternate_screen());

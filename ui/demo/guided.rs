@@ -79,8 +79,8 @@ fn tour() -> Guide {
                 |facts| facts.map_visited,
             ),
             step(
-                "Roll back: go to the stacks (Tab), choose layer 1 or 2, press r, choose Kill and \
-                 restore. Watch the tick at the top jump back.",
+                "Roll back: go to the stacks (Tab), choose layer 1 or 2, press r, choose Keep and \
+                 restore. Watch the tick at the top jump back; u would undo it.",
                 |facts| facts.restores >= 1,
             ),
             step(

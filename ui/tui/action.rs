@@ -11,6 +11,8 @@ pub(crate) enum Act {
     Dump,
     /// Let the selected layer run again.
     Restore,
+    /// Back to what ran before the last restore.
+    Undo,
     /// Free what the selected layer overrides below it.
     Dedup,
     /// Count the dirty pages of the selected tree, or stop showing them.
@@ -87,6 +89,13 @@ pub(crate) const ACTIONS: &[Action] = &[
         short: "restore",
         help: "let the selected layer run again; shows the preflight first",
         available: |model| idle(model) && model.layer().is_some(),
+    },
+    Action {
+        act: Act::Undo,
+        keys: &[KeyCode::Char('u')],
+        short: "undo",
+        help: "back to what ran before the last restore, where a layer of it was kept",
+        available: |model| idle(model) && model.undo.is_some(),
     },
     Action {
         act: Act::Dedup,

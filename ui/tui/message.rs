@@ -72,6 +72,9 @@ pub(crate) enum Wish {
         root: Pid,
         /// Its name, for the directory of its first layer.
         comm: String,
+        /// Start time of the root that the preview was about; a process that has the pid later is
+        /// another one.
+        start_time: Option<u64>,
         /// The layer below; found when the dump is planned.
         parent: Option<PathBuf>,
         /// Kill it afterwards.
@@ -81,8 +84,8 @@ pub(crate) enum Wish {
     Restore {
         /// The layer.
         dir: PathBuf,
-        /// The running tree that has its pids: root, start time. It is killed first.
-        kill: Option<(Pid, u64)>,
+        /// The running tree that has its pids.
+        displaced: Option<Displaced>,
     },
     /// Free what a layer overrides below it.
     Dedup {
@@ -91,6 +94,17 @@ pub(crate) enum Wish {
         /// Layers that the preview said would be lost: no other may be.
         lost: Vec<PathBuf>,
     },
+}
+
+/// A running tree that ends to make room for a restored one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Displaced {
+    /// Its root.
+    pub(crate) root: Pid,
+    /// Start time of the root.
+    pub(crate) start_time: u64,
+    /// Keep a layer of its present state first: the way back.
+    pub(crate) keep: bool,
 }
 
 impl Wish {
@@ -154,8 +168,8 @@ pub(crate) struct Report {
 pub(crate) enum Made {
     /// A layer.
     Layer(PathBuf),
-    /// A running tree.
-    Tree(Pid),
+    /// A running tree, and the layer that was kept of the one that it displaced.
+    Tree(Pid, Option<PathBuf>),
     /// Room on the disk.
     Room,
 }

@@ -116,6 +116,8 @@ pub(crate) struct Model {
     pub(crate) live: BTreeMap<i32, Live>,
     /// The tree whose counts are shown.
     pub(crate) watched: Option<Pid>,
+    /// The layer that was kept of the tree that the last restore displaced.
+    pub(crate) undo: Option<PathBuf>,
     /// The running job.
     pub(crate) job: Option<Job>,
     /// What lies over the screen.
@@ -166,6 +168,7 @@ impl Model {
             mapped: None,
             live: BTreeMap::new(),
             watched: None,
+            undo: None,
             job: None,
             popup: None,
             log: VecDeque::new(),

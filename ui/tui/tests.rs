@@ -15,7 +15,7 @@ use ratatui::style::{Color, Modifier};
 
 use super::guide::{Guide, Step};
 use super::map::{Map, Owner};
-use super::message::{Count, Effect, Failure, Made, Msg, Report, Survey, Wish};
+use super::message::{Count, Displaced, Effect, Failure, Made, Msg, Report, Survey, Wish};
 use super::model::{Focus, Model};
 use super::popup::{Mark, Popup, Preview};
 use super::stacks::{LayerRow, StackRow};
@@ -221,7 +221,11 @@ fn a_preview_lies_over_the_screen() {
     );
     let wish = Wish::Restore {
         dir: "/img/r/2".into(),
-        kill: Some((Pid::from_raw(2207), 77)),
+        displaced: Some(Displaced {
+            root: Pid::from_raw(2207),
+            start_time: 77,
+            keep: false,
+        }),
     };
     preview.offer("Kill and restore", wish, false);
     update(&mut model, Msg::Planned(Ok(preview)));
@@ -317,13 +321,45 @@ fn a_restore_that_kills_has_cancel_focused() {
     let [Effect::Plan(wish)] = effects.as_slice() else {
         panic!("{effects:?}")
     };
-    let killed = Some((Pid::from_raw(2207), 77));
-    assert!(matches!(wish, Wish::Restore { kill, .. } if *kill == killed));
+    let ends = Displaced {
+        root: Pid::from_raw(2207),
+        start_time: 77,
+        keep: true,
+    };
+    assert!(matches!(wish, Wish::Restore { displaced, .. } if *displaced == Some(ends)));
     let mut preview = Preview::new("Restore");
     preview.offer("Kill and restore", wish.clone(), false);
     update(&mut model, Msg::Planned(Ok(preview)));
     assert!(key(&mut model, KeyCode::Enter).is_empty());
     assert!(model.popup.is_none());
+}
+
+#[test]
+fn undo_goes_back_to_the_layer_that_was_kept_and_only_then() {
+    let mut model = model(RICH, (120, 35));
+    assert!(
+        key(&mut model, KeyCode::Char('u')).is_empty(),
+        "nothing to undo"
+    );
+    let back = |kept| {
+        Msg::Done(Ok(Report {
+            text: "runs again".into(),
+            warnings: vec![],
+            result: Made::Tree(Pid::from_raw(2207), kept),
+        }))
+    };
+    update(&mut model, back(Some("/img/r/4".into())));
+    let effects = key(&mut model, KeyCode::Char('u'));
+    let [Effect::Plan(Wish::Restore { dir, displaced })] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(dir, &PathBuf::from("/img/r/4"));
+    assert!(displaced.as_ref().is_some_and(|tree| tree.keep));
+    update(&mut model, back(None));
+    assert!(
+        key(&mut model, KeyCode::Char('u')).is_empty(),
+        "nothing was kept"
+    );
 }
 
 #[test]
@@ -353,7 +389,7 @@ fn after_a_restore_keys_mean_the_restored_process_before_it_is_listed() {
     let report = Report {
         text: String::new(),
         warnings: vec![],
-        result: Made::Tree(Pid::from_raw(2207)),
+        result: Made::Tree(Pid::from_raw(2207), None),
     };
     let effects = update(&mut model, Msg::Done(Ok(report)));
     assert_eq!(effects, [Effect::Scan, Effect::Survey]);

@@ -6,10 +6,10 @@ use icecore::task::Tree;
 use icecore::{Event, Pid};
 
 use super::action::{self, Act};
-use super::message::{Effect, Failure, Made, Msg, Report, Survey, Wish};
+use super::message::{Displaced, Effect, Failure, Made, Msg, Report, Survey, Wish};
 use super::model::{Focus, Job, Model};
 use super::popup::{Mark, Outcome, Popup};
-use super::stacks::StackRow;
+use super::stacks::{LayerRow, StackRow};
 
 /// A process that is to be selected may be missing from the list so often.
 const MISSED: u8 = 3;
@@ -171,8 +171,9 @@ fn done(model: &mut Model, result: Result<Report, Failure>, effects: &mut Vec<Ef
             model.facts.dumps += 1;
             model.select_layer = Some(dir);
         }
-        Made::Tree(pid) => {
+        Made::Tree(pid, kept) => {
             model.facts.restores += 1;
+            model.undo = kept;
             model.select = Some(pid);
             model.missed = 0;
             effects.push(Effect::Survey);
@@ -262,7 +263,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Enter => enter(model),
         Act::Watch => watch(model, effects),
-        Act::Dump | Act::Restore | Act::Dedup => {
+        Act::Dump | Act::Restore | Act::Undo | Act::Dedup => {
             if let Some(wish) = wish(model, act) {
                 model.facts.dedup_seen |= act == Act::Dedup;
                 start(model, &wish, "plan");
@@ -290,20 +291,15 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
             Some(Wish::Dump {
                 root,
                 comm,
+                start_time: None,
                 parent: None,
                 kill: false,
             })
         }
-        Act::Restore => {
-            let layer = model.layer()?;
-            let root = i32::try_from(layer.root.unwrap_or(0)).unwrap_or(0);
-            // Another program that has the pid by now is not ours to kill.
-            let same = |tree: &&Tree| layer.comm.as_deref() == Some(tree.comm.as_str());
-            let running = model.running(Pid::from_raw(root)).filter(same);
-            Some(Wish::Restore {
-                dir: layer.dir.clone(),
-                kill: running.map(|tree| (tree.pid, tree.start_time)),
-            })
+        Act::Restore => restore(model, model.layer()?),
+        Act::Undo => {
+            let kept = model.layer_row(model.undo.as_deref()?)?;
+            restore(model, model.stacks.get(kept)?.layer()?)
         }
         Act::Dedup => Some(Wish::Dedup {
             dir: model.layer()?.dir.clone(),
@@ -311,6 +307,21 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
         }),
         _ => None,
     }
+}
+
+fn restore(model: &Model, layer: &LayerRow) -> Option<Wish> {
+    let root = i32::try_from(layer.root.unwrap_or(0)).ok()?;
+    // Another program that has the pid by now is not ours to end.
+    let same = |tree: &&Tree| layer.comm.as_deref() == Some(tree.comm.as_str());
+    let running = model.running(Pid::from_raw(root)).filter(same);
+    Some(Wish::Restore {
+        dir: layer.dir.clone(),
+        displaced: running.map(|tree| Displaced {
+            root: tree.pid,
+            start_time: tree.start_time,
+            keep: true,
+        }),
+    })
 }
 
 fn watch(model: &mut Model, effects: &mut Vec<Effect>) {

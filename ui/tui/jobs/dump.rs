@@ -21,6 +21,7 @@ impl Jobs {
             comm,
             parent,
             kill,
+            ..
         } = wish
         else {
             return Err(Error::new(Kind::Usage, "Not a dump"));
@@ -46,11 +47,8 @@ impl Jobs {
     }
 
     /// The wish with everything filled in as it is now: what the screen knows may be a second old.
-    fn resolve(&self, wish: &Wish) -> Result<Wish> {
-        let Wish::Dump { root, kill, .. } = wish else {
-            return Ok(wish.clone());
-        };
-        let process = task::process(*root)?;
+    fn resolve(&self, root: Pid, kill: bool) -> Result<Wish> {
+        let process = task::process(root)?;
         let since = track::of_process(&process)
             .ok()
             .flatten()
@@ -58,15 +56,38 @@ impl Jobs {
         let catalog = Catalog::scan(&self.root)?;
         let layers = catalog.layers();
         Ok(Wish::Dump {
-            root: *root,
-            parent: parent_of(layers, *root, &process.comm, since.as_deref()),
+            root,
+            start_time: Some(process.start_time),
+            parent: parent_of(layers, root, &process.comm, since.as_deref()),
             comm: process.comm,
-            kill: *kill,
+            kill,
         })
     }
 
+    /// What a last layer of a tree would be, before it ends: see [`Jobs::keep`].
+    pub(super) fn plan_keep(&self, root: Pid) -> Result<dump::Plan> {
+        dump::plan(&self.dump_options(&self.resolve(root, true)?)?)
+    }
+
+    /// Makes a last layer of a tree, durable before the tree is killed.
+    pub(super) fn keep(
+        &self,
+        root: Pid,
+        label: String,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<PathBuf> {
+        let mut options = self.dump_options(&self.resolve(root, true)?)?;
+        options.label = Some(label);
+        let outcome = dump::run(&dump::plan(&options)?, reporter, cancel)?;
+        Ok(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir))
+    }
+
     pub(super) fn plan_dump(&self, wish: &Wish) -> Result<Preview> {
-        let wish = &self.resolve(wish)?;
+        let Wish::Dump { root, kill, .. } = wish else {
+            return Err(Error::new(Kind::Usage, "Not a dump"));
+        };
+        let wish = &self.resolve(*root, *kill)?;
         let options = self.dump_options(wish)?;
         let plan = dump::plan(&options)?;
         let Wish::Dump {
@@ -138,6 +159,16 @@ impl Jobs {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Report> {
+        if let Wish::Dump {
+            root,
+            start_time: Some(start_time),
+            ..
+        } = wish
+            && task::process(*root)?.start_time != *start_time
+        {
+            let text = format!("Process {root} is not the one of the preview any more");
+            return Err(Error::new(Kind::TargetGone, text).hint("choose the process again"));
+        }
         let plan = dump::plan(&self.dump_options(wish)?)?;
         let outcome = dump::run(&plan, reporter, cancel)?;
         let line = dump_line::as_text(&outcome);

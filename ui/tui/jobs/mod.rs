@@ -28,7 +28,7 @@ impl Jobs {
     pub(crate) fn plan(&self, wish: &Wish, messages: &Sender<Msg>) {
         let mut preview = match wish {
             Wish::Dump { .. } => self.plan_dump(wish),
-            Wish::Restore { dir, kill } => self.plan_restore(dir, *kill),
+            Wish::Restore { dir, displaced } => self.plan_restore(dir, displaced.as_ref()),
             Wish::Dedup { dir, .. } => dedup::plan(dir),
         };
         for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
@@ -45,7 +45,9 @@ impl Jobs {
         };
         let report = match wish {
             Wish::Dump { .. } => self.dump(wish, &reporter, cancel),
-            Wish::Restore { dir, kill } => self.restore(dir, *kill, &reporter, cancel),
+            Wish::Restore { dir, displaced } => {
+                self.restore(dir, displaced.as_ref(), &reporter, cancel)
+            }
             Wish::Dedup { dir, lost } => dedup::apply(dir, lost, &reporter, cancel),
         };
         let _closed = messages.send(Msg::Done(report.map_err(|e| (&e).into())));

@@ -1,7 +1,7 @@
 //! A layer runs again; the tree that has its pids ends first, when the user says so.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use super::{Jobs, first_line, obstacles, shown};
 use crate::cli::restore as restore_line;
 use crate::format;
-use crate::tui::message::{Made, Report, Wish};
+use crate::tui::message::{Displaced, Made, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
 /// How long a killed tree may take to be gone.
@@ -40,7 +40,11 @@ impl Jobs {
         restore::plan(&self.restore_options(dir))
     }
 
-    pub(super) fn plan_restore(&self, dir: &Path, kill: Option<(Pid, u64)>) -> Result<Preview> {
+    pub(super) fn plan_restore(
+        &self,
+        dir: &Path,
+        displaced: Option<&Displaced>,
+    ) -> Result<Preview> {
         let plan = self.restore_plan(dir)?;
         let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
         let mut preview = Preview::new(format!(
@@ -65,7 +69,7 @@ impl Jobs {
             .cloned()
             .partition(|obstacle| obstacle.kind == Kind::Busy);
         let ids: BTreeSet<i32> = plan.ids().map(Pid::as_raw).collect();
-        let running = kill.and_then(|(root, start)| running_tree(root, start));
+        let running = displaced.and_then(|d| running_tree(d.root, d.start_time));
         let ourselves = Pid::this().as_raw();
         let covered = running.as_ref().is_some_and(|(_, threads)| {
             !threads.contains(&ourselves)
@@ -74,53 +78,83 @@ impl Jobs {
                     .filter(|id| is_taken(**id))
                     .all(|id| threads.contains(id))
         });
-        let mut wish = Wish::Restore {
-            dir: dir.to_path_buf(),
-            kill: None,
-        };
-        let obstacles_left = if taken.is_empty() {
-            plan.obstacles.clone()
-        } else if let (true, Some((tasks, _)), Some((root, start))) = (covered, &running, kill) {
-            preview.line(
-                Mark::Warn,
-                format!(
-                    "process {root} runs: it and everything below it ({}) is KILLED first; what it \
-                     did since its last layer is lost",
-                    format::count(*tasks as u64, "task")
-                ),
-            );
-            wish = Wish::Restore {
-                dir: dir.to_path_buf(),
-                kill: Some((root, start)),
-            };
+        let makes_room = displaced.filter(|_| covered && !taken.is_empty());
+        let left = if makes_room.is_some() {
             others
         } else {
             plan.obstacles.clone()
         };
-        obstacles(&mut preview, &obstacles_left, &plan.warnings);
-        if obstacles_left.is_empty() {
-            let kills = matches!(wish, Wish::Restore { kill: Some(_), .. });
-            preview.line(
-                Mark::Good,
-                format!(
-                    "all {} are there",
-                    format::count(plan.layers as u64, "layer")
-                ),
-            );
-            let label = if kills { "Kill and restore" } else { "Restore" };
-            preview.offer(label, wish, !kills);
+        obstacles(&mut preview, &left, &plan.warnings);
+        if left.is_empty() {
+            let layers = format::count(plan.layers as u64, "layer");
+            preview.line(Mark::Good, format!("all {layers} are there"));
+            match (makes_room, running) {
+                (Some(tree), Some((tasks, _))) => {
+                    self.offer_displacing(&mut preview, dir, tree, tasks);
+                }
+                _ => {
+                    let wish = Wish::Restore {
+                        dir: dir.to_path_buf(),
+                        displaced: None,
+                    };
+                    preview.offer("Restore", wish, true);
+                }
+            }
         }
         Ok(preview)
+    }
+
+    /// The ways to restore over a running tree: with a layer of its present state, or without.
+    fn offer_displacing(&self, preview: &mut Preview, dir: &Path, tree: &Displaced, tasks: usize) {
+        let root = tree.root;
+        preview.line(
+            Mark::Warn,
+            format!(
+                "process {root} runs: it and everything below it ({}) ends first",
+                format::count(tasks as u64, "task")
+            ),
+        );
+        let wish = |keep| Wish::Restore {
+            dir: dir.to_path_buf(),
+            displaced: Some(Displaced {
+                keep,
+                ..tree.clone()
+            }),
+        };
+        match self.plan_keep(root).and_then(|plan| plan.check()) {
+            Ok(()) => {
+                preview.line(
+                    Mark::Good,
+                    "its present state can be kept as a layer: u takes you back",
+                );
+                preview.offer("Keep and restore", wish(true), false);
+            }
+            Err(error) => {
+                preview.line(
+                    Mark::Warn,
+                    format!("its present state cannot be kept: {}", error.one_line()),
+                );
+                for obstacle in error.obstacles() {
+                    preview.line(Mark::Warn, format::plain(&obstacle.what));
+                }
+            }
+        }
+        preview.line(
+            Mark::Warn,
+            "killed without a layer, what it did since its last one is lost",
+        );
+        preview.offer("Kill and restore", wish(false), false);
     }
 
     pub(super) fn restore(
         &self,
         dir: &Path,
-        kill: Option<(Pid, u64)>,
+        displaced: Option<&Displaced>,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Report> {
-        if let Some((root, start)) = kill {
+        let mut kept = None;
+        if let Some(tree) = displaced {
             reporter.report(Event::Phase("end the running tree"));
             // Whatever else is in the way must be found before anything is lost.
             let plan = self.restore_plan(dir)?;
@@ -133,10 +167,17 @@ impl Jobs {
                 let what = format!("Layer {} cannot be restored", dir.display());
                 return Err(Error::refused(what, others));
             }
-            end_tree(root, start)?;
+            kept = self.end_tree(tree, dir, reporter, cancel)?;
         }
-        let plan = self.restore_plan(dir)?;
-        let outcome = restore::run(&plan, reporter, cancel)?;
+        let back = |error: Error| match &kept {
+            Some(kept) => error.hint(format!(
+                "what ran before is safe: restore layer {}",
+                self.inside(&kept.to_string_lossy())
+            )),
+            None => error,
+        };
+        let plan = self.restore_plan(dir).map_err(back)?;
+        let outcome = restore::run(&plan, reporter, cancel).map_err(back)?;
         let line = restore_line::as_text(&outcome);
         Ok(Report {
             text: first_line(&line),
@@ -146,8 +187,31 @@ impl Jobs {
                 .chain(&outcome.warnings)
                 .map(shown)
                 .collect(),
-            result: Made::Tree(outcome.root),
+            result: Made::Tree(outcome.root, kept),
         })
+    }
+
+    /// Ends a tree and waits until its pids are free; returns the layer that was kept of it.
+    fn end_tree(
+        &self,
+        tree: &Displaced,
+        dir: &Path,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Option<PathBuf>> {
+        let Some((_, threads)) = running_tree(tree.root, tree.start_time) else {
+            return Ok(None);
+        };
+        let kept = if tree.keep {
+            let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
+            let label = format!("before going back to {name}");
+            Some(self.keep(tree.root, label, reporter, cancel)?)
+        } else {
+            Frozen::freeze(tree.root)?.kill()?;
+            None
+        };
+        wait_gone(tree.root, &threads)?;
+        Ok(kept)
     }
 }
 
@@ -168,12 +232,8 @@ fn running_tree(root: Pid, start_time: u64) -> Option<(usize, BTreeSet<i32>)> {
     Some((members.len(), threads))
 }
 
-/// Kills a tree and waits until its pids are free.
-fn end_tree(root: Pid, start_time: u64) -> Result<()> {
-    let Some((_, threads)) = running_tree(root, start_time) else {
-        return Ok(());
-    };
-    Frozen::freeze(root)?.kill()?;
+/// Waits until the pids of a tree that was killed are free.
+fn wait_gone(root: Pid, threads: &BTreeSet<i32>) -> Result<()> {
     let since = Instant::now();
     // Whoever started the tree has to take note of its end; until then its pid stays taken.
     let (_clock, tick) = channel::<()>();
