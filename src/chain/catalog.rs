@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::layer::{Layer, State};
 use crate::error::{Error, Obstacle, Result};
+use crate::store::is_staging;
 
 /// How deep below the root layers are looked for.
 const SCAN_DEPTH: usize = 8;
@@ -200,6 +201,9 @@ fn search(dir: &Path, depth: usize, found: &mut Vec<PathBuf>, unreadable: &mut V
     };
     let mut is_layer = false;
     for entry in entries.flatten() {
+        if is_staging(&entry.file_name()) {
+            continue;
+        }
         is_layer |= is_image(&entry.file_name().to_string_lossy());
         if depth > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             search(&entry.path(), depth - 1, found, unreadable);

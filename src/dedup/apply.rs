@@ -47,11 +47,7 @@ pub struct FreedLayer {
 /// so that more would be lost than it says. May be repeated, also after it was interrupted.
 pub fn apply(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Freed> {
     refuse(plan)?;
-    let _held = plan
-        .victims
-        .iter()
-        .map(|v| Held::alone(&v.dir))
-        .collect::<Result<Vec<Held>>>()?;
+    let _held = Held::alone(&plan.dir)?;
     let now = plan_again(&plan.dir, strategy(plan.strategy)?)?;
     refuse(&now)?;
     if !within(&now, plan) {

@@ -47,7 +47,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     plan.check()?;
     cancel.check()?;
     let writer = LayerWriter::create(&plan.options.images_dir)?;
-    // Nobody frees pages of the parent while pages are left to it.
+    // Nobody changes the parent while pages are left to it.
     let held = plan
         .parent
         .as_ref()

@@ -51,6 +51,14 @@ impl LayerWriter {
         PartialDir::create(dir).map(|dir| Self { dir })
     }
 
+    /// Begins new contents for the layer in `dir`; the commit puts them in its place in one step.
+    ///
+    /// # Errors
+    /// When it is not there, or when another process is replacing it.
+    pub fn replace(dir: impl AsRef<Path>) -> Result<Self> {
+        PartialDir::replace(dir).map(|dir| Self { dir })
+    }
+
     /// Where the files are until the commit.
     pub fn partial(&self) -> &Path {
         self.dir.path()
@@ -125,6 +133,19 @@ impl LayerWriter {
             .and_then(|mut source| io::copy(&mut source, &mut file))
             .map_err(|e| Error::path("copy to", &path, e))?;
         Ok(())
+    }
+
+    /// Takes over a file that nobody will change again, without copying its bytes where the file
+    /// system can link it.
+    pub fn keep(&self, from: &Images, name: &str) -> Result<()> {
+        let source = from.dir().join(name);
+        match fs::hard_link(&source, self.dir.path().join(name)) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::path("link", source, e))
+            }
+            Err(_) => self.copy(from, name),
+        }
     }
 
     /// Begins `pages-N.img`.

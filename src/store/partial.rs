@@ -2,6 +2,8 @@
 //!
 //! Its maker holds a lock (flock(2)) on the directory itself, so what a dead process left behind
 //! is told from what a living one is making, and the lock leaves no file in the result.
+//!
+//! The new contents of a layer that exists are made the same way, under its staging name.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -12,7 +14,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::staging::{self, take_apart};
 use crate::error::{Error, Kind, Result};
+use crate::sys;
 
 /// A directory being written. [`PartialDir::commit`] gives it its name; dropped before, it is
 /// removed with everything in it.
@@ -22,6 +26,8 @@ pub struct PartialDir {
     target: PathBuf,
     /// Locked for as long as the directory is partial.
     lock: Flock<File>,
+    /// The target exists and is to be replaced.
+    replaces: bool,
     committed: bool,
 }
 
@@ -37,6 +43,24 @@ impl PartialDir {
         let path = target.with_file_name(name);
         refuse_contents(&target)?;
         remove_leftover(&path)?;
+        Self::begin(path, target, false)
+    }
+
+    /// Begins new contents for the directory `target`, which must exist.
+    ///
+    /// # Errors
+    /// When it does not, or when another process is replacing it.
+    pub fn replace(target: impl AsRef<Path>) -> Result<Self> {
+        let target = target.as_ref();
+        let target = target
+            .canonicalize()
+            .map_err(|e| Error::path("replace", target, e))?;
+        let path = staging::name_for(&target);
+        staging::remove_left(&path)?;
+        Self::begin(path, target, true)
+    }
+
+    fn begin(path: PathBuf, target: PathBuf, replaces: bool) -> Result<Self> {
         // The memory of a process is nobody else's business: 0700, as for core dumps.
         DirBuilder::new()
             .mode(0o700)
@@ -51,6 +75,7 @@ impl PartialDir {
             path,
             target,
             lock,
+            replaces,
             committed: false,
         };
         made.take_after()?;
@@ -76,6 +101,9 @@ impl PartialDir {
         self.lock
             .sync_all()
             .map_err(|e| Error::path("sync", &self.path, e))?;
+        if self.replaces {
+            return self.exchange();
+        }
         // rename(2) replaces an empty directory, and fails if it got contents meanwhile.
         fs::rename(&self.path, &self.target).map_err(|e| {
             Error::path("finish", &self.target, e).hint("choose a new or empty directory")
@@ -84,7 +112,16 @@ impl PartialDir {
         self.target.parent().map_or(Ok(()), sync)
     }
 
-    /// Gives the directory owner and mode of the empty one that it will replace.
+    /// Puts the directory in the place of the old one, which then goes.
+    fn exchange(mut self) -> Result<()> {
+        sys::names::exchange(&self.path, &self.target)
+            .map_err(|errno| staging::cannot_exchange(&self.target, errno.into()))?;
+        self.committed = true;
+        self.target.parent().map_or(Ok(()), sync)?;
+        take_apart(&self.path)
+    }
+
+    /// Gives the directory owner and mode of the one that it will replace.
     fn take_after(&self) -> Result<()> {
         let Ok(old) = fs::metadata(&self.target) else {
             return Ok(());
@@ -155,7 +192,7 @@ fn remove_leftover(path: &Path) -> Result<()> {
 }
 
 /// Locks a directory; `None` when another process has it, or had and removed it.
-fn lock(path: &Path) -> Result<Option<Flock<File>>> {
+pub(super) fn lock(path: &Path) -> Result<Option<Flock<File>>> {
     let cannot = |e| Error::path("lock", path, e);
     let file = match File::open(path) {
         Ok(file) => file,
@@ -173,12 +210,12 @@ fn lock(path: &Path) -> Result<Option<Flock<File>>> {
     Ok(still.then_some(lock))
 }
 
-fn busy(path: &Path) -> Error {
+pub(super) fn busy(path: &Path) -> Error {
     let what = format!("Another process is writing {}", path.display());
     Error::new(Kind::Busy, what).hint("wait until it has finished, or choose another directory")
 }
 
-fn sync(path: &Path) -> Result<()> {
+pub(super) fn sync(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|file| file.sync_all())
         .map_err(|e| Error::path("sync", path, e))
@@ -244,6 +281,31 @@ mod tests {
             fs::metadata(&target).unwrap().permissions().mode() & 0o777,
             0o750
         );
+    }
+
+    #[test]
+    fn new_contents_take_the_place_of_the_old_ones_in_one_step() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("a");
+        fs::create_dir(&target).unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o750)).unwrap();
+        fs::write(target.join("x"), "old").unwrap();
+        let dir = PartialDir::replace(&target).unwrap();
+        fs::write(dir.path().join("x"), "new").unwrap();
+        fs::hard_link(target.join("x"), dir.path().join("y")).unwrap();
+        assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "old");
+        assert_eq!(PartialDir::replace(&target).unwrap_err().kind(), Kind::Busy);
+        dir.commit().unwrap();
+        assert_eq!(fs::read_to_string(target.join("x")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(target.join("y")).unwrap(), "old");
+        let meta = fs::metadata(&target).unwrap();
+        assert_eq!(meta.permissions().mode() & 0o777, 0o750);
+        assert_eq!(fs::metadata(target.join("y")).unwrap().nlink(), 1);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        drop(PartialDir::replace(&target).unwrap());
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        staging::remove(&target).unwrap();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod descriptor;
 pub mod events;
 pub mod kcmp;
+pub mod names;
 pub mod pagemap;
 pub mod pidfd;
 pub mod prctl;

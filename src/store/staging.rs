@@ -1,0 +1,84 @@
+//! Names for directories that are being changed or removed, and how they are cleared away.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::partial::{busy, lock, sync};
+use crate::error::{Error, Result};
+
+const SUFFIX: &[u8] = b".icecore";
+
+/// Where the new contents of `dir` are staged, and where it goes before it is taken apart.
+pub(super) fn name_for(dir: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(dir.file_name().unwrap_or_default());
+    name.push(OsStr::from_bytes(SUFFIX));
+    dir.with_file_name(name)
+}
+
+/// True for the name of a directory that is staged or being removed: no layer, whatever it holds.
+pub fn is_staging(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.len() > SUFFIX.len() + 1 && name.starts_with(b".") && name.ends_with(SUFFIX)
+}
+
+/// Removes what dead processes left behind in `folder`; what a living one works on stays.
+///
+/// A folder that cannot be read or written has nothing that could be removed.
+pub fn clear(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if is_staging(&entry.file_name())
+            && let Err(e) = remove_left(&entry.path())
+        {
+            tracing::debug!("left where it is: {}", e.one_line());
+        }
+    }
+}
+
+/// Removes a staging directory of a dead process.
+pub(super) fn remove_left(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::path("look at", path, e)),
+        Ok(meta) if !meta.is_dir() => return Ok(()),
+        Ok(_) => {}
+    }
+    let _lock = lock(path)?.ok_or_else(|| busy(path))?;
+    // What it was exchanged for may not be durable yet; then this is still the layer.
+    path.parent().map_or(Ok(()), sync)?;
+    take_apart(path)
+}
+
+/// Removes the layer in `dir`: gone in one step, then its files.
+///
+/// # Errors
+/// When the directory cannot be renamed, or its files cannot be removed.
+pub fn remove(dir: &Path) -> Result<()> {
+    let staging = name_for(dir);
+    remove_left(&staging)?;
+    fs::rename(dir, &staging).map_err(|e| Error::path("remove", dir, e))?;
+    staging.parent().map_or(Ok(()), sync)?;
+    take_apart(&staging)
+}
+
+/// Removes a directory with its files; somebody else may be doing the same.
+pub(super) fn take_apart(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::path("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// What to try when directories cannot change places.
+pub(super) fn cannot_exchange(dir: &Path, error: io::Error) -> Error {
+    let hint = match error.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOSYS | libc::EXDEV) => {
+            "This file system cannot exchange directories: copy the stack to ext4, xfs, btrfs or tmpfs"
+        }
+        _ => "The layer is as it was",
+    };
+    Error::path("replace", dir, error).hint(hint)
+}
