@@ -1,5 +1,6 @@
 //! What a dump would do, and what is in its way; nothing is stopped or written here.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use procfs::process::Process as Proc;
@@ -9,7 +10,7 @@ use super::{After, Options};
 use crate::chain::{self, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
-use crate::memory::{Mapping, mappings};
+use crate::memory::{Backing, Mapping, mappings};
 use crate::sys::kcmp;
 use crate::task::{self, Life, Process, members};
 use crate::track::{self, DirtyTracker, Watch};
@@ -156,6 +157,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         let mapped = mappings::read(process.pid)?;
         plan.obstacles
             .extend(mappings::obstacles(process.pid, &mapped));
+        plan.obstacles.extend(mapped_files(process.pid, &mapped)?);
         plan.mappings.push(mapped);
         plan.resident_pages += resident(process.pid);
     }
@@ -176,6 +178,19 @@ impl Plan {
             self.obstacles.clone(),
         ))
     }
+}
+
+/// The mapped files that cannot be found again, each once.
+fn mapped_files(pid: Pid, mapped: &[Mapping]) -> Result<Vec<Obstacle>> {
+    let mut seen = HashSet::new();
+    let mut obstacles = Vec::new();
+    for mapping in mapped {
+        let of_file = matches!(mapping.backing, Backing::File(_));
+        if of_file && seen.insert((mapping.device, mapping.inode)) {
+            obstacles.extend(files::survey_link(pid, &mapping.link(pid))?);
+        }
+    }
+    Ok(obstacles)
 }
 
 /// Which tracker will be armed, and which one vouches for the pages left to the parent.

@@ -177,10 +177,6 @@ fn entries(
     for mapping in mappings {
         let file = match &mapping.backing {
             Backing::File(_) | Backing::Segment(_) => {
-                let link = format!(
-                    "/proc/{pid}/map_files/{:x}-{:x}",
-                    mapping.range.start, mapping.range.end
-                );
                 // A shared mapping that was made writable, or may become it.
                 let writable = mapping.shared && mapping.vm.contains(procfs::process::VmFlags::MW);
                 let flags = if writable {
@@ -188,7 +184,7 @@ fn entries(
                 } else {
                     0
                 };
-                Some((files.register_path(pid, link.as_ref(), flags)?, flags))
+                Some((files.register_path(pid, &mapping.link(pid), flags)?, flags))
             }
             _ => None,
         };

@@ -11,6 +11,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::descriptor::{self, Descriptor, Stat};
+use super::ghost::Ghosts;
 use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
@@ -46,6 +47,7 @@ pub struct Dumper {
     /// Numbers of FIFOs in the images, by device and inode (inodes alone are not unique).
     fifo_numbers: HashMap<(u64, u64), u32>,
     pub(super) segments: Segments,
+    pub(super) ghosts: Ghosts,
     /// Entries of `files` that may be programs or libraries.
     programs: Vec<(usize, PathBuf, Stat)>,
 }
@@ -127,7 +129,8 @@ impl Dumper {
         self.segments.all()
     }
 
-    /// Writes `files.img`, `fdinfo-N.img`, `memfd.img`, `pipes-data.img` and `fifo-data.img`.
+    /// Writes `files.img`, `fdinfo-N.img`, `memfd.img`, `pipes-data.img`, `fifo-data.img`, and what
+    /// stands for deleted files.
     /// The target may run again.
     ///
     /// # Errors
@@ -157,6 +160,7 @@ impl Dumper {
             "memfd.img",
             self.segments.all().iter().map(|segment| &segment.entry),
         )?;
+        self.ghosts.write(writer)?;
         writer.with_extra("pipes-data.img", self.pipes.records())?;
         writer.with_extra("fifo-data.img", self.fifos.records())
     }

@@ -7,6 +7,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
 use super::descriptor::Descriptor;
+use super::ghost::door;
 use super::pipe::{Ends, shared_outside};
 use super::regular::{path_refusal, push_entry, reopen};
 use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
@@ -41,7 +42,7 @@ impl FileKind for Fifo {
     fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         let pipe_id = dumper.fifo_number(held.file, id);
         let path_id = dumper.new_id();
-        push_entry(held.file, held.fown, path_id, dumper);
+        push_entry(held.file, held.fown, path_id, dumper)?;
         if let Some(copy) = held
             .copy
             .as_ref()
@@ -76,13 +77,13 @@ impl FileKind for Fifo {
             None => {
                 let cannot = |e| Error::os(format!("Cannot open FIFO {}", path.name), e);
                 let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-                let both = open(&*path.name, flags, Mode::empty()).map_err(cannot)?;
+                let both = open(&door(path, opening)?, flags, Mode::empty()).map_err(cannot)?;
                 let contents = opening.contents("fifo-data.img", fifo.pipe_id)?;
                 Ends::fifo(&path.name, both, contents)?
             }
         };
         let file = if is_path_only(path.flags) {
-            reopen(path)
+            reopen(path, &door(path, opening)?)
         } else {
             ends.reopen(path.flags)
         };

@@ -31,6 +31,7 @@ mod dumper;
 mod epoll;
 mod eventfd;
 mod fifo;
+mod ghost;
 mod install;
 mod memfd;
 mod opened;

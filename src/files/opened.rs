@@ -10,15 +10,17 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prost::Message as _;
 
+use super::ghost::Remaps;
 use super::memfd::OpenSegment;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
 use super::{FileKind, Place, Reopened, kind_of_entry, owner};
 use crate::error::{Error, Result};
-use crate::image::Images;
 use crate::image::proto::{
-    FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry, TaskKobjIdsEntry,
+    FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry,
+    RemapFilePathEntry, TaskKobjIdsEntry,
 };
+use crate::image::{Images, Record};
 use crate::inject::Remote;
 use crate::sys::descriptor::{Owner, duplicate_above, set_owner};
 
@@ -125,6 +127,7 @@ pub struct Opening<'a> {
     least: RawFd,
     pub(super) pipes: HashMap<u32, Ends>,
     pub(super) fifos: HashMap<u32, Ends>,
+    pub(super) remaps: Remaps,
 }
 
 impl<'a> Opening<'a> {
@@ -136,6 +139,11 @@ impl<'a> Opening<'a> {
     /// True when the entry only holds the path of another one.
     pub(super) fn serves_another(&self, id: u32) -> bool {
         self.serving.contains(&id)
+    }
+
+    /// The records of an image of the layer.
+    pub(super) fn records(&self, image: &str) -> Result<Vec<Record>> {
+        self.images.records(image)
     }
 
     /// Capacity and contents of a pipe or FIFO.
@@ -183,11 +191,17 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
     }
     let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
     let least = above.max(highest_descriptor(images)? + 1);
-    make_room(least, entries.len() + inodes.len())?;
+    let remaps: Vec<RemapFilePathEntry> = images.all("remap-fpath.img")?;
+    make_room(least, entries.len() + inodes.len() + remaps.len())?;
+    let remaps = Remaps::new(&remaps);
     let mut opening = Opening {
         images,
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
-        serving: serving(&entries),
+        serving: serving(&entries)
+            .into_iter()
+            .chain(remaps.links())
+            .collect(),
+        remaps,
         inodes: inodes
             .into_iter()
             .filter_map(|inode| Some((u32::try_from(inode.inode_id).ok()?, inode)))

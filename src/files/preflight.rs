@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::ghost::Remaps;
 use super::kind_of_entry;
 use super::opened::{needed_limit, serving};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
-    FdTypes, FdinfoEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RemapFilePathEntry,
+    FdTypes, FdinfoEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RemapFilePathEntry, RemapType,
     TaskKobjIdsEntry,
 };
 use crate::image::{Images, Sidecar};
@@ -19,7 +20,9 @@ use crate::image::{Images, Sidecar};
 #[derive(Debug, Default)]
 pub struct Findings<'a> {
     entries: HashMap<u32, &'a FileEntry>,
-    remapped: HashSet<u32>,
+    remaps: Remaps,
+    /// Names of all files of the layer.
+    images: HashSet<String>,
     /// When the layer was made; unknown for layers of CRIU.
     made: Option<SystemTime>,
     inodes: HashMap<u32, MemfdInodeEntry>,
@@ -47,9 +50,14 @@ impl<'a> Findings<'a> {
         self.entries.get(&id).copied()
     }
 
-    /// True when the file had lost its name (CRIU's `remap-fpath.img`).
-    pub(super) fn is_remapped(&self, id: u32) -> bool {
-        self.remapped.contains(&id)
+    /// What stands for a file that had lost its name.
+    pub(super) fn remap(&self, id: u32) -> Option<(RemapType, u32)> {
+        self.remaps.of(id)
+    }
+
+    /// True when the layer has a file of this name.
+    pub(super) fn has_image(&self, name: &str) -> bool {
+        self.images.contains(name)
     }
 
     /// True when something of this time is newer than the layer.
@@ -75,7 +83,8 @@ pub fn preflight(images: &Images) -> Result<(Vec<Obstacle>, Vec<Obstacle>)> {
     let inodes = inodes.into_iter();
     let mut findings = Findings {
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
-        remapped: remapped.into_iter().map(|remap| remap.orig_id).collect(),
+        images: images.names()?.into_iter().collect(),
+        remaps: Remaps::new(&remapped),
         made: Sidecar::read(images)?
             .and_then(|sidecar| sidecar.created)
             .map(|created| SystemTime::UNIX_EPOCH + Duration::from_nanos(created)),

@@ -14,7 +14,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Whence, lseek};
 
 use super::descriptor::{Descriptor, Stat};
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, build_id};
+use super::{
+    Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, build_id, ghost,
+};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, FownEntry, RegFileEntry};
 
@@ -31,6 +33,7 @@ impl FileKind for Regular {
     }
 
     fn recognises(&self, file: &Descriptor) -> bool {
+        let path_only = file.flags & libc::O_PATH.cast_unsigned() != 0;
         file.path().is_some()
             && match file.stat.file_type() {
                 libc::S_IFREG | libc::S_IFDIR => true,
@@ -38,7 +41,8 @@ impl FileKind for Regular {
                     let (major, minor) = file.stat.device();
                     major == 1 && STATELESS_DEVICES.contains(&minor)
                 }
-                _ => false,
+                // Of anything, a symbolic link too: the path is all there is to it.
+                _ => path_only,
             }
     }
 
@@ -51,8 +55,7 @@ impl FileKind for Regular {
     }
 
     fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
-        push_entry(held.file, held.fown, id, dumper);
-        Ok(())
+        push_entry(held.file, held.fown, id, dumper)
     }
 
     fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()> {
@@ -65,14 +68,8 @@ impl FileKind for Regular {
                 ),
                 "restore this layer with criu",
             ));
-        } else if findings.is_remapped(entry.id) {
-            findings.obstacle(Obstacle::unsupported(
-                format!(
-                    "File {} had been deleted when the layer was made",
-                    entry.name
-                ),
-                "restore this layer with criu",
-            ));
+        } else if let Some(remap) = findings.remap(entry.id) {
+            ghost::check(entry, remap, findings);
         } else {
             compare(entry, findings);
         }
@@ -85,7 +82,7 @@ impl FileKind for Regular {
         if opening.serves_another(entry.id) {
             return Ok(None);
         }
-        let file = reopen(entry)?;
+        let file = reopen(entry, &ghost::door(entry, opening)?)?;
         Ok(Some(Reopened {
             file,
             flags: entry.flags,
@@ -101,7 +98,16 @@ fn part(entry: &FileEntry) -> Result<&RegFileEntry> {
 }
 
 /// Enters the path of `file` under `id`.
-pub(super) fn push_entry(file: &Descriptor, fown: FownEntry, id: u32, dumper: &mut Dumper) {
+///
+/// # Errors
+/// When it has none, and what it holds instead cannot be read.
+pub(super) fn push_entry(
+    file: &Descriptor,
+    fown: FownEntry,
+    id: u32,
+    dumper: &mut Dumper,
+) -> Result<()> {
+    let name = ghost::keep(file, id, dumper)?;
     let regular = file.stat.file_type() == libc::S_IFREG;
     if let (true, true, Some(path)) = (regular, is_read_only(file.flags), file.path()) {
         dumper.build_id_for_next(path, file.stat);
@@ -111,7 +117,7 @@ pub(super) fn push_entry(file: &Descriptor, fown: FownEntry, id: u32, dumper: &m
         flags: stored_flags(file.flags),
         pos: file.pos,
         fown,
-        name: file.shown().into_owned(),
+        name,
         size: (regular && size_matters(file.flags)).then_some(file.stat.size),
         mode: Some(file.stat.mode),
         ..RegFileEntry::default()
@@ -122,6 +128,7 @@ pub(super) fn push_entry(file: &Descriptor, fown: FownEntry, id: u32, dumper: &m
         reg: Some(reg),
         ..FileEntry::default()
     });
+    Ok(())
 }
 
 /// The flags to open the file with: one that was made without a name (O_TMPFILE) has one now.
@@ -167,7 +174,13 @@ fn compare_size(flags: u32, then: Option<u64>, now: u64) -> Size {
 /// Compares the file at the path with the layer's entry.
 pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
     let name = &entry.name;
-    let (meta, written) = match fs::metadata(name) {
+    let nofollow = (libc::O_PATH | libc::O_NOFOLLOW).cast_unsigned();
+    let found = if entry.flags & nofollow == nofollow {
+        fs::symlink_metadata(name)
+    } else {
+        fs::metadata(name)
+    };
+    let (meta, written) = match found {
         Ok(meta) => (Stat::from(&meta), meta.modified()),
         Err(e) => {
             findings.obstacle(Obstacle::new(
@@ -250,13 +263,17 @@ fn compare_build_id(entry: &RegFileEntry, findings: &mut Findings<'_>) {
     }
 }
 
-/// Opens the file with its flags, at its offset.
-pub(super) fn reopen(entry: &RegFileEntry) -> Result<OwnedFd> {
-    let never = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC;
+/// Opens the file that `door` leads to with its flags, at its offset.
+pub(super) fn reopen(entry: &RegFileEntry, door: &Path) -> Result<OwnedFd> {
+    let mut never = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC;
+    if door != Path::new(&entry.name) {
+        // A door below /proc is a link.
+        never |= OFlag::O_NOFOLLOW;
+    }
     let flags = OFlag::from_bits_retain(entry.flags.cast_signed()) - never;
     let cannot = |what: &str, e| Error::os(format!("Cannot {what} {}", entry.name), e);
     let file = open(
-        &*entry.name,
+        door,
         flags | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
         Mode::empty(),
     )
@@ -283,28 +300,7 @@ pub(super) fn path_refusal(file: &Descriptor) -> Option<Refusal> {
             hint: "have the program close it before the dump".to_owned(),
         });
     }
-    let there = fs::symlink_metadata(path)
-        .ok()
-        .map(|meta| Stat::from(&meta));
-    if there.is_some_and(|stat| stat.same_file(&file.stat)) {
-        return None;
-    }
-    let name = shown.strip_suffix(" (deleted)").unwrap_or(&shown);
-    Some(if file.stat.nlink == 0 {
-        Refusal {
-            what: format!("the deleted file {name}"),
-            hint: "files without a name cannot be dumped yet: restart the program (if an update \
-                   replaced the file), or have it keep the file's name"
-                .to_owned(),
-        }
-    } else {
-        Refusal {
-            what: format!("the file {name}, whose path leads elsewhere,"),
-            hint: "it was renamed, hidden by a mount, or belongs to another mount namespace: put \
-                   it back, or run icecore inside that namespace (nsenter -m -t PID)"
-                .to_owned(),
-        }
-    })
+    ghost::refusal(file)
 }
 
 /// Why the locks held through `file` prevent its dump.
@@ -352,21 +348,6 @@ mod tests {
         let (_file, seen) = open_file(&dir.path().join("a"));
         assert!(Regular.recognises(&seen));
         assert_eq!(Regular.refusal(&seen, &Outside::default()), None);
-    }
-
-    #[test]
-    fn deleted_and_replaced_files_are_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        let (file, _) = open_file(&path);
-        fs::remove_file(&path).unwrap();
-        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd())
-            .unwrap()
-            .unwrap();
-        let deleted = format!("the deleted file {}", path.display());
-        assert_eq!(path_refusal(&seen).unwrap().what, deleted);
-        fs::write(&path, "another").unwrap();
-        assert_eq!(path_refusal(&seen).unwrap().what, deleted);
     }
 
     #[test]

@@ -172,9 +172,10 @@ fn a_pipe_whose_other_end_nobody_holds_is_fine() {
 }
 
 #[test]
-fn sockets_and_deleted_files_are_named() {
+fn sockets_and_large_deleted_files_are_named() {
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let gone = tempfile::tempfile().unwrap();
+    (&gone).write_all(&vec![1; 2 << 20]).unwrap();
     let child = Sleeper::start(OwnedFd::from(socket), File::from(OwnedFd::from(gone)));
     let survey = survey(&[child.pid()]).unwrap();
     let whats: Vec<&str> = survey.obstacles.iter().map(|o| o.what.as_str()).collect();

@@ -2,7 +2,7 @@
 //!
 //! Sources: proc_pid_maps(5), proc_pid_smaps(5) (`VmFlags`), CRIU's `vma_entry`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
 
@@ -141,6 +141,12 @@ impl Mapping {
         }
     }
 
+    /// The link through which its file can be looked at.
+    pub fn link(&self, pid: Pid) -> PathBuf {
+        let PageRange { start, end, .. } = self.range;
+        PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}"))
+    }
+
     /// Why it cannot be saved, if so.
     fn obstacle(&self, pid: Pid) -> Option<Obstacle> {
         let refuse = |what: &str, hint: &str| {
@@ -170,31 +176,10 @@ impl Mapping {
             Backing::File(_) if self.vm.intersects(VmFlags::IO | VmFlags::PF) => {
                 refuse("device memory", "device mappings cannot be saved")
             }
-            Backing::File(path) => match mapped_file(pid, path) {
-                Some((device, inode)) if inode == self.inode && device == self.device => None,
-                // btrfs and overlayfs show another device in maps than in stat.
-                Some((_, inode)) if inode == self.inode => None,
-                Some(_) => refuse(
-                    "a file that was replaced since",
-                    "restart the program so that it uses the new file",
-                ),
-                None => refuse(
-                    "a deleted or unreachable file",
-                    "deleted files cannot be saved yet; restart the program",
-                ),
-            },
+            // Whether its file can be found again, `files` knows.
+            Backing::File(_) => None,
         }
     }
-}
-
-/// Device and inode of a mapped file as the process itself would find it.
-fn mapped_file(pid: Pid, path: &Path) -> Option<((u32, u32), u64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    let root = PathBuf::from(format!("/proc/{pid}/root"));
-    let meta = std::fs::metadata(root.join(path.strip_prefix("/").ok()?)).ok()?;
-    let major = u32::try_from(nix::sys::stat::major(meta.dev())).ok()?;
-    let minor = u32::try_from(nix::sys::stat::minor(meta.dev())).ok()?;
-    Some(((major, minor), meta.ino()))
 }
 
 fn backing(path: &MMapPath) -> (Backing, String) {
@@ -291,7 +276,7 @@ pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
     if same { Ok(known) } else { read(pid) }
 }
 
-/// What in `mappings` cannot be saved.
+/// What in `mappings` cannot be saved, whatever the files behind them.
 pub fn obstacles(pid: Pid, mappings: &[Mapping]) -> Vec<Obstacle> {
     mappings.iter().filter_map(|m| m.obstacle(pid)).collect()
 }

@@ -18,6 +18,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("creds", &["drop"]),
     ("creds", &["keep"]),
     ("descriptors", &["modest"]),
+    ("nameless", &["modest"]),
     ("pipes", &[]),
     ("tree", &[]),
     ("writer", &[]),

@@ -11,6 +11,7 @@ mod crash;
 mod demo;
 mod dump_restore;
 mod errors;
+mod files;
 mod interop;
 mod keeper;
 mod python;

@@ -68,10 +68,15 @@ fn a_namespace_of_its_own_is_an_obstacle() {
 }
 
 #[test]
-fn files_without_a_name_are_obstacles() {
-    refused("deleted-file", &["deleted", "descriptor 4", "pid 2"]);
-    refused("deleted-mapping", &["deleted", "maps", "Process 2"]);
-    refused("replaced-file", &["deleted", "descriptor 4", "pid 2"]);
+fn deleted_files_that_are_large_are_obstacles() {
+    let words = ["deleted", "1028 KiB", "pid 2"];
+    refused("deleted-file", &[&words[..], &["descriptor 4"]].concat());
+    refused("deleted-mapping", &[&words[..], &["mapping"]].concat());
+}
+
+#[test]
+fn a_file_that_has_lost_its_name_but_not_all_is_an_obstacle() {
+    refused("lost-name", &["lost this name", "descriptor 4", "pid 2"]);
 }
 
 #[test]

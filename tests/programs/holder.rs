@@ -7,6 +7,9 @@ use std::os::fd::OwnedFd;
 use crate::desk::{Answer, Desk, Program};
 use crate::kernel::{self, Region};
 
+/// More than a layer takes of a deleted file unless it is allowed to.
+const LARGE: usize = (1 << 20) + 4096;
+
 struct Holder {
     ticks: u64,
     _held: Option<OwnedFd>,
@@ -67,24 +70,24 @@ fn hold(what: &str, desk: &Desk) {
     match what {
         "deleted-file" => {
             let path = desk.dir().join("deleted");
-            fs::write(&path, "still here").unwrap();
+            fs::write(&path, vec![7; LARGE]).unwrap();
             std::mem::forget(File::open(&path).unwrap());
             fs::remove_file(path).unwrap();
         }
         "deleted-mapping" => {
             let path = desk.dir().join("deleted");
-            fs::write(&path, vec![7; 8192]).unwrap();
+            fs::write(&path, vec![7; LARGE]).unwrap();
             let file = File::open(&path).unwrap();
             let prot = libc::PROT_READ;
             Region::map(2, prot, libc::MAP_PRIVATE, Some((&file, 0)), None).unwrap();
             fs::remove_file(path).unwrap();
         }
-        "replaced-file" => {
-            let path = desk.dir().join("replaced");
+        "lost-name" => {
+            let path = desk.dir().join("lost");
             fs::write(&path, "old").unwrap();
             std::mem::forget(File::open(&path).unwrap());
-            fs::write(path.with_extension("new"), "new").unwrap();
-            fs::rename(path.with_extension("new"), path).unwrap();
+            fs::hard_link(&path, path.with_extension("kept")).unwrap();
+            fs::remove_file(path).unwrap();
         }
         "sysv" => {
             // IPC_PRIVATE, IPC_CREAT | 0600; marked for removal at once, so that nothing stays.

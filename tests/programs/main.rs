@@ -20,6 +20,7 @@ mod guards;
 mod holder;
 mod kernel;
 mod memory;
+mod nameless;
 mod pattern;
 mod pipes;
 mod reaper;
@@ -48,6 +49,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("guards", guards::run),
     ("holder", holder::run),
     ("memory", memory::run),
+    ("nameless", nameless::run),
     ("pipes", pipes::run),
     ("shared", shared::run),
     ("signals", signals::run),
