@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Imports run one way: `units, error, event` ◄ `sys` ◄ `arch, kernel` ◄ `task` ◄ `inject`, and
-//! `store` ◄ `image` ◄ `chain` ◄ `dedup`; both ◄ `track, memory, files, state` ◄ `dump, restore`
-//! ◄ the front end. `tests/it/architecture.rs` holds the `use` lines against this.
+//! `store` ◄ `image` ◄ `chain` ◄ `dedup, inspect`; both ◄ `track, memory, files, state` ◄ `dump,
+//! restore` ◄ the front end. `tests/it/architecture.rs` holds the `use` lines against this.
 
 pub mod arch;
 pub mod chain;
@@ -24,6 +24,7 @@ pub mod event;
 pub mod files;
 pub mod image;
 pub mod inject;
+pub mod inspect;
 pub mod kernel;
 pub mod memory;
 pub mod restore;

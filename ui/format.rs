@@ -1,5 +1,6 @@
 //! Numbers for people.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use humansize::{BINARY, format_size};
@@ -39,6 +40,68 @@ pub(crate) fn plain(text: &str) -> String {
             c => c,
         })
         .collect()
+}
+
+/// The bytes of a line of a hexadecimal view.
+const HEX_LINE: usize = 16;
+
+/// `7f0000000010  68 65 6c … |hel…|`: one line of a hexadecimal view, for at most 16 bytes.
+pub(crate) fn hex_line(addr: u64, bytes: &[u8]) -> String {
+    let mut numbers = String::new();
+    for at in 0..HEX_LINE {
+        let gap = if at == HEX_LINE / 2 { "  " } else { " " };
+        numbers.push_str(if at == 0 { "" } else { gap });
+        match bytes.get(at) {
+            Some(byte) => numbers.push_str(&format!("{byte:02x}")),
+            None => numbers.push_str("  "),
+        }
+    }
+    let text: String = bytes
+        .iter()
+        .map(|byte| match byte {
+            0x20..0x7f => char::from(*byte),
+            _ => '.',
+        })
+        .collect();
+    format!("{addr:012x}  {numbers}  |{text}|")
+}
+
+/// Turns bytes into a hexadecimal view.
+#[derive(Debug)]
+pub(crate) struct HexDump<W> {
+    out: W,
+    addr: u64,
+    line: Vec<u8>,
+}
+
+impl<W: Write> HexDump<W> {
+    /// The first byte has the address `addr`.
+    pub(crate) fn new(out: W, addr: u64) -> Self {
+        let line = Vec::with_capacity(HEX_LINE);
+        Self { out, addr, line }
+    }
+}
+
+impl<W: Write> Write for HexDump<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.line.push(*byte);
+            if self.line.len() == HEX_LINE {
+                self.flush()?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.line.is_empty() {
+            return Ok(());
+        }
+        writeln!(self.out, "{}", hex_line(self.addr, &self.line))?;
+        self.addr += self.line.len() as u64;
+        self.line.clear();
+        Ok(())
+    }
 }
 
 #[cfg(test)]

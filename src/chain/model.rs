@@ -169,6 +169,7 @@ impl Tree {
                     .link_parent(&PathBuf::from(format!("../{parent}")))
                     .unwrap();
             }
+            write_task(&writer);
             let inventory = InventoryEntry {
                 img_version: 2,
                 ..InventoryEntry::default()
@@ -181,6 +182,26 @@ impl Tree {
 
 /// The task of all layers.
 pub(crate) const TASK: u32 = 7;
+
+/// The task with one mapping of all pages.
+fn write_task(writer: &LayerWriter) {
+    let task = PstreeEntry {
+        pid: TASK,
+        threads: vec![7, 8],
+        ..PstreeEntry::default()
+    };
+    writer.one("pstree.img", &task).unwrap();
+    let vma = VmaEntry {
+        start: 0,
+        end: SPACE as u64 * PAGE_SIZE,
+        ..VmaEntry::default()
+    };
+    let mm = MmEntry {
+        vmas: vec![vma],
+        ..MmEntry::default()
+    };
+    writer.one(&format!("mm-{TASK}.img"), &mm).unwrap();
+}
 
 /// A directory on a file system where making many files durable is quick.
 pub(crate) fn scratch() -> TempDir {
@@ -256,22 +277,7 @@ impl<'a> Made<'a> {
         if let Some(sidecar) = &self.sidecar {
             writer.one(SIDECAR, sidecar).unwrap();
         }
-        let task = PstreeEntry {
-            pid: 7,
-            threads: vec![7, 8],
-            ..PstreeEntry::default()
-        };
-        writer.one("pstree.img", &task).unwrap();
-        let vma = VmaEntry {
-            start: 0,
-            end: 64 * PAGE_SIZE,
-            ..VmaEntry::default()
-        };
-        let mm = MmEntry {
-            vmas: vec![vma],
-            ..MmEntry::default()
-        };
-        writer.one("mm-7.img", &mm).unwrap();
+        write_task(&writer);
         if let Some(img_version) = self.version {
             let inventory = InventoryEntry {
                 img_version,

@@ -8,6 +8,7 @@ mod kinds;
 mod pagemap;
 pub mod proto;
 mod sidecar;
+pub mod status;
 #[cfg(test)]
 mod tests;
 pub mod text;

@@ -12,6 +12,7 @@ mod demo;
 mod dump_restore;
 mod errors;
 mod files;
+mod inspect;
 mod interop;
 mod keeper;
 mod python;

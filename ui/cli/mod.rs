@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Commands that CRIU has keep CRIU's option names.
 
+mod cat;
 pub(crate) mod criu;
 mod dedup;
 mod demo;
@@ -8,6 +9,7 @@ pub(crate) mod dump;
 mod keeper;
 pub(crate) mod ps;
 pub(crate) mod restore;
+mod search;
 mod show;
 pub(crate) mod stacks;
 mod watch;
@@ -48,6 +50,10 @@ pub(crate) enum Command {
     Stacks(stacks::Args),
     /// List the files of a layer, or print one
     Show(show::Args),
+    /// Write memory of a process as of a layer
+    Cat(cat::Args),
+    /// Look for text or bytes in the memory of a layer
+    Search(search::Args),
     /// Count the pages that a running tree writes
     Watch(watch::Args),
     /// Free pages that upper layers override
@@ -72,6 +78,8 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Ps(args) => ps::run(args),
         Command::Stacks(args) => stacks::run(args),
         Command::Show(args) => show::run(args),
+        Command::Cat(args) => cat::run(args),
+        Command::Search(args) => return search::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Dedup(args) => dedup::run(args),
         Command::Doctor(args) => return doctor::run(args),
@@ -90,10 +98,11 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Ps(args) => args.json,
         Command::Stacks(args) => args.json,
         Command::Show(args) => args.json,
+        Command::Search(args) => args.json,
         Command::Watch(args) => args.json,
         Command::Dedup(args) => args.json,
         Command::Doctor(args) => args.json,
-        Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
+        Command::Cat(_) | Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
     }
 }
 
@@ -171,6 +180,11 @@ pub(crate) fn line(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Writes a remark to stderr; nobody is left to tell when that is closed.
+fn note(text: &str) {
+    let _closed = writeln!(std::io::stderr(), "icecore: {text}");
 }
 
 /// This program: it serves as keeper.

@@ -1,0 +1,133 @@
+//! Looking into layers of a real process: what a view shows is what was in its memory.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use icecore::PAGE_SIZE;
+use icecore::inspect::{Source, View};
+
+use crate::support::{Digest, Need, Sandbox, Target, assert_same_memory, digest, require};
+
+/// The kernel's pages, which a digest of a process leaves out.
+const KERNELS: &[&str] = &["[vvar]", "[vsyscall]", "[vdso]"];
+
+/// The same digest of a layer as of a process; `live` loses the pages that are not in layers.
+fn of_layer(view: &View, live: &mut Digest) -> Digest {
+    let mut all = BTreeMap::new();
+    for task in view.tasks().iter().filter(|task| task.alive) {
+        let pid = i32::try_from(task.pid).unwrap();
+        let space = view.space(task.pid).unwrap();
+        for mapping in space.mappings() {
+            if KERNELS.contains(&mapping.name.as_str()) {
+                continue;
+            }
+            for part in space.parts(mapping.range) {
+                for addr in (part.range.start..part.range.end).step_by(4096) {
+                    match part.source {
+                        Source::Zero => continue,
+                        Source::File => {
+                            live.remove(&(pid, addr));
+                            continue;
+                        }
+                        _ => assert_eq!(part.source.absence(), None, "{part:?}"),
+                    }
+                    let mut bytes = [0; PAGE_SIZE as usize];
+                    space.read(&part, addr, &mut bytes).unwrap();
+                    if bytes.iter().any(|byte| *byte != 0) {
+                        let hash = blake3::hash(&bytes);
+                        all.insert((pid, addr), *hash.as_bytes().first_chunk().unwrap());
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// A layer of the stopped target, and its memory.
+fn dump(sandbox: &Sandbox, target: &Target, layer: usize) -> Digest {
+    let parent = match layer {
+        1 => String::new(),
+        _ => format!("--prev-images-dir ../{}", layer - 1),
+    };
+    let pid = target.pid;
+    let words = format!("dump -t {pid} -D {layer} --leave-stopped --track-mem {parent}");
+    sandbox.icecore(&words).ok();
+    target.wait_stopped();
+    let memory = digest(target);
+    for pid in target.members() {
+        sandbox.run("kill", &["-CONT", &pid.to_string()]).ok();
+    }
+    memory
+}
+
+#[test]
+fn memory_as_of_every_layer_is_what_was_there() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for (kind, args) in [("writer", &["600"][..]), ("shared", &[]), ("memory", &[])] {
+        let mut sandbox = Sandbox::new();
+        let target = sandbox.specimen(kind, args);
+        let mut layers = Vec::new();
+        for layer in 1..=3 {
+            layers.push(dump(&sandbox, &target, layer));
+            if kind == "writer" {
+                target.ask(&format!("dirty 0 40 {layer}"));
+                target.ask(&format!("shared 7 {layer}"));
+                target.ask(&format!("file 8 {layer}"));
+            }
+        }
+        for (layer, mut live) in (1..).zip(layers) {
+            let view = View::open(sandbox.path(layer.to_string())).unwrap();
+            let shown = of_layer(&view, &mut live);
+            assert_same_memory(&format!("{kind} {layer}"), &live, &shown);
+        }
+    }
+}
+
+#[test]
+fn cat_and_search_agree_about_the_memory_of_a_layer() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["100"]);
+    target.ask("heap 50 7");
+    let pid = target.pid;
+    sandbox
+        .icecore(&format!("dump -t {pid} -D 1 --track-mem"))
+        .ok();
+    let listed = sandbox.icecore(&format!("cat 1 {pid}")).ok().stdout;
+    assert!(
+        listed.contains("[heap]") && listed.contains("[stack]"),
+        "{listed}"
+    );
+    // The specimen knows its own directory: the path is among its arguments.
+    let path = target.dir().display().to_string();
+    let found = sandbox.icecore(&format!("search 1 {path}")).ok().stdout;
+    let line = found.lines().find(|line| line.contains("[stack]")).unwrap();
+    let addr = line.split_whitespace().nth(1).unwrap();
+    let len = format!("{:x}", path.len());
+    sandbox
+        .icecore(&format!("cat 1 {pid} {addr}+{len} -o piece"))
+        .ok();
+    assert_eq!(fs::read_to_string(sandbox.path("piece")).unwrap(), path);
+    // A page that only its file has is said to be absent.
+    let said = sandbox
+        .icecore(&format!("cat 1 {pid} specimen -o piece"))
+        .ok();
+    assert!(said.stderr.contains("in a mapped file"), "{said:?}");
+    sandbox
+        .icecore("search 1 --bytes 00112233445566778899aabbccddeeff")
+        .fails(3);
+    sandbox.icecore("search 1 --regex a*").fails(2);
+    sandbox.icecore(&format!("cat 1 {pid} 10+10")).fails(3);
+    sandbox.icecore("cat 1 1 10+10").fails(3);
+    let json = sandbox
+        .icecore(&format!("search 1 {path} --json -n 1"))
+        .ok()
+        .stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["pid"], pid);
+}

@@ -1,0 +1,74 @@
+//! `icecore cat LAYER PID RANGE`: memory of a process as of a layer.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write};
+use std::path::PathBuf;
+
+use icecore::inspect::{self, View};
+use icecore::{Error, Result};
+
+use crate::format;
+
+/// Options of `cat`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the layer
+    layer: PathBuf,
+    /// Process in it
+    pid: u32,
+    /// What to read: START-END or START+LENGTH in hexadecimal, an address inside a mapping, or the
+    /// name of a mapping, e.g. [heap] or libc.so.6; without it, the mappings are listed
+    range: Option<String>,
+    /// Write into this file; a terminal is shown hexadecimal numbers instead
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Writes the bytes, and says on stderr which of them are not in the layer.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let view = View::open(&args.layer)?;
+    let space = view.space(args.pid)?;
+    let Some(range) = &args.range else {
+        return list(&space);
+    };
+    let range = space.range(range)?;
+    let mut out: Box<dyn Write> = match &args.output {
+        Some(path) => Box::new(File::create(path).map_err(|e| Error::path("create", path, e))?),
+        None if io::stdout().is_terminal() => {
+            Box::new(format::HexDump::new(io::stdout(), range.start))
+        }
+        None => Box::new(io::stdout().lock()),
+    };
+    let catted = inspect::cat(&space, range, &mut out)?;
+    out.flush()
+        .map_err(|e| Error::io("Cannot write the memory", e))?;
+    for part in catted.absent {
+        let why = part.source.absence().unwrap_or_default();
+        super::note(&format!("{}: {why}; written as zeros", part.range));
+    }
+    Ok(())
+}
+
+fn list(space: &inspect::Space<'_>) -> Result<()> {
+    for mapping in space.mappings() {
+        let mut own = 0;
+        for part in space.parts(mapping.range) {
+            if matches!(
+                part.source,
+                inspect::Source::Stored(_) | inspect::Source::Segment(..)
+            ) {
+                own += part.range.pages();
+            }
+        }
+        super::line(&format!(
+            "{:x}-{:x} {} {:>7} of {:>7} pages  {}",
+            mapping.range.start,
+            mapping.range.end,
+            mapping.permissions(),
+            own,
+            mapping.range.pages(),
+            format::plain(&mapping.name),
+        ))?;
+    }
+    Ok(())
+}
