@@ -634,6 +634,31 @@ pub struct TaskCoreEntry {
     #[prost(uint32, optional, tag = "22")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub membarrier_registration_mask: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// `/proc/PID/coredump_filter`.
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coredump_filter: ::core::option::Option<u32>,
+    /// PR_GET_MDWE: PR_MDWE_* bits.
+    #[prost(uint32, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdwe: ::core::option::Option<u32>,
+    /// PR_GET_MEMORY_MERGE.
+    #[prost(bool, optional, tag = "1002")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_merge: ::core::option::Option<bool>,
+    /// mlockall(2): MCL_FUTURE, MCL_ONFAULT.
+    #[prost(uint32, optional, tag = "1003")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_future: ::core::option::Option<u32>,
+    /// Of a session leader: the nice value of its autogroup (sched(7)).
+    #[prost(sint32, optional, tag = "1004")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autogroup_nice: ::core::option::Option<i32>,
+    /// Lines of `/proc/PID/cgroup`.
+    #[prost(string, repeated, tag = "1005")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cgroups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -733,6 +758,34 @@ pub struct ThreadCoreEntry {
     #[prost(uint32, optional, tag = "16")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cg_set: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// CPUs that it may run on, when that is not the usual set.
+    #[prost(uint32, repeated, packed = "false", tag = "1000")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpus: ::prost::alloc::vec::Vec<u32>,
+    /// PR_GET_TIMERSLACK, in ns.
+    #[prost(uint64, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timer_slack: ::core::option::Option<u64>,
+    /// ioprio_get(2).
+    #[prost(uint32, optional, tag = "1002")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_priority: ::core::option::Option<u32>,
+    /// get_mempolicy(2): mode, and the nodes as words of a bit mask.
+    #[prost(uint32, optional, tag = "1003")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: ::core::option::Option<u32>,
+    #[prost(uint64, repeated, packed = "false", tag = "1004")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub memory_nodes: ::prost::alloc::vec::Vec<u64>,
+    /// PR_MCE_KILL_GET.
+    #[prost(uint32, optional, tag = "1005")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_errors: ::core::option::Option<u32>,
+    /// arch_prctl(ARCH_GET_CPUID): the CPUID instruction faults.
+    #[prost(bool, optional, tag = "1006")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuid_faults: ::core::option::Option<bool>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2461,6 +2514,15 @@ pub struct VmaEntry {
     #[prost(uint32, optional, tag = "10")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fdflags: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// mseal(2).
+    #[prost(bool, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sealed: ::core::option::Option<bool>,
+    /// MAP_DROPPABLE (mmap(2)): memory that the kernel may empty at any time; none of it is stored.
+    #[prost(bool, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub droppable: ::core::option::Option<bool>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2903,7 +2965,7 @@ pub struct PidnsEntry {
     pub ext_key: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(::serde::Serialize)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PipeDataEntry {
     #[prost(uint32, required, tag = "1")]
     pub pipe_id: u32,
@@ -2912,6 +2974,11 @@ pub struct PipeDataEntry {
     #[prost(uint32, optional, tag = "3")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: ::core::option::Option<u32>,
+    /// Our own; CRIU passes over fields that it does not know. Lengths of the packets in a pipe in
+    /// packet mode.
+    #[prost(uint32, repeated, packed = "false", tag = "1000")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub packets: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

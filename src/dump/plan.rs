@@ -158,6 +158,8 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         plan.obstacles
             .extend(mappings::obstacles(process.pid, &mapped));
         plan.obstacles.extend(mapped_files(process.pid, &mapped)?);
+        plan.warnings.extend(mappings::warnings(process.pid));
+        program(process, &mut plan.obstacles);
         plan.mappings.push(mapped);
         plan.resident_pages += resident(process.pid);
     }
@@ -185,7 +187,8 @@ fn mapped_files(pid: Pid, mapped: &[Mapping]) -> Result<Vec<Obstacle>> {
     let mut seen = HashSet::new();
     let mut obstacles = Vec::new();
     for mapping in mapped {
-        let of_file = matches!(mapping.backing, Backing::File(_));
+        let of_file =
+            matches!(mapping.backing, Backing::File(_)) && mapping.obstacle(pid).is_none();
         if of_file && seen.insert((mapping.device, mapping.inode)) {
             obstacles.extend(files::survey_link(pid, &mapping.link(pid))?);
         }
@@ -281,6 +284,24 @@ fn lexical(path: &Path) -> PathBuf {
     }
 }
 
+/// Programs for another architecture: the class in the header of an ELF file (elf(5)).
+fn program(process: &Process, obstacles: &mut Vec<Obstacle>) {
+    const ELFCLASS32: u8 = 1;
+    let mut header = [0; 5];
+    let exe = std::fs::File::open(format!("/proc/{}/exe", process.pid));
+    // A program that cannot be opened is somebody else's obstacle.
+    let read = exe.and_then(|mut file| std::io::Read::read_exact(&mut file, &mut header));
+    if read.is_ok() && header == [0x7f, b'E', b'L', b'F', ELFCLASS32] {
+        obstacles.push(Obstacle::unsupported(
+            format!(
+                "Process {} ({}) is a 32-bit program",
+                process.pid, process.comm
+            ),
+            "only 64-bit programs can be dumped",
+        ));
+    }
+}
+
 /// Namespaces other than ours are not supported yet, be it of one thread only.
 fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
     let of = |pid: Pid| Proc::new(pid.as_raw()).and_then(|p| p.namespaces());
@@ -369,12 +390,7 @@ fn is_ending(tid: Pid) -> bool {
 /// Processes that share memory, descriptors or more with their parent (vfork, CLONE_VM), and threads
 /// that do not share them with their leader.
 fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
-    let mut refuse = |what: String| {
-        obstacles.push(Obstacle::unsupported(
-            what,
-            "try again later: it may be starting a program",
-        ));
-    };
+    let mut refuse = |what: String, hint: &str| obstacles.push(Obstacle::unsupported(what, hint));
     if let Some(parent) = all.iter().find(|p| p.pid == process.ppid) {
         for (resource, name) in [
             (kcmp::Resource::Vm, "memory"),
@@ -382,10 +398,13 @@ fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
             (kcmp::Resource::Fs, "working directory"),
         ] {
             if kcmp::same(process.pid, parent.pid, resource).unwrap_or(false) {
-                refuse(format!(
-                    "Processes {} and {} share their {name}",
-                    parent.pid, process.pid
-                ));
+                refuse(
+                    format!(
+                        "Processes {} and {} share their {name}",
+                        parent.pid, process.pid
+                    ),
+                    "try again later: one may be starting a program (vfork)",
+                );
             }
         }
     }
@@ -395,10 +414,10 @@ fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
             (kcmp::Resource::Fs, "working directory"),
         ] {
             if !kcmp::same(process.pid, *tid, resource).unwrap_or(true) {
-                refuse(format!(
-                    "Thread {tid} of process {} has its own {name}",
-                    process.pid
-                ));
+                refuse(
+                    format!("Thread {tid} of process {} has its own {name}", process.pid),
+                    "threads that have left their process (unshare) cannot be saved yet",
+                );
             }
         }
     }

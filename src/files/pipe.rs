@@ -140,6 +140,7 @@ impl Contents {
                     pipe_id: number,
                     bytes: 0,
                     size,
+                    packets: Vec::new(),
                 };
                 self.0.entry(number).or_insert((entry, Vec::new()))
             }
@@ -149,10 +150,10 @@ impl Contents {
             return Ok(());
         }
         let chunks = peek(copy, data.size.unwrap_or(0)).map_err(cannot)?;
-        if chunks.len() > 1 {
-            let what = format!("{} holds {} packets", file.shown(), chunks.len());
-            return Err(Error::new(Kind::Unsupported, what)
-                .hint("dump again when the program has read them"));
+        // Without packets there is one piece, however it was written.
+        if chunks.len() > 1 || file.flags & libc::O_DIRECT.cast_unsigned() != 0 {
+            let length = |chunk: &Vec<u8>| u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            data.packets = chunks.iter().map(length).collect();
         }
         *bytes = chunks.concat();
         data.bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -274,14 +275,31 @@ fn fill(name: &str, write: OwnedFd, contents: Option<(PipeDataEntry, Vec<u8>)>) 
             .hint(format!("raise it: sysctl fs.pipe-max-size={size}"))
         })?;
     }
+    let cannot = || format!("Cannot fill {name} with its {} bytes", bytes.len());
+    let mut write = File::from(write);
     // Not blocking: more bytes than the capacity are an error, not a wait without end.
-    let result = File::from(write).write_all(&bytes);
-    result.map_err(|e| {
-        Error::io(
-            format!("Cannot fill {name} with its {} bytes", bytes.len()),
-            e,
-        )
-    })
+    if data.packets.is_empty() {
+        return write.write_all(&bytes).map_err(|e| Error::io(cannot(), e));
+    }
+    let mode = |flags| {
+        let flags = OFlag::O_NONBLOCK | flags;
+        fcntl(&write, FcntlArg::F_SETFL(flags)).map_err(|e| Error::os(cannot(), e))
+    };
+    mode(OFlag::O_DIRECT)?;
+    let mut rest = &bytes[..];
+    for length in &data.packets {
+        let length = usize::try_from(*length).unwrap_or(usize::MAX);
+        let Some((packet, after)) = rest.split_at_checked(length) else {
+            return Err(Error::corrupt(format!(
+                "{name} holds fewer bytes than its packets have"
+            )));
+        };
+        (&write)
+            .write_all(packet)
+            .map_err(|e| Error::io(cannot(), e))?;
+        rest = after;
+    }
+    mode(OFlag::empty()).map(drop)
 }
 
 #[cfg(test)]
@@ -334,6 +352,7 @@ mod tests {
             pipe_id: 5,
             bytes: 3,
             size: Some(1 << 17),
+            packets: Vec::new(),
         };
         let mut ends = Ends::pipe(5, Some((data, b"abc".to_vec()))).unwrap();
         let reader = ends.reopen(libc::O_RDONLY.cast_unsigned()).unwrap();
@@ -345,11 +364,40 @@ mod tests {
     }
 
     #[test]
+    fn packets_are_packets_again() {
+        let data = PipeDataEntry {
+            pipe_id: 5,
+            bytes: 7,
+            size: None,
+            packets: vec![3, 4],
+        };
+        let mut ends = Ends::pipe(5, Some((data, b"onetwo!".to_vec()))).unwrap();
+        let mut reader = File::from(ends.reopen(libc::O_RDONLY.cast_unsigned()).unwrap());
+        let mut all = [0; 100];
+        assert_eq!(reader.read(&mut all).unwrap(), 3);
+        assert_eq!(reader.read(&mut all).unwrap(), 4);
+        assert_eq!(&all[..4], b"two!");
+    }
+
+    #[test]
+    fn packets_longer_than_the_contents_are_corrupt() {
+        let data = PipeDataEntry {
+            pipe_id: 5,
+            bytes: 3,
+            size: None,
+            packets: vec![2, 2],
+        };
+        let error = Ends::pipe(5, Some((data, b"abc".to_vec()))).unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+    }
+
+    #[test]
     fn more_bytes_than_capacity_are_an_error() {
         let data = PipeDataEntry {
             pipe_id: 5,
             bytes: 5000,
             size: Some(4096),
+            packets: Vec::new(),
         };
         assert!(Ends::pipe(5, Some((data, vec![0; 5000]))).is_err());
     }

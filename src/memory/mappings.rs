@@ -2,9 +2,11 @@
 //!
 //! Sources: proc_pid_maps(5), proc_pid_smaps(5) (`VmFlags`), CRIU's `vma_entry`.
 
+use std::fs;
 use std::path::PathBuf;
 
-use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
+use procfs::FromBufRead as _;
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps, Process, VmFlags};
 
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::units::{PageRange, Pid};
@@ -48,6 +50,10 @@ pub struct Mapping {
     pub heap: bool,
     /// Kernel flags of the mapping.
     pub vm: VmFlags,
+    /// It cannot be changed any more (mseal(2)).
+    pub sealed: bool,
+    /// The kernel may empty it at any time (MAP_DROPPABLE, mmap(2)).
+    pub droppable: bool,
     /// What the kernel calls it, for people.
     pub name: String,
 }
@@ -57,9 +63,12 @@ const MEMFD: &str = "/memfd:";
 const DELETED: &str = " (deleted)";
 
 impl Mapping {
-    /// True when dirty private pages may be stored for it.
+    /// True when dirty private pages may be stored for it. Not of droppable memory: what the kernel may
+    /// empty at any time is empty after a restore, as it should be (random numbers prepared there for
+    /// getrandom(2) must not come twice).
     pub fn is_private_memory(&self) -> bool {
         !self.shared
+            && !self.droppable
             && !matches!(
                 self.backing,
                 Backing::Vvar | Backing::Vsyscall | Backing::Vdso
@@ -137,6 +146,8 @@ impl Mapping {
             inode: map.inode,
             heap: map.pathname == MMapPath::Heap,
             vm: map.extension.vm_flags,
+            sealed: false,
+            droppable: false,
             name,
         }
     }
@@ -148,7 +159,7 @@ impl Mapping {
     }
 
     /// Why it cannot be saved, if so.
-    fn obstacle(&self, pid: Pid) -> Option<Obstacle> {
+    pub(crate) fn obstacle(&self, pid: Pid) -> Option<Obstacle> {
         let refuse = |what: &str, hint: &str| {
             let text = format!(
                 "Process {pid} maps {what} at {} ({})",
@@ -176,6 +187,14 @@ impl Mapping {
             Backing::File(_) if self.vm.intersects(VmFlags::IO | VmFlags::PF) => {
                 refuse("device memory", "device mappings cannot be saved")
             }
+            Backing::File(path) if path.starts_with("/secretmem (deleted)") => refuse(
+                "secret memory (memfd_secret)",
+                "nobody but the program itself can read it",
+            ),
+            Backing::File(path) if path.starts_with("/[aio] (deleted)") => refuse(
+                "a ring of asynchronous I/O (io_setup)",
+                "it cannot be saved yet; let the program end it, or start it without",
+            ),
             // Whether its file can be found again, `files` knows.
             Backing::File(_) => None,
         }
@@ -218,17 +237,24 @@ fn backing(path: &MMapPath) -> (Backing, String) {
 /// # Errors
 /// When the process is gone or belongs to somebody else.
 pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
-    let cannot = |e| {
-        Error::new(
-            Kind::TargetGone,
-            format!("Cannot read the mappings of process {pid}"),
-        )
-        .because(e)
-    };
-    let maps = Process::new(pid.as_raw())
-        .and_then(|p| p.smaps())
-        .map_err(cannot)?;
-    Ok(maps.iter().map(Mapping::from).collect())
+    let path = format!("/proc/{pid}/smaps");
+    let text = fs::read(&path).map_err(|e| unreadable(pid).because(e))?;
+    let maps = MemoryMaps::from_buf_read(&text[..]).map_err(|e| unreadable(pid).because(e))?;
+    let mut mappings: Vec<Mapping> = maps.iter().map(Mapping::from).collect();
+    // Two flags that the library does not know; each mapping has one line of flags.
+    let lines = text.split(|byte| *byte == b'\n');
+    let flags = lines.filter_map(|line| line.strip_prefix(b"VmFlags:"));
+    for (mapping, flags) in mappings.iter_mut().zip(flags) {
+        let mut words = flags.split(|byte| *byte == b' ');
+        mapping.sealed = words.clone().any(|word| word == b"sl");
+        mapping.droppable = words.any(|word| word == b"dp");
+    }
+    Ok(mappings)
+}
+
+fn unreadable(pid: Pid) -> Error {
+    let text = format!("Cannot read the mappings of process {pid}");
+    Error::new(Kind::TargetGone, text)
 }
 
 /// The mappings of `pid` without kernel flags: much faster than [`read`].
@@ -236,16 +262,9 @@ pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
 /// # Errors
 /// As [`read`].
 pub fn layout(pid: Pid) -> Result<Vec<Mapping>> {
-    let cannot = |e| {
-        Error::new(
-            Kind::TargetGone,
-            format!("Cannot read the mappings of process {pid}"),
-        )
-        .because(e)
-    };
     let maps = Process::new(pid.as_raw())
         .and_then(|p| p.maps())
-        .map_err(cannot)?;
+        .map_err(|e| unreadable(pid).because(e))?;
     Ok(maps.iter().map(Mapping::from).collect())
 }
 
@@ -255,25 +274,45 @@ pub fn layout(pid: Pid) -> Result<Vec<Mapping>> {
 /// # Errors
 /// As [`read`].
 pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
-    let cannot = |e| {
-        Error::new(
-            Kind::TargetGone,
-            format!("Cannot read the mappings of process {pid}"),
-        )
-        .because(e)
-    };
     let maps = Process::new(pid.as_raw())
         .and_then(|p| p.maps())
-        .map_err(cannot)?;
+        .map_err(|e| unreadable(pid).because(e))?;
     let same = maps.len() == known.len()
         && maps.iter().zip(&known).all(|(map, old)| {
             let new = Mapping {
                 vm: old.vm,
+                sealed: old.sealed,
+                droppable: old.droppable,
                 ..Mapping::from(map)
             };
             new == *old
         });
     if same { Ok(known) } else { read(pid) }
+}
+
+/// What of `mappings` will not be as it was: the memory policy of single mappings (mbind(2)).
+pub fn warnings(pid: Pid) -> Vec<Obstacle> {
+    // Without NUMA there is no such file. A mapping without a policy of its own shows the thread's.
+    let text = fs::read_to_string(format!("/proc/{pid}/numa_maps")).unwrap_or_default();
+    own_policy(&text)
+        .map(|policy| {
+            Obstacle::unsupported(
+                format!("A mapping of process {pid} has memory policy {policy} of its own (mbind)"),
+                "a restored one has the policy of its thread",
+            )
+        })
+        .into_iter()
+        .collect()
+}
+
+/// A policy in `numa_maps` that not all mappings have, other than the default one.
+fn own_policy(text: &str) -> Option<&str> {
+    let policies = || text.lines().filter_map(|line| line.split(' ').nth(1));
+    let first = policies().next()?;
+    let other = policies().find(|policy| *policy != first)?;
+    [first, other]
+        .into_iter()
+        .find(|policy| *policy != "default")
 }
 
 /// What in `mappings` cannot be saved, whatever the files behind them.
@@ -297,6 +336,15 @@ mod tests {
                 .windows(2)
                 .all(|w| w[0].range.end <= w[1].range.start)
         );
+    }
+
+    #[test]
+    fn a_policy_that_only_some_mappings_have_is_their_own() {
+        let all = "1000 prefer:0 heap\n2000 prefer:0 stack\n";
+        assert_eq!(own_policy(all), None);
+        assert_eq!(own_policy("1000 default\n2000 bind:0 x\n"), Some("bind:0"));
+        assert_eq!(own_policy("1000 bind:0\n2000 default x\n"), Some("bind:0"));
+        assert_eq!(own_policy(""), None);
     }
 
     #[test]

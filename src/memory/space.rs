@@ -17,6 +17,10 @@ pub use crate::image::status;
 const TASK_SIZE: u64 = 0x7fff_ffff_f000;
 /// Nothing of ours goes below (mmap_min_addr).
 const LOWEST: u64 = 0x10_0000;
+/// mseal(2), on every architecture (Linux 6.10).
+const SYS_MSEAL: i64 = 462;
+/// mmap(2): instead of MAP_PRIVATE (Linux 6.11).
+const MAP_DROPPABLE: u32 = 8;
 const MADV_GUARD_INSTALL: u64 = 102;
 
 /// True for the mappings that the kernel gives and that can only be moved.
@@ -176,6 +180,11 @@ pub fn map(
         let flags = vma.flags & keep.cast_unsigned()
             | anonymous
             | libc::MAP_FIXED_NOREPLACE.cast_unsigned();
+        let flags = if vma.droppable == Some(true) {
+            flags & !libc::MAP_PRIVATE.cast_unsigned() | MAP_DROPPABLE
+        } else {
+            flags
+        };
         let offset = if by_file { vma.pgoff } else { 0 };
         calls.push(Call::new(
             libc::SYS_mmap,
@@ -217,6 +226,9 @@ pub fn protect(remote: &mut Remote, vmas: &[VmaEntry]) -> Result<()> {
                 calls.push(Call::new(libc::SYS_madvise, &[vma.start, len, bit]));
             }
         }
+    }
+    for vma in vmas.iter().filter(|v| is_made(v) && v.sealed == Some(true)) {
+        calls.push(Call::new(SYS_MSEAL, &[vma.start, vma.end - vma.start, 0]));
     }
     check(remote, "setting the protection of mappings", &mut calls)
 }

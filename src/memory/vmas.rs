@@ -33,6 +33,8 @@ pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>) -> VmaEntry {
         fd: -1,
         madv: Some(mapping.advice()).filter(|m| *m != 0),
         fdflags: file.map(|(_, flags)| flags),
+        sealed: mapping.sealed.then_some(true),
+        droppable: mapping.droppable.then_some(true),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Carrying out a restore: phases and their order, nothing else.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use super::process;
@@ -52,6 +53,9 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         .filter_map(|p| Some((Pid::from_raw(p.wanted.entry.pid.cast_signed()), p.stopped?)))
         .collect();
     born.release(&stopped)?;
+    // What holds for every process is said once.
+    let mut said = HashSet::new();
+    warnings.retain(|warning| said.insert(warning.to_string()));
     Ok(Outcome {
         root: plan.root,
         tasks: plan.tasks,

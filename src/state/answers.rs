@@ -43,6 +43,11 @@ impl Questions {
         self.leader
     }
 
+    /// Where the room begins.
+    pub fn base(&self) -> Vaddr {
+        self.base
+    }
+
     /// The address in the task of `bytes` bytes of room, for the kernel to write to.
     pub fn room(&mut self, bytes: u64) -> Vaddr {
         let at = self.base + self.used;

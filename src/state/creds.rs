@@ -124,9 +124,9 @@ impl Resource for Credentials {
 
     fn check(&self, pid: Pid) -> Result<Vec<Obstacle>> {
         let mut obstacles = Vec::new();
-        for tid in proc::threads(pid)? {
+        for (tid, status) in proc::of_threads(pid, proc::status)? {
             let who = super::who(pid, tid);
-            let groups = proc::status(pid, tid)?.groups.len();
+            let groups = status.groups.len();
             if groups > MOST_GROUPS {
                 obstacles.push(Obstacle::unsupported(
                     format!("{who} is in {groups} groups"),

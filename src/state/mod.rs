@@ -11,6 +11,7 @@
 mod altstack;
 mod answers;
 mod caps;
+mod cgroup;
 mod comm;
 mod creds;
 pub mod fs;
@@ -20,6 +21,7 @@ pub mod mm;
 mod oom;
 mod pdeath;
 mod pending;
+mod placement;
 mod posix_timers;
 mod process;
 mod rlimits;
@@ -27,7 +29,7 @@ mod rseq;
 mod sched;
 mod seccomp;
 mod sigactions;
-mod unsaved;
+mod switches;
 mod words;
 
 use crate::error::{Error, Obstacle, Result};
@@ -92,18 +94,20 @@ pub static RESOURCES: &[&dyn Resource] = &[
     &process::ChildSubreaper,
     &process::Membarrier,
     &sched::Scheduling,
+    &placement::Placement,
     &sigactions::SignalActions,
     &altstack::AltStack,
     &pending::SignalMask,
     &pending::PendingSignals,
     &itimers::IntervalTimers,
     &posix_timers::PosixTimers,
+    &switches::Switches,
     &rlimits::Limits,
     &oom::OomScoreAdj,
+    &cgroup::ControlGroups,
     &creds::Credentials,
     &pdeath::ParentDeathSignal,
     &seccomp::Seccomp,
-    &unsaved::Unsaved,
 ];
 
 /// A frozen, infected thread on its way into a `core-TID.img`.

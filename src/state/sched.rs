@@ -55,8 +55,8 @@ impl Resource for Scheduling {
 
     fn check(&self, pid: Pid) -> Result<Vec<Obstacle>> {
         let mut obstacles = Vec::new();
-        for tid in proc::threads(pid)? {
-            let policy = Place::of(pid, tid)?.policy;
+        for (tid, place) in proc::of_threads(pid, Place::of)? {
+            let policy = place.policy;
             // SCHED_OTHER, FIFO, RR, BATCH and IDLE are what the image format has words for.
             if policy > SCHED_IDLE || policy == 4 {
                 obstacles.push(Obstacle::unsupported(

@@ -18,8 +18,8 @@ impl Resource for Seccomp {
 
     fn check(&self, pid: Pid) -> Result<Vec<Obstacle>> {
         let mut obstacles = Vec::new();
-        for tid in proc::threads(pid)? {
-            let mode = match proc::status(pid, tid)?.seccomp.unwrap_or(0) {
+        for (tid, status) in proc::of_threads(pid, proc::status)? {
+            let mode = match status.seccomp.unwrap_or(0) {
                 0 => continue,
                 1 => "strict mode".to_owned(),
                 2 => "a filter".to_owned(),

@@ -41,6 +41,23 @@ pub(crate) fn threads(pid: Pid) -> Result<Vec<Pid>> {
     Ok(tids)
 }
 
+/// What `read` tells of each thread of a process, the leader first. A thread that ends meanwhile is
+/// left out.
+pub(crate) fn of_threads<T>(
+    pid: Pid,
+    read: impl Fn(Pid, Pid) -> Result<T>,
+) -> Result<Vec<(Pid, T)>> {
+    let mut all = Vec::new();
+    for tid in threads(pid)? {
+        match read(pid, tid) {
+            Ok(told) => all.push((tid, told)),
+            Err(e) if tid != pid && e.kind() == Kind::TargetGone => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(all)
+}
+
 fn text(path: &str) -> Result<String> {
     let bytes = fs::read(path).map_err(|e| match e.raw_os_error() {
         // The directory, or the task behind the open file, is gone.

@@ -1,6 +1,8 @@
 //! Every resource makes the round trip: dump, kill, restore, and the specimen finds nothing wrong
 //! with itself, nor does anybody who looks from outside.
 
+use std::path::{Path, PathBuf};
+
 use crate::support::{Need, Portrait, Sandbox, Target, assert_same_portrait, portrait, require};
 
 /// Dumps (killing), restores, and compares; twice, so that a restored process is dumped as well.
@@ -87,6 +89,11 @@ fn timers_run_on_with_the_time_that_was_left() {
 #[test]
 fn limits_scheduling_names_and_small_settings_come_back() {
     round_trip("surroundings", &[], &[]);
+}
+
+#[test]
+fn settings_that_criu_loses_come_back() {
+    round_trip("settings", &[], &[]);
 }
 
 #[test]
@@ -241,18 +248,54 @@ fn a_dump_leaves_no_trace_in_its_target() {
     }
 }
 
+/// A control group of this test, removed in the end.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Option<Self> {
+        let tops = ["unified", "", "pids"].map(|name| Path::new("/sys/fs/cgroup").join(name));
+        let name = format!("icecore-test-{}", std::process::id());
+        let makes = |top: &PathBuf| {
+            top.join("cgroup.procs").exists() && std::fs::create_dir(top.join(&name)).is_ok()
+        };
+        Some(Self(tops.into_iter().find(makes)?.join(&name)))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Busy until the last process in it is gone, which the sandbox sees to.
+        let gone = || std::fs::remove_dir(&self.0).ok();
+        crate::support::wait_until("the control group empty", gone);
+    }
+}
+
 #[test]
-fn what_no_image_has_a_place_for_is_told() {
+fn a_tree_comes_back_into_its_control_group() {
     if !require(&[Need::Root]) {
         return;
     }
+    let Some(group) = Group::new() else {
+        eprintln!("skipped: no control group can be made here");
+        return;
+    };
     let mut sandbox = Sandbox::new();
-    let target = sandbox.specimen("surroundings", &["odd"]);
-    let said = sandbox
-        .icecore(&format!("dump -t {} -D 1 -R", target.pid))
-        .ok()
-        .stdout;
-    assert!(said.contains("timer slack of 123456"), "{said}");
-    assert!(said.contains("policy for memory errors"), "{said}");
-    assert!(said.contains("core dump filter"), "{said}");
+    let target = sandbox.specimen("tree", &[]);
+    for pid in target.members() {
+        // Written inside, where the pid means that process.
+        let procs = group.0.join("cgroup.procs");
+        let words = format!("echo {pid} > {}", procs.display());
+        sandbox.run("sh", &["-c", &words]).ok();
+    }
+    dump_and_kill(&sandbox, &target, 1);
+    sandbox.icecore("restore -D 1 -d").ok();
+    let procs = std::fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
+    let members = target.members();
+    // A zombie is in no group that anybody could see.
+    let alive = members
+        .iter()
+        .filter(|pid| target.state(**pid) != Some('Z'));
+    assert_eq!(procs.lines().count(), alive.count(), "{procs}");
+    sandbox.kill(&target);
+    sandbox.wait_gone(&members);
 }

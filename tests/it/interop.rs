@@ -174,14 +174,36 @@ fn join_lines(value: &mut Value) {
     }
 }
 
-/// Takes out what this crit does not know yet: CRIU 4.2 renamed the count of pages, and we write both.
-fn forget_newer_fields(image: &mut Value) {
-    let entries = image.get_mut("entries").and_then(Value::as_array_mut);
-    for entry in entries
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_object_mut)
-    {
-        entry.remove("compat_nr_pages");
+/// What this crit does not know: CRIU 4.2 renamed the count of pages, and we write both; the others
+/// are fields of our own.
+const NEWER: &[&str] = &[
+    "compat_nr_pages",
+    "coredump_filter",
+    "mdwe",
+    "memory_merge",
+    "lock_future",
+    "autogroup_nice",
+    "cgroups",
+    "cpus",
+    "timer_slack",
+    "io_priority",
+    "memory_policy",
+    "memory_nodes",
+    "memory_errors",
+    "cpuid_faults",
+    "sealed",
+    "droppable",
+    "packets",
+];
+
+/// Takes it out.
+fn forget_newer_fields(value: &mut Value) {
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(forget_newer_fields),
+        Value::Object(fields) => {
+            fields.retain(|name, _| !NEWER.contains(&name.as_str()));
+            fields.values_mut().for_each(forget_newer_fields);
+        }
+        _ => {}
     }
 }

@@ -25,6 +25,7 @@ mod pattern;
 mod pipes;
 mod reaper;
 mod registers;
+mod settings;
 mod shared;
 mod signals;
 mod sleepers;
@@ -53,6 +54,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("pipes", pipes::run),
     ("shared", shared::run),
     ("signals", signals::run),
+    ("settings", settings::run),
     ("sleepers", sleepers::run),
     ("surroundings", surroundings::run),
     ("threads", threads::run),

@@ -1,0 +1,180 @@
+//! Switches of a process or thread that CRIU's images have no place for and that CRIU loses in
+//! silence: the policy for memory errors (PR_MCE_KILL), CPUID faulting (arch_prctl(2)), the core dump
+//! filter (core(5)), memory that is never both writable and executable (PR_SET_MDWE), memory merging
+//! (PR_SET_MEMORY_MERGE, prctl(2)), the locking of future mappings (mlockall(2)), the nice value of a
+//! session's autogroup (sched(7)). They are in fields of our own (`tc.coredump_filter` and
+//! following). What even those do not help is a warning or an error: the signal at its end
+//! (clone(2)), a local descriptor table (modify_ldt(2)).
+
+use std::fs;
+
+use super::words::low;
+use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::inject::Call;
+use crate::task::proc;
+
+const PR_MCE_KILL: u64 = 33;
+const PR_MCE_KILL_SET: u64 = 1;
+const PR_MCE_KILL_GET: u64 = 34;
+const PR_MCE_KILL_DEFAULT: u32 = 2;
+const PR_SET_MDWE: u64 = 65;
+const PR_GET_MDWE: u64 = 66;
+const PR_SET_MEMORY_MERGE: u64 = 67;
+const PR_GET_MEMORY_MERGE: u64 = 68;
+const ARCH_GET_CPUID: u64 = 0x1011;
+const ARCH_SET_CPUID: u64 = 0x1012;
+const LDT_READ: u64 = 0;
+const MS_INVALIDATE: u64 = 2;
+const MCL_FUTURE: u32 = 2;
+const MCL_ONFAULT: u32 = 4;
+
+/// A page of our working memory in the task that nothing has touched.
+const UNTOUCHED: u64 = 12 << 10;
+const PAGE: u64 = crate::units::PAGE_SIZE;
+
+/// The calls of the leader, by their place.
+mod call {
+    pub(super) const MCE: usize = 0;
+    pub(super) const CPUID: usize = 1;
+    pub(super) const MDWE: usize = 2;
+    pub(super) const MERGE: usize = 3;
+    pub(super) const LDT: usize = 4;
+    pub(super) const LOCKED: usize = 5;
+    pub(super) const RESIDENT: usize = 6;
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Switches;
+
+impl Resource for Switches {
+    fn name(&self) -> &'static str {
+        "switches"
+    }
+
+    fn ask(&self, questions: &mut Questions) {
+        questions.call(libc::SYS_prctl, &[PR_MCE_KILL_GET, 0, 0, 0, 0]);
+        questions.call(libc::SYS_arch_prctl, &[ARCH_GET_CPUID, 0]);
+        if questions.leader() {
+            let resident = questions.room(8);
+            let table = questions.room(8);
+            questions.call(libc::SYS_prctl, &[PR_GET_MDWE, 0, 0, 0, 0]);
+            questions.call(libc::SYS_prctl, &[PR_GET_MEMORY_MERGE, 0, 0, 0, 0]);
+            questions.call(libc::SYS_modify_ldt, &[LDT_READ, table, 8]);
+            // Our working memory is the newest mapping of the process: locked when future ones are.
+            let page = questions.base() + UNTOUCHED;
+            questions.call(libc::SYS_msync, &[page, PAGE, MS_INVALIDATE]);
+            questions.call(libc::SYS_mincore, &[page, PAGE, resident]);
+        }
+    }
+
+    fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
+        // A kernel or CPU without one of these cannot have set it either.
+        let value = |call| answers.value(call, "prctl").ok();
+        let errors = value(call::MCE).map(low);
+        task.thread().memory_errors = errors.filter(|policy| *policy != PR_MCE_KILL_DEFAULT);
+        task.thread().cpuid_faults = value(call::CPUID).filter(|on| *on == 0).map(|_| true);
+        if !task.leader {
+            return Ok(());
+        }
+        if value(call::LDT).is_some_and(|bytes| bytes != 0) {
+            let what = format!("{} has a local descriptor table (modify_ldt)", task.who());
+            return Err(Error::new(Kind::Unsupported, what)
+                .hint("no image has a place for it; it is used by Wine and by 16-bit programs"));
+        }
+        task.task().mdwe = value(call::MDWE).map(low).filter(|bits| *bits != 0);
+        task.task().memory_merge = value(call::MERGE).filter(|on| *on != 0).map(|_| true);
+        let locked = answers.calls.get(call::LOCKED);
+        if locked.is_some_and(|call| call.value() == Err(nix::errno::Errno::EBUSY)) {
+            let resident = value(call::RESIDENT).is_some() && answers.word(0) & 1 != 0;
+            let flags = if resident {
+                MCL_FUTURE
+            } else {
+                MCL_FUTURE | MCL_ONFAULT
+            };
+            task.task().lock_future = Some(flags);
+        }
+        let filter = proc::line(task.pid, "coredump_filter").ok();
+        let filter = filter.and_then(|text| u32::from_str_radix(&text, 16).ok());
+        task.task().coredump_filter = filter;
+        if answers.stat.session == task.pid.as_raw() {
+            task.task().autogroup_nice = autogroup(task.pid).filter(|nice| *nice != 0);
+        }
+        let signal = answers.stat.exit_signal.unwrap_or(libc::SIGCHLD);
+        if signal != libc::SIGCHLD {
+            let what = format!("{} ends with signal {signal} to its parent", task.who());
+            let hint = "a restored one sends SIGCHLD";
+            task.warnings.push(Obstacle::unsupported(what, hint));
+        }
+        Ok(())
+    }
+
+    fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
+        let mut calls: Vec<(Call, &str)> = Vec::new();
+        if let Some(thread) = task.thread() {
+            if let Some(policy) = thread.memory_errors {
+                let args = [PR_MCE_KILL, PR_MCE_KILL_SET, u64::from(policy), 0, 0];
+                calls.push((
+                    Call::new(libc::SYS_prctl, &args),
+                    "policy for memory errors",
+                ));
+            }
+            if thread.cpuid_faults == Some(true) {
+                let call = Call::new(libc::SYS_arch_prctl, &[ARCH_SET_CPUID, 0]);
+                calls.push((call, "CPUID faulting"));
+            }
+        }
+        if let Some(process) = task.task() {
+            if process.memory_merge == Some(true) {
+                let call = Call::new(libc::SYS_prctl, &[PR_SET_MEMORY_MERGE, 1, 0, 0, 0]);
+                calls.push((call, "memory merging"));
+            }
+            if let Some(flags) = process.lock_future {
+                let call = Call::new(libc::SYS_mlockall, &[u64::from(flags)]);
+                calls.push((call, "locking of future mappings"));
+            }
+            if let Some(bits) = process.mdwe {
+                let call = Call::new(libc::SYS_prctl, &[PR_SET_MDWE, u64::from(bits), 0, 0, 0]);
+                calls.push((call, "rule against writable and executable memory"));
+            }
+            for (name, value) in [
+                (
+                    "coredump_filter",
+                    process.coredump_filter.map(|f| format!("{f:#x}")),
+                ),
+                ("autogroup", process.autogroup_nice.map(|n| n.to_string())),
+            ] {
+                let path = format!("/proc/{}/{name}", task.pid);
+                if value.is_some_and(|value| fs::write(path, value).is_err()) {
+                    lost(task, name);
+                }
+            }
+        }
+        for (mut call, what) in calls {
+            task.remote.run(std::slice::from_mut(&mut call))?;
+            if call.value().is_err() {
+                lost(task, what);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nothing here is worth failing a restore: the program runs all the same.
+fn lost(task: &mut RestoreThread<'_>, what: &str) {
+    let text = format!("{} does not get back its {what}", task.who());
+    let hint = "a right, or this kernel or CPU, lacks it; icecore doctor tells";
+    task.warnings
+        .push(Obstacle::new(Kind::Unsupported, text, hint));
+}
+
+/// The nice value in `/proc/PID/autogroup`, e.g. `/autogroup-12 nice 5`; `None` without autogroups.
+fn autogroup(pid: crate::units::Pid) -> Option<i32> {
+    proc::line(pid, "autogroup")
+        .ok()?
+        .rsplit(' ')
+        .next()?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,153 @@
+//! Settings that CRIU's images have no place for: affinity, slack, I/O priority, memory policy, core
+//! dump filter, memory errors, merging, MDWE, CPUID faulting, locked future mappings; sealed and
+//! droppable memory; packets in a pipe.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+
+use nix::fcntl::OFlag;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::{Pid, pipe2};
+
+use crate::desk::{Answer, Desk, Program, same};
+use crate::kernel::{Region, call, call_with, prctl};
+
+const MAP_DROPPABLE: i32 = 8;
+const SYS_MSEAL: i64 = 462;
+const MCL_FUTURE: u64 = 2;
+const MS_INVALIDATE: u64 = 2;
+const MPOL_PREFERRED: u64 = 1;
+const ARCH_GET_CPUID: u64 = 0x1011;
+const ARCH_SET_CPUID: u64 = 0x1012;
+
+struct Settings {
+    remembered: Vec<(String, String)>,
+    sealed: Region,
+    droppable: Option<Region>,
+    packets: (File, File),
+}
+
+/// Builds it and serves.
+pub fn run(mut desk: Desk, _: &[String]) {
+    let me = Pid::from_raw(0);
+    let mut cpus = CpuSet::new();
+    let allowed = sched_getaffinity(me).unwrap();
+    let last = (0..CpuSet::count()).rfind(|cpu| allowed.is_set(*cpu).unwrap());
+    cpus.set(last.unwrap()).unwrap();
+    sched_setaffinity(me, &cpus).unwrap();
+    prctl(libc::PR_SET_TIMERSLACK, [123_456, 0, 0, 0]).unwrap();
+    prctl(libc::PR_MCE_KILL, [1, 1, 0, 0]).unwrap();
+    // IOPRIO_CLASS_BE, level 6.
+    call(libc::SYS_ioprio_set, [1, 0, 2 << 13 | 6, 0, 0, 0]).unwrap();
+    let mut nodes = 1u64;
+    call_with(
+        libc::SYS_set_mempolicy,
+        &[MPOL_PREFERRED],
+        &mut nodes,
+        &[64],
+    )
+    .unwrap();
+    fs::write("/proc/self/coredump_filter", "0x31").unwrap();
+    // Not every kernel and CPU has these.
+    let _old = prctl(67, [1, 0, 0, 0]);
+    let _no = call(libc::SYS_arch_prctl, [ARCH_SET_CPUID, 0, 0, 0, 0, 0]);
+    let sealed = Region::private(3);
+    sealed.set_word(0, 77);
+    let [at, len] = [sealed.addr() as u64, 3 * 4096];
+    let _old = call(SYS_MSEAL, [at, len, 0, 0, 0, 0]);
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let droppable = Region::map(3, prot, MAP_DROPPABLE, None, None).ok();
+    let (reader, writer) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
+    let mut packets = (File::from(reader), File::from(writer));
+    packets.1.write_all(b"one").unwrap();
+    packets.1.write_all(b"three").unwrap();
+    call(libc::SYS_mlockall, [MCL_FUTURE, 0, 0, 0, 0, 0]).unwrap();
+    let _old = prctl(65, [1, 0, 0, 0]);
+    let mut state = Settings {
+        remembered: Vec::new(),
+        sealed,
+        droppable,
+        packets,
+    };
+    state.remembered = state.observed();
+    desk.serve(&mut state);
+}
+
+impl Settings {
+    fn observed(&self) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        let mut see = |name: &str, value: String| all.push((name.to_owned(), value));
+        let affinity = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        see("affinity", format!("{affinity:?}"));
+        for (name, option) in [
+            ("slack", libc::PR_GET_TIMERSLACK),
+            ("memory errors", libc::PR_MCE_KILL_GET),
+            ("merging", 68),
+            ("write or execute", 66),
+        ] {
+            see(name, format!("{:?}", prctl(option, [0; 4]).ok()));
+        }
+        let priority = call(libc::SYS_ioprio_get, [1, 0, 0, 0, 0, 0]);
+        see("I/O priority", format!("{priority:?}"));
+        let cpuid = call(libc::SYS_arch_prctl, [ARCH_GET_CPUID, 0, 0, 0, 0, 0]).ok();
+        see("CPUID", format!("{cpuid:?}"));
+        let mut nodes = [0u64; 16];
+        let mut mode = 0i32;
+        call_with(libc::SYS_get_mempolicy, &[], &mut mode, &[0, 0, 0, 0]).unwrap();
+        call_with(libc::SYS_get_mempolicy, &[0], &mut nodes, &[1024, 0, 0]).unwrap();
+        see("memory policy", format!("{mode} {nodes:?}"));
+        let filter = fs::read_to_string("/proc/self/coredump_filter").unwrap();
+        see("core dump filter", filter);
+        for (name, region) in [
+            ("sealed", Some(&self.sealed)),
+            ("droppable", self.droppable.as_ref()),
+        ] {
+            see(name, region.map_or_else(String::new, flags));
+        }
+        see(
+            "a new mapping is locked",
+            format!("{:?}", locks_new_mappings()),
+        );
+        all
+    }
+}
+
+/// The kernel's flags of a region.
+fn flags(region: &Region) -> String {
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let start = format!("{:x}-", region.addr());
+    let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+    let line = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+    // Soft-dirty and write-protected come and go.
+    let kept = line.split(' ').filter(|word| !matches!(*word, "sd" | "uw"));
+    kept.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether a mapping made now is locked (msync(2), EBUSY).
+fn locks_new_mappings() -> bool {
+    let page = Region::private(1);
+    let args = [page.addr() as u64, 4096, MS_INVALIDATE, 0, 0, 0];
+    let locked = call(libc::SYS_msync, args).is_err();
+    page.unmap();
+    locked
+}
+
+impl Program for Settings {
+    fn check(&mut self) -> Answer {
+        for ((name, is), (_, should)) in self.observed().iter().zip(&self.remembered) {
+            same(name, is, should)?;
+        }
+        same("sealed contents", &self.sealed.word(0), &77)?;
+        // Read and written again: the next check, or the next restore, finds the same.
+        for packet in [&b"one"[..], b"three"] {
+            let mut bytes = [0; 100];
+            let count = self.packets.0.read(&mut bytes).map_err(|e| e.to_string())?;
+            same("packet", &&bytes[..count], &packet)?;
+            self.packets
+                .1
+                .write_all(packet)
+                .map_err(|e| e.to_string())?;
+        }
+        Ok(format!("{} things", self.remembered.len()))
+    }
+}
