@@ -6,6 +6,9 @@
 //! never made up.
 
 mod cat;
+mod descriptors;
+mod diff;
+mod pages;
 mod search;
 mod space;
 #[cfg(test)]
@@ -13,6 +16,8 @@ mod tests;
 mod view;
 
 pub use cat::{Catted, cat};
+pub use diff::{Change, DescriptorDiff, Diff, MappingDiff, SegmentDiff, TaskDiff, diff};
+pub use pages::Pages;
 pub use search::{Found, Pattern, Place, search};
 pub use space::{Backing, Mapping, Part, Source, Space};
 pub use view::{Task, View};

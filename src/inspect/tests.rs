@@ -53,6 +53,38 @@ proptest! {
     }
 
     #[test]
+    fn pages_differ_exactly_where_the_model_does(tree in tree(2..6), a: prop::sample::Index, b: prop::sample::Index) {
+        let root = scratch();
+        tree.write(root.path());
+        let (a, b) = (a.index(tree.layers.len()), b.index(tree.layers.len()));
+        let open = |layer| View::open(Tree::dir(root.path(), layer)).unwrap();
+        let found = diff(&open(a), &open(b), &mut |_| {}).unwrap();
+        let mut naive: [Vec<u64>; 3] = Default::default();
+        let mut bytes = 0;
+        for page in 0..SPACE {
+            let (x, y) = (tree.owner(a, page), tree.owner(b, page));
+            let kind = match (x, y) {
+                (Some(x), Some(y)) if Tree::bytes(x, page) != Tree::bytes(y, page) => 0,
+                (None, Some(_)) => 1,
+                (Some(_), None) => 2,
+                _ => continue,
+            };
+            naive[kind].push(page as u64 * PAGE_SIZE);
+            bytes += if kind == 0 { PAGE_SIZE } else { 0 };
+        }
+        let Some(task) = found.tasks.first() else {
+            prop_assert!(naive.iter().all(Vec::is_empty));
+            return Ok(());
+        };
+        let pages = &task.pages[0];
+        let each = |set: &crate::chain::Ranges| -> Vec<u64> {
+            set.iter().flat_map(|r| (r.start..r.end).step_by(4096)).collect()
+        };
+        prop_assert_eq!([each(&pages.changed), each(&pages.appeared), each(&pages.gone)], naive);
+        prop_assert_eq!(pages.bytes, bytes);
+    }
+
+    #[test]
     fn a_search_finds_what_is_there_across_pages_and_layers(
         tree in tree(1..5), layer in 0usize..5, page in 0usize..SPACE - 1, tail in 1usize..9,
     ) {

@@ -131,3 +131,65 @@ fn cat_and_search_agree_about_the_memory_of_a_layer() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["pid"], pid);
 }
+
+#[test]
+fn a_diff_names_what_changed_and_nothing_else() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["100"]);
+    let pid = target.pid;
+    dump(&sandbox, &target, 1);
+    target.ask("dirty 0 10 5");
+    target.ask("shared 3 5");
+    target.ask("map 30 9");
+    target.ask("thread");
+    dump(&sandbox, &target, 2);
+    let said = sandbox.icecore("diff 1 2 --json").fails(10);
+    let diff: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let task = &diff["tasks"][0];
+    assert_eq!(task["pid"], pid);
+    assert_eq!(task["threads_appeared"].as_array().unwrap().len(), 1);
+    let pages = task["pages"].as_array().unwrap();
+    let first = pages
+        .iter()
+        .find(|p| p["bytes"].as_u64() > Some(9 * 2000))
+        .unwrap();
+    let pages = |set: &serde_json::Value| -> u64 {
+        let ends = |text: &str| {
+            let (a, b) = text.split_once('-').unwrap();
+            [a, b].map(|n| u64::from_str_radix(n, 16).unwrap())
+        };
+        let each = set
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| ends(r.as_str().unwrap()));
+        each.map(|[a, b]| (b - a) / 4096).sum()
+    };
+    // Ten writes to random pages of a hundred.
+    assert!((5..=10).contains(&pages(&first["changed"])), "{first:#}");
+    assert_eq!(diff["segments"].as_array().unwrap().len(), 1, "{diff:#}");
+    let shared = &diff["segments"][0]["pages"][0];
+    assert!((1..=3).contains(&pages(&shared["changed"])), "{shared:#}");
+    let text = sandbox.icecore("diff 1 2").fails(10).stdout;
+    assert!(
+        text.contains("threads new") && text.contains("+ mapping"),
+        "{text}"
+    );
+    let start = first["changed"][0]
+        .as_str()
+        .unwrap()
+        .split('-')
+        .next()
+        .unwrap();
+    let hex = sandbox
+        .icecore(&format!("diff 1 2 --hex {start}"))
+        .fails(10)
+        .stdout;
+    assert!(hex.lines().any(|line| line.starts_with("+ ")), "{hex}");
+    let same = sandbox.icecore("diff 2 2").ok();
+    assert_eq!(same.stdout, "");
+    sandbox.icecore("diff 1 2 --hex 10").fails(3);
+}

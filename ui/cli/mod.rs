@@ -4,6 +4,7 @@ mod cat;
 pub(crate) mod criu;
 mod dedup;
 mod demo;
+mod diff;
 mod doctor;
 pub(crate) mod dump;
 mod keeper;
@@ -52,6 +53,8 @@ pub(crate) enum Command {
     Show(show::Args),
     /// Write memory of a process as of a layer
     Cat(cat::Args),
+    /// Compare two layers of one tree
+    Diff(diff::Args),
     /// Look for text or bytes in the memory of a layer
     Search(search::Args),
     /// Count the pages that a running tree writes
@@ -79,6 +82,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Stacks(args) => stacks::run(args),
         Command::Show(args) => show::run(args),
         Command::Cat(args) => cat::run(args),
+        Command::Diff(args) => return diff::run(args),
         Command::Search(args) => return search::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Dedup(args) => dedup::run(args),
@@ -98,6 +102,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Ps(args) => args.json,
         Command::Stacks(args) => args.json,
         Command::Show(args) => args.json,
+        Command::Diff(args) => args.json,
         Command::Search(args) => args.json,
         Command::Watch(args) => args.json,
         Command::Dedup(args) => args.json,
