@@ -25,6 +25,7 @@ pub use run::run;
 pub use sidecar::{boot_id, hex};
 
 use crate::error::Obstacle;
+use crate::files::Allow;
 use crate::units::Pid;
 
 /// What becomes of the target after the dump.
@@ -54,6 +55,8 @@ pub struct Options {
     pub track: bool,
     /// Punch superseded pages out of the ancestors afterwards.
     pub auto_dedup: bool,
+    /// What is done on request only.
+    pub allow: Allow,
     /// What the user calls the layer.
     pub label: Option<String>,
     /// The program that serves as keeper: ourselves.

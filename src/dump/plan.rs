@@ -144,7 +144,8 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         ));
     }
     let pids: Vec<Pid> = alive.iter().map(|p| p.pid).collect();
-    plan.obstacles.extend(files::survey(&pids)?.obstacles);
+    plan.obstacles
+        .extend(files::survey(&pids, &options.allow)?.obstacles);
     relations(&plan.processes, &mut plan.obstacles);
     for process in &plan.processes {
         if matches!(process.life, Life::Zombie(_)) {
@@ -157,7 +158,8 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         let mapped = mappings::read(process.pid)?;
         plan.obstacles
             .extend(mappings::obstacles(process.pid, &mapped));
-        plan.obstacles.extend(mapped_files(process.pid, &mapped)?);
+        plan.obstacles
+            .extend(mapped_files(process.pid, &mapped, &options.allow)?);
         plan.warnings.extend(mappings::warnings(process.pid));
         program(process, &mut plan.obstacles);
         plan.mappings.push(mapped);
@@ -183,14 +185,14 @@ impl Plan {
 }
 
 /// The mapped files that cannot be found again, each once.
-fn mapped_files(pid: Pid, mapped: &[Mapping]) -> Result<Vec<Obstacle>> {
+fn mapped_files(pid: Pid, mapped: &[Mapping], allow: &files::Allow) -> Result<Vec<Obstacle>> {
     let mut seen = HashSet::new();
     let mut obstacles = Vec::new();
     for mapping in mapped {
         let of_file =
             matches!(mapping.backing, Backing::File(_)) && mapping.obstacle(pid).is_none();
         if of_file && seen.insert((mapping.device, mapping.inode)) {
-            obstacles.extend(files::survey_link(pid, &mapping.link(pid))?);
+            obstacles.extend(files::survey_link(pid, &mapping.link(pid), allow)?);
         }
     }
     Ok(obstacles)

@@ -136,6 +136,7 @@ fn snapshot(
     let mut snapshot = Snapshot {
         id: sidecar::new_id()?,
         freezing: frozen.since().elapsed(),
+        files: files::Dumper::new(&plan.options.allow),
         ..Snapshot::default()
     };
     let at = |what: &str| tracing::debug!("{what} after {:?}", frozen_since.elapsed());

@@ -15,7 +15,7 @@ use super::ghost::Ghosts;
 use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
-use super::{Outside, build_id, kind_of, refusal};
+use super::{Allow, Outside, build_id, kind_of, refusal};
 use crate::error::{Error, Result};
 use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
@@ -37,6 +37,7 @@ pub struct Held<'a> {
 /// Collects open files.
 #[derive(Debug, Default)]
 pub struct Dumper {
+    allow: Allow,
     last_id: u32,
     files: Vec<FileEntry>,
     tables: Vec<(u32, Vec<FdinfoEntry>)>,
@@ -64,8 +65,11 @@ struct Known {
 
 impl Dumper {
     /// Nothing yet.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(allow: &Allow) -> Self {
+        Self {
+            allow: allow.clone(),
+            ..Self::default()
+        }
     }
 
     /// Gives the shared segment with this inode number the id `shmid` in the images, as it had in
@@ -230,7 +234,7 @@ impl Dumper {
 
     fn enter(&mut self, held: Held<'_>) -> Result<(u32, FdTypes)> {
         let file = held.file;
-        if let Some(refusal) = refusal(file, &Outside::default()) {
+        if let Some(refusal) = refusal(file, &Outside::default(), &self.allow) {
             let what = format!("Cannot dump process {}", file.pid);
             return Err(Error::refused(what, vec![obstacle(file, refusal)]));
         }

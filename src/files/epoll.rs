@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 use super::descriptor::{self, Descriptor};
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Place, Refusal, Reopened};
+use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Place, Refusal, Reopened};
 use crate::error::{Error, Kind, Result};
 use crate::image::proto::{EventpollFileEntry, EventpollTfdEntry, FdTypes, FileEntry};
 use crate::inject::Call;
@@ -28,7 +28,7 @@ impl FileKind for Epoll {
         file.is_anonymous("eventpoll")
     }
 
-    fn refusal(&self, _: &Descriptor, _: &Outside) -> Option<Refusal> {
+    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
         None
     }
 

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write as _;
 
 use super::descriptor::Descriptor;
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Result};
 use crate::image::proto::{EventfdFileEntry, FdTypes, FileEntry};
 use crate::sys::events;
@@ -25,7 +25,7 @@ impl FileKind for Eventfd {
         file.is_anonymous("eventfd")
     }
 
-    fn refusal(&self, _: &Descriptor, _: &Outside) -> Option<Refusal> {
+    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
         None
     }
 

@@ -10,7 +10,7 @@ use super::descriptor::Descriptor;
 use super::ghost::door;
 use super::pipe::{Ends, shared_outside};
 use super::regular::{path_refusal, push_entry, reopen};
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FifoEntry, FileEntry, RegFileEntry};
 
@@ -31,8 +31,8 @@ impl FileKind for Fifo {
         true
     }
 
-    fn refusal(&self, file: &Descriptor, outside: &Outside) -> Option<Refusal> {
-        path_refusal(file).or_else(|| shared_outside(file, "a FIFO", outside))
+    fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
+        path_refusal(file, allow).or_else(|| shared_outside(file, "a FIFO", outside))
     }
 
     fn image_type(&self) -> FdTypes {

@@ -25,7 +25,7 @@ use nix::unistd::{Gid, Uid, Whence, fchownat, linkat, lseek, mkfifo};
 use prost::Message as _;
 
 use super::descriptor::{Descriptor, Stat};
-use super::{Dumper, Findings, Opening, Refusal};
+use super::{Allow, Dumper, Findings, Opening, Refusal};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
     FdTypes, FileEntry, FownEntry, GhostChunkEntry, GhostFileEntry, RegFileEntry,
@@ -75,14 +75,17 @@ fn bare(file: &Descriptor) -> String {
 }
 
 /// Why the path of `file` will not lead back to it, nor anything else.
-pub(super) fn refusal(file: &Descriptor) -> Option<Refusal> {
+pub(super) fn refusal(file: &Descriptor, allow: &Allow) -> Option<Refusal> {
     let name = bare(file);
     match way(file) {
         Way::Path => None,
-        Way::Ghost => ghost_refusal(file, &name),
+        Way::Ghost => ghost_refusal(file, &name, allow.ghost_limit),
+        Way::Link if allow.link_remap => None,
         Way::Link => Some(Refusal {
             what: format!("the file {name}, which has lost this name but not all,"),
-            hint: "put the name back (link the file's other name to it) before the dump".to_owned(),
+            hint: "dump with --link-remap: the file gets a name link_remap.N beside the lost one, \
+                   which the layer needs from then on"
+                .to_owned(),
         }),
         Way::Elsewhere => Some(Refusal {
             what: format!("the file {name}, whose path leads elsewhere,"),
@@ -93,18 +96,20 @@ pub(super) fn refusal(file: &Descriptor) -> Option<Refusal> {
     }
 }
 
-fn ghost_refusal(file: &Descriptor, name: &str) -> Option<Refusal> {
+fn ghost_refusal(file: &Descriptor, name: &str, limit: u64) -> Option<Refusal> {
     match file.stat.file_type() {
         libc::S_IFREG => {
             // Holes are not stored.
             let bytes = fs::metadata(&file.link).map_or(file.stat.size, |meta| {
                 meta.size().min(meta.blocks().saturating_mul(512))
             });
-            (bytes > GHOST_LIMIT).then(|| Refusal {
+            (bytes > limit).then(|| Refusal {
                 what: format!("the deleted file {name} of {} KiB", bytes.div_ceil(1024)),
-                hint: "restart the program (if an update replaced the file), or have it keep the \
-                       file's name"
-                    .to_owned(),
+                hint: format!(
+                    "allow it into the layer with --ghost-limit {}M, or restart the program (if an \
+                     update replaced the file)",
+                    bytes.div_ceil(1 << 20)
+                ),
             })
         }
         libc::S_IFDIR | libc::S_IFIFO => None,
@@ -542,9 +547,14 @@ mod tests {
     fn a_large_deleted_file_is_refused_unless_it_is_a_hole() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(9 << 20).unwrap();
-        assert_eq!(refusal(&seen(&file)), None);
+        assert_eq!(refusal(&seen(&file), &Allow::default()), None);
         file.write_all_at(&vec![1; 2 << 20], 0).unwrap();
-        assert!(refusal(&seen(&file)).unwrap().what.contains("2048 KiB"));
+        assert!(
+            refusal(&seen(&file), &Allow::default())
+                .unwrap()
+                .what
+                .contains("2048 KiB")
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, Whence, fchown, ftruncate, lseek};
 
 use super::descriptor::Descriptor;
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, MemfdFileEntry, MemfdInodeEntry};
 
@@ -40,7 +40,7 @@ impl FileKind for Memfd {
         true
     }
 
-    fn refusal(&self, file: &Descriptor, outside: &Outside) -> Option<Refusal> {
+    fn refusal(&self, file: &Descriptor, outside: &Outside, _: &Allow) -> Option<Refusal> {
         if Some(file.stat.dev) != memory_device() {
             return Some(Refusal {
                 what: format!("a memfd of huge pages ({})", file.shown()),

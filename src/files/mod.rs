@@ -26,6 +26,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 pub mod descriptor;
 
+mod allow;
 mod build_id;
 mod dumper;
 mod epoll;
@@ -45,6 +46,7 @@ mod survey;
 mod timerfd;
 mod unsupported;
 
+pub use allow::Allow;
 pub use dumper::{Dumper, Held};
 pub use install::install;
 pub use memfd::{OpenSegment, Segment};
@@ -72,7 +74,7 @@ pub trait FileKind: Sync + fmt::Debug {
     }
 
     /// Why `file` cannot be dumped, if so.
-    fn refusal(&self, file: &Descriptor, outside: &Outside) -> Option<Refusal>;
+    fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal>;
 
     /// CRIU's number for the kind.
     fn image_type(&self) -> FdTypes;
@@ -173,9 +175,9 @@ pub fn kind_of_entry(entry: &FileEntry) -> Option<&'static dyn FileKind> {
 }
 
 /// Why `file` cannot be dumped, whatever its kind.
-pub fn refusal(file: &Descriptor, outside: &Outside) -> Option<Refusal> {
+pub fn refusal(file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
     match kind_of(file) {
-        Some(kind) => kind.refusal(file, outside),
+        Some(kind) => kind.refusal(file, outside, allow),
         None => Some(unsupported::refusal(file)),
     }
 }

@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
 use super::descriptor::Descriptor;
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Result};
 use crate::image::proto::{FdTypes, FileEntry, PipeDataEntry, PipeEntry};
 use crate::sys::descriptor::{tee, unread};
@@ -37,7 +37,7 @@ impl FileKind for Pipe {
         true
     }
 
-    fn refusal(&self, file: &Descriptor, outside: &Outside) -> Option<Refusal> {
+    fn refusal(&self, file: &Descriptor, outside: &Outside, _: &Allow) -> Option<Refusal> {
         shared_outside(file, "a pipe", outside)
     }
 

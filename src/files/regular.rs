@@ -15,7 +15,7 @@ use nix::unistd::{Whence, lseek};
 
 use super::descriptor::{Descriptor, Stat};
 use super::{
-    Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, build_id, ghost,
+    Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, build_id, ghost,
 };
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, FownEntry, RegFileEntry};
@@ -46,8 +46,8 @@ impl FileKind for Regular {
             }
     }
 
-    fn refusal(&self, file: &Descriptor, _: &Outside) -> Option<Refusal> {
-        path_refusal(file).or_else(|| lock_refusal(file))
+    fn refusal(&self, file: &Descriptor, _: &Outside, allow: &Allow) -> Option<Refusal> {
+        path_refusal(file, allow).or_else(|| lock_refusal(file))
     }
 
     fn image_type(&self) -> FdTypes {
@@ -285,7 +285,7 @@ pub(super) fn reopen(entry: &RegFileEntry, door: &Path) -> Result<OwnedFd> {
 }
 
 /// Why the path of `file` will not lead back to it.
-pub(super) fn path_refusal(file: &Descriptor) -> Option<Refusal> {
+pub(super) fn path_refusal(file: &Descriptor, allow: &Allow) -> Option<Refusal> {
     let shown = file.shown();
     if file.text.to_str().is_none() {
         return Some(Refusal {
@@ -300,7 +300,7 @@ pub(super) fn path_refusal(file: &Descriptor) -> Option<Refusal> {
             hint: "have the program close it before the dump".to_owned(),
         });
     }
-    ghost::refusal(file)
+    ghost::refusal(file, allow)
 }
 
 /// Why the locks held through `file` prevent its dump.
@@ -347,7 +347,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (_file, seen) = open_file(&dir.path().join("a"));
         assert!(Regular.recognises(&seen));
-        assert_eq!(Regular.refusal(&seen, &Outside::default()), None);
+        assert_eq!(
+            Regular.refusal(&seen, &Outside::default(), &Allow::default()),
+            None
+        );
     }
 
     #[test]
@@ -356,7 +359,7 @@ mod tests {
         let (_file, mut seen) = open_file(&dir.path().join("a"));
         seen.stat.ino += 1;
         assert!(
-            path_refusal(&seen)
+            path_refusal(&seen, &Allow::default())
                 .unwrap()
                 .what
                 .contains("leads elsewhere")
@@ -423,7 +426,7 @@ mod tests {
             .unwrap();
         assert!(
             Regular
-                .refusal(&seen, &Outside::default())
+                .refusal(&seen, &Outside::default(), &Allow::default())
                 .unwrap()
                 .what
                 .contains("FLOCK")

@@ -3,7 +3,7 @@
 //! CRIU: `signalfd_entry`. Sources: signalfd(2), proc_pid_fdinfo(5).
 
 use super::descriptor::Descriptor;
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FileEntry, SignalfdEntry};
 use crate::sys::events;
@@ -21,7 +21,7 @@ impl FileKind for Signalfd {
         file.is_anonymous("signalfd")
     }
 
-    fn refusal(&self, _: &Descriptor, _: &Outside) -> Option<Refusal> {
+    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
         None
     }
 

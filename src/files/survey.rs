@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::{self, Descriptor};
-use super::{Outside, Refusal, kind_of, refusal};
+use super::{Allow, Outside, Refusal, kind_of, refusal};
 use crate::error::{Obstacle, Result};
 use crate::units::Pid;
 
@@ -22,10 +22,11 @@ pub struct Survey {
 }
 
 /// Looks through the descriptors, exe, cwd and root of `pids`, which together are the target.
+/// What `allow` has is no obstacle.
 ///
 /// # Errors
 /// When a process may not be looked into.
-pub fn survey(pids: &[Pid]) -> Result<Survey> {
+pub fn survey(pids: &[Pid], allow: &Allow) -> Result<Survey> {
     let target: HashSet<Pid> = pids.iter().copied().collect();
     let mut files = Vec::new();
     for &pid in pids {
@@ -44,7 +45,7 @@ pub fn survey(pids: &[Pid]) -> Result<Survey> {
     let outside = Outside::scan(&target, &asked.map(|f| f.text.clone()).collect());
     let mut found = Found::default();
     for file in &files {
-        if let Some(refusal) = refusal(file, &outside) {
+        if let Some(refusal) = refusal(file, &outside, allow) {
             found.add(file, refusal);
         }
     }
@@ -59,11 +60,11 @@ pub fn survey(pids: &[Pid]) -> Result<Survey> {
 ///
 /// # Errors
 /// When the process may not be looked into.
-pub fn survey_link(pid: Pid, link: &Path) -> Result<Option<Obstacle>> {
+pub fn survey_link(pid: Pid, link: &Path, allow: &Allow) -> Result<Option<Obstacle>> {
     let Some(file) = Descriptor::of_link(pid, &descriptor::comm(pid), link, 0)? else {
         return Ok(None);
     };
-    Ok(refusal(&file, &Outside::default()).map(|refusal| obstacle(&file, refusal)))
+    Ok(refusal(&file, &Outside::default(), allow).map(|refusal| obstacle(&file, refusal)))
 }
 
 /// One file's refusal as an obstacle.

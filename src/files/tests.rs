@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::descriptor::Descriptor;
-use super::{Dumper, Opened, install, open_all, preflight, survey};
+use super::{Allow, Dumper, Opened, install, open_all, preflight, survey};
 use crate::error::{Kind, Obstacle, Result};
 use crate::image::proto::{FdinfoEntry, FileEntry, PstreeEntry, TaskKobjIdsEntry};
 use crate::image::{Images, LayerWriter, SIDECAR, Sidecar};
@@ -62,7 +62,7 @@ impl Drop for Sleeper {
 
 /// Dumps the descriptors of `children` (tables 2, 3, …) into a layer in `dir`.
 fn layer(dir: &Path, children: &[&Sleeper]) -> Images {
-    layer_with(dir, children, Dumper::new())
+    layer_with(dir, children, Dumper::default())
 }
 
 fn layer_with(dir: &Path, children: &[&Sleeper], dumper: Dumper) -> Images {
@@ -126,7 +126,7 @@ fn obstacles(children: &[&Sleeper], as_wanted: impl Fn(&[Obstacle]) -> bool) -> 
     let pids: Vec<Pid> = children.iter().map(|child| child.pid()).collect();
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let obstacles = survey(&pids).unwrap().obstacles;
+        let obstacles = survey(&pids, &Allow::default()).unwrap().obstacles;
         if as_wanted(&obstacles) || Instant::now() > end {
             return obstacles;
         }
@@ -142,7 +142,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 fn a_child_on_files_and_null_has_no_obstacle() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let child = Sleeper::start(Stdio::null(), log.reopen().unwrap());
-    let survey = survey(&[child.pid()]).unwrap();
+    let survey = survey(&[child.pid()], &Allow::default()).unwrap();
     assert_eq!(survey.obstacles, []);
     assert!(survey.descriptors >= 3);
 }
@@ -177,7 +177,7 @@ fn sockets_and_large_deleted_files_are_named() {
     let gone = tempfile::tempfile().unwrap();
     (&gone).write_all(&vec![1; 2 << 20]).unwrap();
     let child = Sleeper::start(OwnedFd::from(socket), File::from(OwnedFd::from(gone)));
-    let survey = survey(&[child.pid()]).unwrap();
+    let survey = survey(&[child.pid()], &Allow::default()).unwrap();
     let whats: Vec<&str> = survey.obstacles.iter().map(|o| o.what.as_str()).collect();
     assert_eq!(whats.len(), 2, "{whats:?}");
     assert!(whats.iter().any(|w| w.contains("a socket")), "{whats:?}");
@@ -189,7 +189,7 @@ fn sockets_and_large_deleted_files_are_named() {
 
 #[test]
 fn a_gone_process_is_an_empty_survey() {
-    let survey = survey(&[Pid::from_raw(i32::MAX - 1)]).unwrap();
+    let survey = survey(&[Pid::from_raw(i32::MAX - 1)], &Allow::default()).unwrap();
     assert_eq!((survey.obstacles.len(), survey.descriptors), (0, 0));
 }
 
@@ -392,7 +392,7 @@ fn a_memfd_keeps_name_size_and_seals_and_its_segment_is_told() {
         .open(format!("/proc/self/fd/{}", memfd.as_raw_fd()));
     let child = Sleeper::start(own.unwrap(), memfd);
 
-    let mut dumper = Dumper::new();
+    let mut dumper = Dumper::default();
     dumper.dump_task(child.pid(), 9).unwrap();
     let [segment] = dumper.segments() else {
         panic!("one segment: {:?}", dumper.segments())
@@ -405,7 +405,7 @@ fn a_memfd_keeps_name_size_and_seals_and_its_segment_is_told() {
     segment.file.read_exact_at(&mut got, 5000).unwrap();
     assert_eq!(&got, b"ice");
 
-    let mut dumper = Dumper::new();
+    let mut dumper = Dumper::default();
     dumper.name_segment(segment.inode, 77);
     let images = layer_with(dir.path(), &[&child], dumper);
     assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
@@ -431,7 +431,7 @@ fn the_same_path_with_the_same_flags_is_one_file_and_programs_have_a_build_id() 
     let dir = tempfile::tempdir().unwrap();
     let child = Sleeper::start(Stdio::null(), Stdio::null());
     let link = PathBuf::from(format!("/proc/{}/exe", child.pid()));
-    let mut dumper = Dumper::new();
+    let mut dumper = Dumper::default();
     let first = dumper.register_path(child.pid(), &link, 0).unwrap();
     assert_eq!(dumper.register_path(child.pid(), &link, 0).unwrap(), first);
     assert_ne!(dumper.register_path(child.pid(), &link, 2).unwrap(), first);
@@ -452,7 +452,7 @@ fn the_same_path_with_the_same_flags_is_one_file_and_programs_have_a_build_id() 
 fn unsupported_descriptors_are_refused_by_the_dump_too() {
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let child = Sleeper::start(OwnedFd::from(socket), Stdio::null());
-    let error = Dumper::new().dump_task(child.pid(), 2).unwrap_err();
+    let error = Dumper::default().dump_task(child.pid(), 2).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
     assert!(error.obstacles()[0].what.contains("a socket"), "{error:?}");
 }
@@ -535,7 +535,7 @@ fn a_new_process_gets_exactly_the_descriptors_of_the_layer() {
 
     let again = tempfile::tempdir().unwrap();
     let writer = LayerWriter::create(again.path().join("layer")).unwrap();
-    let mut dumper = Dumper::new();
+    let mut dumper = Dumper::default();
     dumper.dump_task(fork.0, 2).unwrap();
     dumper.finish(&writer).unwrap();
     writer.commit().unwrap();
@@ -616,9 +616,9 @@ fn event_descriptors_come_back_as_they_were() {
         }
         Ok(())
     });
-    assert_eq!(survey(&[fork.0]).unwrap().obstacles, []);
+    assert_eq!(survey(&[fork.0], &Allow::default()).unwrap().obstacles, []);
     let dir = tempfile::tempdir().unwrap();
-    let images = layer_of(dir.path(), &[fork.0], Dumper::new());
+    let images = layer_of(dir.path(), &[fork.0], Dumper::default());
     assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
     let opened = open_all(&images, 0).unwrap();
     let second = Fork::new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use super::descriptor::Descriptor;
-use super::{Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FileEntry, TimerfdEntry};
 use crate::sys::events::{self, Timing};
@@ -28,7 +28,7 @@ impl FileKind for Timerfd {
         file.is_anonymous("timerfd")
     }
 
-    fn refusal(&self, _: &Descriptor, _: &Outside) -> Option<Refusal> {
+    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
         None
     }
 

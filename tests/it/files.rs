@@ -28,7 +28,7 @@ fn every_layer_comes_back(kind: &str, args: &[&str], options: &str, others: &[&s
     }
     sandbox.wait_gone(&pids);
     for layer in [2, 3, 1] {
-        let words = format!("restore -D {layer} {options} -d");
+        let words = format!("restore -D {layer} -d");
         sandbox.icecore(&words).ok();
         target.runs();
         assert_eq!(target.check(), layer.to_string());
@@ -46,11 +46,32 @@ fn every_layer_comes_back(kind: &str, args: &[&str], options: &str, others: &[&s
         .icecore(&format!("dump -t {} -D 9 {options}", target.pid))
         .ok();
     sandbox.wait_gone(&pids);
-    sandbox.icecore(&format!("restore -D 9 {options} -d")).ok();
+    sandbox.icecore("restore -D 9 -d").ok();
     assert_eq!(target.check(), "9");
 }
 
 #[test]
 fn files_without_a_name_come_back_with_their_contents() {
     every_layer_comes_back("nameless", &[], "", &["child"]);
+}
+
+#[test]
+fn a_file_that_has_lost_its_name_but_not_all_gets_one_for_the_layer() {
+    every_layer_comes_back("nameless", &["link"], "--link-remap", &["child"]);
+}
+
+#[test]
+fn a_large_deleted_file_goes_into_the_layer_when_that_is_allowed() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for what in ["deleted-file", "deleted-mapping"] {
+        let mut sandbox = Sandbox::new();
+        let target = sandbox.specimen("holder", &[what]);
+        let words = format!("dump -t {} -D 1 --ghost-limit 2M", target.pid);
+        sandbox.icecore(&words).ok();
+        sandbox.wait_gone(&[target.pid]);
+        sandbox.icecore("restore -D 1 -d").ok();
+        assert_eq!(target.check(), "1", "{what}");
+    }
 }

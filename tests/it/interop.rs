@@ -19,10 +19,14 @@ const KINDS: &[(&str, &[&str])] = &[
     ("creds", &["keep"]),
     ("descriptors", &["modest"]),
     ("nameless", &["modest"]),
+    ("nameless", &["modest", "link"]),
     ("pipes", &[]),
     ("tree", &[]),
     ("writer", &[]),
 ];
+
+/// What some of them need; the words are the same for both.
+const OPTIONS: &str = "--link-remap";
 
 #[test]
 fn criu_restores_our_full_layers() {
@@ -35,7 +39,7 @@ fn criu_restores_our_full_layers() {
         target.check();
         let pids = target.members();
         sandbox
-            .icecore(&format!("dump -t {} -D 1", target.pid))
+            .icecore(&format!("dump -t {} -D 1 {OPTIONS}", target.pid))
             .ok();
         sandbox.wait_gone(&pids);
         eprintln!("{kind}");
@@ -60,7 +64,7 @@ fn we_restore_the_full_layers_of_criu() {
         let pids = target.members();
         fs::create_dir(sandbox.path("1")).unwrap();
         sandbox
-            .criu(&format!("dump -t {} -D 1 -v2", target.pid))
+            .criu(&format!("dump -t {} -D 1 -v2 {OPTIONS}", target.pid))
             .ok();
         sandbox.wait_gone(&pids);
         eprintln!("{kind}");

@@ -58,14 +58,6 @@ const OPTIONS: &[(&str, &str)] = &[
         "--file-locks",
         "release the locks first: file locks cannot be dumped yet",
     ),
-    (
-        "--link-remap",
-        "give the deleted file a name again first: such files cannot be dumped yet",
-    ),
-    (
-        "--ghost-limit",
-        "give the deleted file a name again first: such files cannot be dumped yet",
-    ),
     ("--ghost-fiemap", "leave it out: holes of files are kept"),
     (
         "--external",

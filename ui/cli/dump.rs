@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args as ClapArgs;
 use icecore::dump::{self, After, Options, Outcome};
+use icecore::files::Allow;
 use icecore::{Cancel, Pid, Result};
 use serde_json::json;
 
+use super::allow::DumpAllow;
 use super::{Log, line, ourselves};
 use crate::format;
 
@@ -37,6 +39,8 @@ pub(crate) struct Args {
     /// Accepted for CRIU's sake: a tree that belongs to a foreign session is recognised by itself
     #[arg(short = 'j', long)]
     shell_job: bool,
+    #[command(flatten)]
+    allow: DumpAllow,
     /// What to call the layer
     #[arg(long)]
     label: Option<String>,
@@ -63,6 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         },
         track: args.track_mem,
         auto_dedup: args.auto_dedup,
+        allow: Allow::from(&args.allow),
         label: args.label.clone(),
         keeper: ourselves()?,
     };

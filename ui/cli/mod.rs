@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Commands that CRIU has keep CRIU's option names.
 
+mod allow;
 mod cat;
 pub(crate) mod criu;
 mod dedup;

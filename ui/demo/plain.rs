@@ -110,6 +110,7 @@ fn layer(demo: &Demo, number: u64) -> Result<u64> {
         },
         track: number < LAYERS,
         auto_dedup: false,
+        allow: icecore::files::Allow::default(),
         label: None,
         keeper: ourselves()?,
     };

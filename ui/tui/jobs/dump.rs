@@ -41,6 +41,7 @@ impl Jobs {
             after: if *kill { After::Kill } else { After::Run },
             track: true,
             auto_dedup: false,
+            allow: icecore::files::Allow::default(),
             label: None,
             keeper: self.keeper.clone(),
         })

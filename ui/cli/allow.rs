@@ -1,0 +1,58 @@
+//! CRIU's options that allow something; shared by the commands that take them.
+
+use clap::Args as ClapArgs;
+use icecore::files::Allow;
+
+/// What a dump may do on request only.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DumpAllow {
+    /// Deleted files of up to this size go into the layer (bytes, or with K, M, G)
+    #[arg(long, value_name = "SIZE", default_value = "1M", value_parser = size)]
+    ghost_limit: u64,
+    /// Give files that have lost their name another one, which the layer needs from then on
+    #[arg(long)]
+    link_remap: bool,
+}
+
+impl From<&DumpAllow> for Allow {
+    fn from(args: &DumpAllow) -> Self {
+        Self {
+            ghost_limit: args.ghost_limit,
+            link_remap: args.link_remap,
+        }
+    }
+}
+
+/// A number of bytes, with CRIU's suffixes.
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G']) {
+        digits if digits.len() == text.len() => (digits, 0),
+        digits => match text.get(digits.len()..) {
+            Some("k" | "K") => (digits, 10),
+            Some("m" | "M") => (digits, 20),
+            Some("g" | "G") => (digits, 30),
+            _ => return Err(format!("{text} has a suffix other than K, M, G")),
+        },
+    };
+    let number: u64 = digits.parse().map_err(|e| format!("{text}: {e}"))?;
+    number
+        .checked_shl(shift)
+        .filter(|bytes| bytes >> shift == number)
+        .ok_or_else(|| format!("{text} is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_criu_s() {
+        assert_eq!(size("17"), Ok(17));
+        assert_eq!(size("3k"), Ok(3072));
+        assert_eq!(size("2M"), Ok(2 << 20));
+        assert_eq!(size("1G"), Ok(1 << 30));
+        for bad in ["", "M", "1MM", "x", "99999999999G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}
