@@ -12,6 +12,7 @@ use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
 use crate::memory::{Backing, Mapping, mappings};
 use crate::sys::kcmp;
+use crate::task::sessions::{self, Kin, Stray};
 use crate::task::{self, Life, Process, members};
 use crate::track::{self, DirtyTracker, Watch};
 use crate::units::{PAGE_SIZE, Pid};
@@ -345,10 +346,18 @@ fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
     }
 }
 
-/// Processes whose first thread has ended while others run, and sessions whose leader has ended: no
-/// image of ours brings them back.
+/// Processes whose first thread has ended while others run, and sessions that no restore could make
+/// again: led by a process outside of the tree, or without a way into them.
 fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
-    let root_session = all.first().map(|root| root.sid);
+    let kin: Vec<Kin> = all
+        .iter()
+        .map(|p| Kin {
+            pid: p.pid,
+            parent: p.ppid,
+            session: p.sid,
+        })
+        .collect();
+    let (strays, impossible) = sessions::strays(&kin);
     for process in all {
         if runs_on(process) {
             obstacles.push(Obstacle::unsupported(
@@ -359,17 +368,23 @@ fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
                 "such a process cannot be saved yet",
             ));
         }
-        let leads = |p: &Process| p.pid == process.sid && !matches!(p.life, Life::Zombie(_));
-        if process.sid != process.pid && Some(process.sid) != root_session && !all.iter().any(leads)
-        {
-            obstacles.push(Obstacle::unsupported(
-                format!(
-                    "Process {} ({}) is in session {}, whose leader has ended",
-                    process.pid, process.comm, process.sid
-                ),
-                "such a session cannot be made again yet",
-            ));
-        }
+        let led_outside = |s: &Stray| {
+            s.pid == process.pid && s.from.is_none() && task::process(s.session).is_ok()
+        };
+        let what = if strays.iter().any(led_outside) {
+            "whose leader is not in the tree"
+        } else if impossible.iter().any(|kin| kin.pid == process.pid) {
+            "in which its parent never was"
+        } else {
+            continue;
+        };
+        obstacles.push(Obstacle::unsupported(
+            format!(
+                "Process {} ({}) is in session {}, {what}",
+                process.pid, process.comm, process.sid
+            ),
+            "dump from an ancestor of all processes of that session",
+        ));
     }
 }
 

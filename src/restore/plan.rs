@@ -135,10 +135,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
         stack,
         processes,
     };
-    let stand_ins = tree::orphaned_groups(&wanted);
     let taken: Vec<Pid> = plan
         .ids()
-        .chain(stand_ins.keys().map(|id| Pid::from_raw(id.cast_signed())))
+        .chain(tree::passing_ids(&wanted))
         .filter(|tid| std::path::Path::new(&format!("/proc/{tid}")).exists())
         .collect();
     for tid in taken {

@@ -1,8 +1,8 @@
 //! New processes with chosen pids, sessions and groups: the skeleton of a restored tree.
 //!
 //! Sources: clone(2) (`clone3`, `set_tid`), setsid(2), setpgid(2), credentials(7). A process is
-//! forked by its parent; a child that belongs to the session its parent was born into is forked
-//! before the parent starts its own.
+//! forked by its parent, before or after that leads its session, or by a go-between where the parent
+//! never was in its session (see [`sessions`]).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,6 +18,7 @@ use crate::image::proto::PstreeEntry;
 use crate::inject::{Call, Foothold, Ground, Remote};
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
 use crate::sys::ptrace::{self, Stop};
+use crate::task::sessions::{self, Birth, Kin};
 use crate::task::{self, Life};
 use crate::units::Pid;
 
@@ -40,37 +41,59 @@ pub(super) struct Newborn {
     released: bool,
 }
 
+/// How each process is born.
+type Births = BTreeMap<Pid, Birth>;
+
 const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACECLONE
     | libc::PTRACE_O_TRACEFORK
     | libc::PTRACE_O_TRACEVFORK;
 
-/// Relations that cannot be made: sessions whose leader is not in the tree.
-pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
-    let mut found = Vec::new();
-    let Some(root) = tree.first().map(|w| &w.entry) else {
-        return found;
+/// The processes as far as their sessions go.
+fn kin(tree: &[Wanted]) -> Vec<Kin> {
+    let of = |wanted: &Wanted| Kin {
+        pid: pid_of(wanted.entry.pid),
+        parent: pid_of(wanted.entry.ppid),
+        session: pid_of(wanted.entry.sid),
     };
-    for entry in tree.iter().map(|w| &w.entry) {
-        let alive = |id: u32| tree.iter().any(|w| w.entry.pid == id && w.zombie.is_none());
-        let own = entry.sid == entry.pid;
-        if !own && !alive(entry.sid) && entry.sid != root.sid {
-            found.push(Obstacle::unsupported(
-                format!(
-                    "Process {} is in session {}, whose leader has ended",
-                    entry.pid, entry.sid
-                ),
-                "such a session cannot be made again yet",
-            ));
-        }
-    }
-    found
+    tree.iter().map(of).collect()
 }
 
-/// Groups whose leader has ended, each with one of its members.
-pub(super) fn orphaned_groups(tree: &[Wanted]) -> BTreeMap<u32, u32> {
+/// Relations that cannot be made: sessions in which no parent of a process ever was.
+pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
+    let (_, impossible) = sessions::strays(&kin(tree));
+    let refuse = |kin: Kin| {
+        Obstacle::unsupported(
+            format!(
+                "Process {} is in session {}, of which no process is below its parent {}",
+                kin.pid, kin.session, kin.parent
+            ),
+            "such a relation cannot be made again yet",
+        )
+    };
+    impossible.into_iter().map(refuse).collect()
+}
+
+/// Ids that are needed only for a while: of sessions and groups whose leaders have ended.
+pub(super) fn passing_ids(tree: &[Wanted]) -> impl Iterator<Item = Pid> {
+    let (strays, _) = sessions::strays(&kin(tree));
+    let sessions = strays.into_iter().filter(|s| s.from.is_none());
+    let groups = orphaned_groups(tree).into_keys().map(pid_of);
+    sessions.map(|stray| stray.session).chain(groups)
+}
+
+/// True when the session of a process is one that we make, rather than the one that we were born into.
+fn is_made(tree: &[Wanted], wanted: &Wanted) -> bool {
+    let root = tree.first().map(|root| &root.entry);
+    root.is_some_and(|root| root.sid == root.pid || root.sid != wanted.entry.sid)
+}
+
+/// Groups whose leader has ended, each with one of its members. The group of a session's leader is not
+/// among them: everyone in a session is born into it.
+fn orphaned_groups(tree: &[Wanted]) -> BTreeMap<u32, u32> {
     let root_group = tree.first().map(|w| w.entry.pgid);
     tree.iter()
+        .filter(|w| w.entry.pgid != w.entry.sid || !is_made(tree, w))
         .map(|w| (w.entry.pgid, w.entry.pid))
         .filter(|(group, _)| Some(*group) != root_group)
         .filter(|(group, _)| !tree.iter().any(|w| w.entry.pid == *group))
@@ -108,9 +131,12 @@ impl Newborn {
         born.remotes
             .insert(root_pid, foothold.remote(root_pid, root_pid, 0)?);
         born.tids.push(root_pid);
-        born.grow(tree, root)?;
+        let births = sessions::births(&kin(tree));
+        born.grow(tree, &births, root)?;
+        born.fork_strays(tree, &births)?;
         born.join_groups(tree)?;
         born.end_zombies(tree)?;
+        check_relations(tree)?;
         Ok(born)
     }
 
@@ -156,37 +182,67 @@ impl Newborn {
     }
 
     /// Forks the descendants of `parent`, which exists, and starts its session at the right moment.
-    fn grow(&mut self, tree: &[Wanted], parent: &Wanted) -> Result<()> {
+    fn grow(&mut self, tree: &[Wanted], births: &Births, parent: &Wanted) -> Result<()> {
         let me = parent.entry.pid;
-        let leads = parent.entry.sid == me;
-        let children: Vec<&Wanted> = tree.iter().filter(|w| w.entry.ppid == me).collect();
-        let (own, born_into): (Vec<_>, Vec<_>) = children
-            .into_iter()
-            .partition(|c| c.entry.sid == parent.entry.sid || c.entry.sid == c.entry.pid);
-        for child in born_into {
-            self.fork_child(tree, me, child)?;
+        let born = |birth: Birth| {
+            let children = tree.iter().filter(move |w| w.entry.ppid == me);
+            children.filter(move |w| births.get(&pid_of(w.entry.pid)) == Some(&birth))
+        };
+        for child in born(Birth::Before) {
+            self.fork_child(pid_of(me), pid_of(child.entry.pid))?;
+            self.grow(tree, births, child)?;
         }
-        if leads {
+        if parent.entry.sid == me {
             self.remote(pid_of(me))?
                 .call("setsid", libc::SYS_setsid, &[])?;
         }
-        for child in own {
-            self.fork_child(tree, me, child)?;
+        for child in born(Birth::After) {
+            self.fork_child(pid_of(me), pid_of(child.entry.pid))?;
+            self.grow(tree, births, child)?;
         }
         Ok(())
     }
 
-    fn fork_child(&mut self, tree: &[Wanted], parent: u32, child: &Wanted) -> Result<()> {
-        let pid = pid_of(child.entry.pid);
-        let mut remote = self.take(pid_of(parent))?;
+    fn fork_child(&mut self, parent: Pid, pid: Pid) -> Result<()> {
+        let mut remote = self.take(parent)?;
         let result = self.clone(&mut remote, pid, 0);
-        self.remotes.insert(pid_of(parent), remote);
+        self.remotes.insert(parent, remote);
         result?;
         self.pids.push(pid);
         self.tids.push(pid);
-        let foothold = self.foothold()?;
-        self.remotes.insert(pid, foothold.remote(pid, pid, 0)?);
-        self.grow(tree, child)
+        let remote = self.foothold()?.remote(pid, pid, 0)?;
+        self.remotes.insert(pid, remote);
+        Ok(())
+    }
+
+    /// Strays are forked by go-betweens that end; meanwhile their parents adopt orphans.
+    fn fork_strays(&mut self, tree: &[Wanted], births: &Births) -> Result<()> {
+        let adopting = |on: u64| [libc::PR_SET_CHILD_SUBREAPER.cast_unsigned().into(), on];
+        for stray in sessions::strays(&kin(tree)).0 {
+            let forker = stray.from.unwrap_or(stray.parent);
+            let go_between = match stray.from {
+                Some(_) => spare_id(tree)?,
+                None => stray.session,
+            };
+            self.clone_for_a_while(go_between, forker)?;
+            if stray.from.is_none() {
+                self.remote(go_between)?
+                    .call("setsid", libc::SYS_setsid, &[])?;
+            }
+            self.fork_child(go_between, stray.pid)?;
+            let adopts = |born: &mut Self, on| {
+                let parent = born.remote(stray.parent)?;
+                parent.call("adopting orphans", libc::SYS_prctl, &adopting(on))
+            };
+            adopts(self, 1)?;
+            self.dismiss(go_between, forker)?;
+            // Whether it shall adopt from now on is part of its state.
+            adopts(self, 0)?;
+            for wanted in tree.iter().filter(|w| pid_of(w.entry.pid) == stray.pid) {
+                self.grow(tree, births, wanted)?;
+            }
+        }
+        Ok(())
     }
 
     /// Process groups, leaders first. The leader may be a zombie: it still lives now. A group whose
@@ -204,8 +260,8 @@ impl Newborn {
             .filter(|w| present(w.entry.pgid) || orphaned.contains_key(&w.entry.pgid))
             .partition(leads);
         for wanted in leaders.into_iter().chain(members) {
-            // A session leader has led its own group since setsid(2).
-            if wanted.entry.sid == wanted.entry.pid {
+            // A session leader has led its own group since setsid(2), and the others were born into it.
+            if wanted.entry.pgid == wanted.entry.sid && is_made(tree, wanted) {
                 continue;
             }
             let group = u64::from(wanted.entry.pgid);
@@ -221,30 +277,37 @@ impl Newborn {
         Ok(())
     }
 
-    /// Makes a child of `member` that leads the group `group`. Its end will send no signal.
+    /// Makes a child of `member` that leads the group `group`.
     fn stand_in(&mut self, group: Pid, member: Pid) -> Result<()> {
-        let mut remote = self.take(member)?;
-        // Any flag makes it a clone without exit signal; what it shares, it never uses.
-        let result = self.clone(&mut remote, group, libc::CLONE_FS as u64);
-        self.remotes.insert(member, remote);
-        result?;
-        self.pids.push(group);
-        self.tids.push(group);
-        let mut remote = self.foothold()?.remote(group, group, 0)?;
-        remote.call("setpgid", libc::SYS_setpgid, &[0, 0])?;
-        self.remotes.insert(group, remote);
+        self.clone_for_a_while(group, member)?;
+        self.remote(group)?
+            .call("setpgid", libc::SYS_setpgid, &[0, 0])?;
         Ok(())
     }
 
-    /// Ends a stand-in; the member waits for it, so that nothing is left.
-    fn dismiss(&mut self, group: Pid, member: Pid) -> Result<()> {
-        let remote = self.take(group)?;
-        end(&remote, group, libc::SIGKILL)?;
-        self.pids.retain(|pid| *pid != group);
-        self.tids.retain(|tid| *tid != group);
-        let pid = u64::from(group.as_raw().unsigned_abs());
+    /// Makes a child of `parent` that is to be [dismissed](Self::dismiss). Its end will send no signal.
+    fn clone_for_a_while(&mut self, pid: Pid, parent: Pid) -> Result<()> {
+        let mut remote = self.take(parent)?;
+        // Any flag makes it a clone without exit signal; what it shares, it never uses.
+        let result = self.clone(&mut remote, pid, libc::CLONE_FS as u64);
+        self.remotes.insert(parent, remote);
+        result?;
+        self.pids.push(pid);
+        self.tids.push(pid);
+        let remote = self.foothold()?.remote(pid, pid, 0)?;
+        self.remotes.insert(pid, remote);
+        Ok(())
+    }
+
+    /// Ends a stand-in or go-between; its parent waits for it, so that nothing is left.
+    fn dismiss(&mut self, gone: Pid, parent: Pid) -> Result<()> {
+        let remote = self.take(gone)?;
+        end(&remote, gone, libc::SIGKILL)?;
+        self.pids.retain(|pid| *pid != gone);
+        self.tids.retain(|tid| *tid != gone);
+        let pid = u64::from(gone.as_raw().unsigned_abs());
         let any = u64::from(libc::__WALL.cast_unsigned());
-        self.remote(member)?
+        self.remote(parent)?
             .call("wait4", libc::SYS_wait4, &[pid, 0, any, 0])?;
         Ok(())
     }
@@ -373,6 +436,54 @@ impl Drop for Newborn {
             let _not_ours = waitpid(*pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
         }
     }
+}
+
+/// Parents, groups and sessions are as they should be: a last look, because nothing else would notice.
+fn check_relations(tree: &[Wanted]) -> Result<()> {
+    let root = tree.first().map(|root| &root.entry);
+    for wanted in tree {
+        let (entry, is) = (&wanted.entry, task::process(pid_of(wanted.entry.pid))?);
+        let is_root = root.is_some_and(|root| root.pid == entry.pid);
+        let in_roots_group = root.is_some_and(|root| root.pgid == entry.pgid);
+        let led = |id: u32| tree.iter().any(|w| w.entry.pid == id);
+        for (what, should, is, counts) in [
+            ("parent", entry.ppid, is.ppid, !is_root),
+            ("session", entry.sid, is.sid, is_made(tree, wanted)),
+            // The root's, when its leader is not in the tree, is the one we were born into.
+            (
+                "group",
+                entry.pgid,
+                is.pgid,
+                !in_roots_group || led(entry.pgid),
+            ),
+        ] {
+            if counts && pid_of(should) != is {
+                return Err(Error::new(
+                    Kind::Failed,
+                    format!(
+                        "New process {} has {what} {is} instead of {should}",
+                        entry.pid
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An id that neither the tree nor anybody else has.
+fn spare_id(tree: &[Wanted]) -> Result<Pid> {
+    let path = "/proc/sys/kernel/pid_max";
+    let text = std::fs::read_to_string(path).map_err(|e| Error::path("read", path, e))?;
+    let max: u32 = text.trim().parse().unwrap_or(1 << 15);
+    let used = |id: u32| {
+        tree.iter()
+            .map(|w| &w.entry)
+            .any(|e| e.pid == id || e.sid == id || e.pgid == id || e.threads.contains(&id))
+    };
+    let free = |id: &u32| !used(*id) && !Path::new(&format!("/proc/{id}")).exists();
+    let found = (2..max).rev().find(free).map(pid_of);
+    found.ok_or_else(|| Error::new(Kind::Busy, "All task ids are taken"))
 }
 
 /// Waits, a second at most, until a process has taken the signal that stops it.

@@ -364,3 +364,26 @@ impl<T> AddrExposed for *mut T {
         self.expose_provenance()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, kill};
+
+    use super::*;
+    use crate::sys::clone::fork_idle;
+
+    /// Why AMX, 32-bit code and syscall user dispatch are not seen before the freeze.
+    #[test]
+    fn a_thread_that_was_not_stopped_tells_nothing_about_itself() {
+        let child = fork_idle(None).unwrap();
+        seize(child, libc::PTRACE_O_EXITKILL).unwrap();
+        assert_eq!(regs(child).unwrap_err(), Errno::ESRCH);
+        assert_eq!(xstate(child).unwrap_err(), Errno::ESRCH);
+        assert_eq!(dispatches_syscalls(child).unwrap_err(), Errno::ESRCH);
+        interrupt(child).unwrap();
+        assert_eq!(wait(child).unwrap(), Stop::Interrupt);
+        assert!(regs(child).is_ok() && xstate(child).is_ok());
+        kill(child, Signal::SIGKILL).unwrap();
+        assert!(matches!(wait(child).unwrap(), Stop::Gone(_)));
+    }
+}

@@ -2,6 +2,7 @@
 
 mod freeze;
 pub(crate) mod proc;
+pub mod sessions;
 mod tree;
 mod trees;
 

@@ -166,6 +166,12 @@ fn sessions_groups_zombies_and_stopped_processes_come_back() {
 }
 
 #[test]
+fn members_of_sessions_come_back_without_who_forked_them() {
+    let members = ["lost", "child", "job", "late", "leader", "stray"];
+    round_trip("sessions", &[], &members.map(|member| (member, "check")));
+}
+
+#[test]
 fn eventfds_timerfds_signalfds_and_epoll_come_back() {
     round_trip("events", &[], &[]);
 }

@@ -26,7 +26,10 @@ fn every_specimen_is_content_with_itself() {
     if !require(&[Need::Root]) {
         return;
     }
-    for (kind, args) in KINDS.iter().chain(&[("sleepers", [].as_slice())]) {
+    for (kind, args) in KINDS
+        .iter()
+        .chain(&[("sleepers", [].as_slice()), ("sessions", &[])])
+    {
         let mut sandbox = Sandbox::new();
         let target = sandbox.specimen(kind, args);
         target.check();

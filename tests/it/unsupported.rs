@@ -1,7 +1,9 @@
 //! What no image can hold yet is an obstacle, named before anything is frozen; the target does not
 //! notice.
 
-use crate::support::{Need, Sandbox, assert_same_portrait, portrait, require};
+use std::fs;
+
+use crate::support::{Need, Sandbox, assert_same_portrait, portrait, require, wait_until};
 
 /// Dumps a holder of `what` in every way: it is refused with `words`, and nothing has happened.
 fn refused(what: &str, words: &[&str]) {
@@ -107,6 +109,35 @@ fn a_child_that_shares_the_memory_of_its_parent_is_an_obstacle() {
 #[test]
 fn a_process_without_its_first_thread_is_an_obstacle() {
     refused_at("thread", "ended-leader", &["first thread", "process 2"]);
+}
+
+#[test]
+fn a_session_led_from_outside_of_the_tree_is_an_obstacle() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("holder", &["former-session"]);
+    let (child, grandchild) = wait_until("the child leads a session", || {
+        let members = target.members();
+        let (child, grandchild) = (*members.get(1)?, *members.get(2)?);
+        let stat = fs::read_to_string(target.proc(child, "stat")).ok()?;
+        let session = stat.rsplit(") ").next()?.split(' ').nth(3)?.parse();
+        (session == Ok(child)).then_some((child, grandchild))
+    });
+    let run = sandbox.icecore(&format!("dump -t {child} -D 1")).fails(5);
+    let words = format!(
+        "Process {grandchild} (specimen) is in session {}",
+        target.pid
+    );
+    assert!(run.stderr.contains(&words), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("leader is not in the tree"),
+        "{}",
+        run.stderr
+    );
+    target.runs();
+    assert_eq!(target.check(), "1");
 }
 
 #[test]

@@ -121,14 +121,20 @@ fn hold(what: &str, desk: &Desk) {
             // A process of its own: this one has to find its desk.
             kernel::child(|| {
                 std::os::unix::fs::chroot(&root).unwrap();
-                loop {
-                    drop(kernel::nanosleep(std::time::Duration::from_secs(1000)));
-                }
+                kernel::sleep_for_ever();
             });
         }
         "shared-memory-child" => {
             // clone(CLONE_VM) without being a thread: as after vfork(2).
             kernel::vm_child();
+        }
+        "former-session" => {
+            // A child that leads a session, whose own child is still in ours.
+            kernel::child(|| {
+                kernel::child(|| kernel::sleep_for_ever());
+                nix::unistd::setsid().unwrap();
+                kernel::sleep_for_ever();
+            });
         }
         "dispatch" => {
             // PR_SET_SYSCALL_USER_DISPATCH on; a selector of zeros lets every call through.

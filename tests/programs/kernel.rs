@@ -197,6 +197,14 @@ pub fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Does nothing any more.
+pub fn sleep_for_ever() -> ! {
+    loop {
+        // SAFETY: has no memory effects.
+        unsafe { libc::pause() };
+    }
+}
+
 /// A child that shares the memory of its parent and sleeps for ever, as after vfork(2).
 pub fn vm_child() {
     extern "C" fn sleep(_: *mut libc::c_void) -> i32 {

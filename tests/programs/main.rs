@@ -25,6 +25,7 @@ mod pattern;
 mod pipes;
 mod reaper;
 mod registers;
+mod sessions;
 mod settings;
 mod shared;
 mod signals;
@@ -52,6 +53,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("memory", memory::run),
     ("nameless", nameless::run),
     ("pipes", pipes::run),
+    ("sessions", sessions::run),
     ("shared", shared::run),
     ("signals", signals::run),
     ("settings", settings::run),

@@ -11,7 +11,7 @@ use crate::desk::{Answer, Desk, Program, same};
 use crate::kernel::{child, exit};
 
 /// One living process of the tree.
-struct Place {
+pub struct Place {
     /// Pid, parent, group, session, when it was built.
     ids: [i32; 4],
     zombies: Vec<(Pid, i32)>,
@@ -29,7 +29,8 @@ fn ids() -> [i32; 4] {
 }
 
 impl Place {
-    fn new() -> Self {
+    /// Where this process is now.
+    pub fn new() -> Self {
         Self {
             ids: ids(),
             zombies: Vec::new(),
@@ -38,8 +39,16 @@ impl Place {
     }
 
     /// A leaf of the tree.
-    fn serve(mut self, mut desk: Desk) -> ! {
+    pub fn serve(mut self, mut desk: Desk) -> ! {
         desk.serve(&mut self)
+    }
+
+    /// Checks the place of the root, whose parent is whoever restored it.
+    pub fn check_as_root(&self) -> Answer {
+        let mut now = ids();
+        now[1] = self.ids[1];
+        same("pid, parent, group, session", &now, &self.ids)?;
+        Ok(format!("{:?}", self.ids))
     }
 }
 
