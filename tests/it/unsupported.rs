@@ -2,6 +2,7 @@
 //! notice.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::{Need, Sandbox, assert_same_portrait, portrait, require, wait_until};
 
@@ -174,4 +175,62 @@ fn a_thread_that_catches_its_own_system_calls_is_let_go_unharmed() {
         assert!(!sandbox.path("1.partial").exists());
     }
     assert_eq!(target.check(), "1");
+}
+
+#[test]
+fn a_32_bit_program_is_an_obstacle() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let program = sandbox.path("small");
+    fs::write(&program, program_of_32_bits()).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let pid = sandbox.start("log", &[program.to_str().unwrap()]);
+    let proc = sandbox.proc(&pid.to_string());
+    wait_until("the program runs, or its first process has ended", || {
+        let runs = fs::read_link(proc.join("exe")).is_ok_and(|exe| exe == program);
+        (runs || !proc.exists()).then_some(())
+    });
+    if !proc.exists() {
+        eprintln!("skipped: this kernel runs no 32-bit programs");
+        return;
+    }
+    for mode in ["", "-R", "--dry-run"] {
+        let run = sandbox
+            .icecore(&format!("dump -t {pid} -D 1 {mode}"))
+            .fails(5);
+        assert!(run.stderr.contains("is a 32-bit program"), "{}", run.stderr);
+        assert!(!sandbox.path("1").exists());
+    }
+    assert!(proc.exists());
+    let status = fs::read_to_string(proc.join("status")).unwrap();
+    assert!(status.contains("TracerPid:\t0\n"), "{status}");
+}
+
+/// An ELF file of one page that calls pause(2) for ever.
+fn program_of_32_bits() -> Vec<u8> {
+    let code = [
+        0xb8, 29, 0, 0, 0, // mov eax, pause
+        0xcd, 0x80, // int 0x80
+        0xeb, 0xf7, // jmp to the beginning
+    ];
+    let [base, headers] = [0x0804_8000u32, 84];
+    let size = headers + u32::try_from(code.len()).unwrap();
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(16, 0);
+    let half = |file: &mut Vec<u8>, values: &[u16]| {
+        file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    };
+    let word = |file: &mut Vec<u8>, values: &[u32]| {
+        file.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    };
+    // ET_EXEC, EM_386, version, entry, program headers behind this one.
+    half(&mut file, &[2, 3]);
+    word(&mut file, &[1, base + headers, 52, 0, 0]);
+    half(&mut file, &[52, 32, 1, 0, 0, 0]);
+    // PT_LOAD of the whole file, readable and executable.
+    word(&mut file, &[1, 0, base, base, size, size, 5, 0x1000]);
+    file.extend(code);
+    file
 }
