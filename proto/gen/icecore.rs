@@ -88,6 +88,18 @@ pub struct Sidecar {
     #[prost(string, repeated, tag = "40")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub instruction_sets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Digests of all files but pages and this one.
+    #[prost(message, repeated, tag = "50")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: ::prost::alloc::vec::Vec<FileDigest>,
+    /// Digests of the pages files, and what is known of their holes.
+    #[prost(message, repeated, tag = "51")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pages: ::prost::alloc::vec::Vec<PagesDigest>,
+    /// Only in the last record of the file, and alone there: BLAKE3 of all bytes before that record.
+    #[prost(bytes = "vec", tag = "52")]
+    #[serde(serialize_with = "crate::image::json::bytes")]
+    pub seal: ::prost::alloc::vec::Vec<u8>,
 }
 /// A task of the tree at the time of the dump.
 #[derive(::serde::Serialize)]
@@ -121,4 +133,56 @@ pub struct Consumed {
     /// When (Unix time, nanoseconds).
     #[prost(uint64, tag = "2")]
     pub at: u64,
+}
+/// The content of a file at the time when the layer was made or adopted.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileDigest {
+    /// Its name in the layer.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Its length.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// BLAKE3, 32 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    #[serde(serialize_with = "crate::image::json::bytes")]
+    pub blake3: ::prost::alloc::vec::Vec<u8>,
+}
+/// The content of a pages file.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PagesDigest {
+    /// N of `pages-N.img`.
+    #[prost(uint32, tag = "1")]
+    pub pages_id: u32,
+    /// Its length.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Pages in a block (the last one may be shorter).
+    #[prost(uint32, tag = "3")]
+    pub block_pages: u32,
+    /// BLAKE3 of each block, 32 bytes each; freed pages count as zeros. Empty when it is not known.
+    #[prost(bytes = "vec", tag = "4")]
+    #[serde(serialize_with = "crate::image::json::bytes")]
+    pub blake3: ::prost::alloc::vec::Vec<u8>,
+    /// Pages that dedup freed, or was about to free: their bytes are gone or may be. Ascending.
+    #[prost(message, repeated, tag = "5")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freed: ::prost::alloc::vec::Vec<Extent>,
+    /// Pages of zeros whose blocks were given back: holes that mean what they read. Ascending.
+    #[prost(message, repeated, tag = "6")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub zeros: ::prost::alloc::vec::Vec<Extent>,
+}
+/// Bytes of a pages file.
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Extent {
+    /// Where they begin.
+    #[prost(uint64, tag = "1")]
+    pub offset: u64,
+    /// How many there are.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::holes::holes;
+use super::holes::lost as lost_in;
 use super::{Level, Missing, Owned, Ownership, Ranges, Stack, Why, stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::PagemapId;
@@ -283,7 +283,8 @@ fn pages_file(level: &Level, pages_id: u32, runs: &[&Owned], report: &mut Report
     if meta.blocks() * 512 >= meta.len() {
         return Ok(()); // no byte is missing
     }
-    let holes = holes(&file, meta.len()).map_err(|e| Error::path("read", &path, e))?;
+    let known = level.sidecar().and_then(|s| s.known_pages(pages_id));
+    let holes = lost_in(&file, meta.len(), known).map_err(|e| Error::path("read", &path, e))?;
     let punched = holes.intersect(&needed);
     let Some(first) = punched.iter().next() else {
         return Ok(());

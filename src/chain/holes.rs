@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
 use super::Ranges;
+use crate::image::PagesDigest;
 use crate::units::PageRange;
 
 /// The holes of the first `len` bytes of `file`, as file offsets. Moves the file's position.
@@ -26,6 +28,36 @@ pub(crate) fn holes(file: &File, len: u64) -> io::Result<Ranges> {
         at = data;
     }
     Ok(holes)
+}
+
+/// The holes that pages were lost in: those of `file` that are neither noted as zeros in the
+/// sidecar, nor part of blocks whose digest fits nevertheless (a copy may leave out zeros).
+pub(crate) fn lost(file: &File, len: u64, known: Option<&PagesDigest>) -> io::Result<Ranges> {
+    let holes = holes(file, len)?;
+    let Some(known) = known else {
+        return Ok(holes);
+    };
+    let lost = holes.minus(&known.zeros[..].into());
+    if lost.is_empty() || !known.is_known() {
+        return Ok(lost);
+    }
+    let freed = Ranges::from(&known.freed[..]);
+    let gone = lost.intersect(&freed);
+    let mut doubtful = lost.minus(&freed);
+    let mut buffer = vec![0; usize::try_from(known.block_bytes()).unwrap_or(0)];
+    let mut sound = Ranges::new();
+    let size = known.block_bytes();
+    for hole in doubtful.iter() {
+        for index in hole.start / size..hole.end.div_ceil(size) {
+            let (start, len) = known.block(index);
+            let bytes = &mut buffer[..len];
+            if file.read_exact_at(bytes, start).is_ok() && known.block_matches(index, bytes) {
+                sound.push(PageRange::new(start, start + size));
+            }
+        }
+    }
+    doubtful = doubtful.minus(&sound);
+    Ok(gone.union(&doubtful))
 }
 
 /// Where the next hole (or data) begins; `None` when there is none before the end of the file.

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::holes::holes;
+use super::holes::lost;
 use super::stack::{pagemap, parent_dir};
 use crate::error::{Error, Result};
 use crate::image::proto::{CoreEntry, InventoryEntry, PstreeEntry};
-use crate::image::{Images, Place, Sidecar};
+use crate::image::{Images, Place, Sidecar, pages_id};
 
 /// Whether a layer can be used, as far as it can be told without reading its ancestors' pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -176,8 +176,9 @@ impl Layer {
 impl Layer {
     fn fill(&mut self, dir: &Path) -> Result<()> {
         let images = Images::open(dir)?;
-        self.fill_sizes(&images)?;
-        let sidecar = Sidecar::read(&images)?;
+        let sidecar = Sidecar::read(&images);
+        self.fill_sizes(&images, sidecar.as_ref().ok().and_then(Option::as_ref))?;
+        let sidecar = sidecar?;
         if let Some(ours) = &sidecar {
             self.fill_record(ours);
         }
@@ -214,7 +215,7 @@ impl Layer {
         Ok(())
     }
 
-    fn fill_sizes(&mut self, images: &Images) -> Result<()> {
+    fn fill_sizes(&mut self, images: &Images, sidecar: Option<&Sidecar>) -> Result<()> {
         let cannot = |e| Error::path("read", images.dir(), e);
         for entry in fs::read_dir(images.dir()).map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
@@ -230,7 +231,9 @@ impl Layer {
             let name = name.to_string_lossy();
             if name.starts_with("pages-") && meta.blocks() * 512 < meta.len() {
                 let file = File::open(entry.path()).map_err(cannot)?;
-                if !holes(&file, meta.len()).map_err(cannot)?.is_empty() {
+                let id = pages_id(&name);
+                let known = sidecar.and_then(|s| s.known_pages(id?));
+                if !lost(&file, meta.len(), known).map_err(cannot)?.is_empty() {
                     self.holes = Some(name.into_owned());
                 }
             }

@@ -4,6 +4,7 @@
 //! Everything here works on images only: no process, no privilege, any architecture. Nothing is
 //! ever computed page by page; all sets are ascending lists of ranges (see [`Ranges`]).
 
+mod adopt;
 mod catalog;
 mod check;
 mod hold;
@@ -16,10 +17,12 @@ mod ranges;
 mod resolved;
 mod stack;
 mod superseded;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
+pub use adopt::{Adopted, adopt};
 pub use catalog::Catalog;
 pub use check::{Report, check, check_dir, check_memory};
 pub use hold::Held;
@@ -31,3 +34,4 @@ pub use resolved::Resolved;
 pub(crate) use stack::pagemap;
 pub use stack::{Level, MAX_DEPTH, Stack};
 pub use superseded::{Affected, superseded};
+pub use verify::{Depth, Finding, Verified, verify};

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::image::{Pagemap, Place};
+use crate::image::{Extent, Pagemap, Place};
 use crate::units::{PageRange, Vaddr};
 
 /// A set of pages: ascending, disjoint ranges; neighbours are joined.
@@ -147,6 +147,14 @@ impl From<PageRange> for Ranges {
         let mut set = Self::new();
         set.push(range);
         set
+    }
+}
+
+/// Bytes of a pages file, as a sidecar notes them.
+impl From<&[Extent]> for Ranges {
+    fn from(extents: &[Extent]) -> Self {
+        let range = |e: &Extent| PageRange::new(e.offset, e.offset.saturating_add(e.bytes));
+        extents.iter().map(range).collect()
     }
 }
 

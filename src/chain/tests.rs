@@ -7,8 +7,9 @@ use std::path::Path;
 use super::model::{MADE as TASK, Made, scratch};
 use super::*;
 use crate::error::Kind;
-use crate::image::{PagemapId, Place, SIDECAR};
-use crate::units::PAGE_SIZE;
+use crate::event::Cancel;
+use crate::image::{Images, PagemapId, Place, SIDECAR};
+use crate::units::{PAGE_SIZE, PageRange};
 
 const BASE: &[(u64, u64, Place)] = &[(0, 8, Place::Present)];
 const TOP: &[(u64, u64, Place)] = &[(0, 2, Place::Present), (2, 6, Place::Parent)];
@@ -296,4 +297,157 @@ fn a_layer_that_is_read_cannot_be_held_alone() {
     assert_eq!(Held::alone(&dir).unwrap_err().kind(), Kind::Busy);
     drop((reader, other));
     drop(Held::alone(&dir).unwrap());
+}
+
+/// A stack of two sealed layers with pages of every kind.
+fn sealed(root: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
+    let one = Made::new("1", None, BASE).id(1, None).write(root);
+    let two = Made::new("2", Some("../1"), TOP).id(2, Some(1)).write(root);
+    adopt(root, &(), &Cancel::default()).unwrap();
+    (one, two)
+}
+
+fn found(dir: &Path, depth: Depth) -> Verified {
+    verify(dir, depth, &(), &Cancel::default()).unwrap()
+}
+
+#[test]
+fn an_adopted_stack_is_sound_and_adopting_again_changes_nothing() {
+    let root = scratch();
+    let (_, two) = sealed(root.path());
+    let before = fs::read(two.join(SIDECAR)).unwrap();
+    let again = adopt(&two, &(), &Cancel::default()).unwrap();
+    assert_eq!((again.layers.len(), again.known.len()), (0, 2));
+    assert_eq!(fs::read(two.join(SIDECAR)).unwrap(), before);
+    let verified = found(&two, Depth::Full);
+    assert!(verified.is_sound(), "{verified:?}");
+    assert_eq!((verified.layers.len(), verified.files), (2, 10));
+    assert_eq!(found(root.path(), Depth::Quick).layers.len(), 2);
+}
+
+#[test]
+fn every_flipped_bit_of_every_file_is_found_and_a_page_is_named_with_its_mapping() {
+    let root = scratch();
+    let (one, two) = sealed(root.path());
+    for name in Images::open(&one).unwrap().names().unwrap() {
+        let path = one.join(&name);
+        let good = fs::read(&path).unwrap();
+        let step = if name.starts_with("pages-") { 8191 } else { 1 };
+        for bit in (0..good.len() * 8).step_by(step) {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bad).unwrap();
+            let verified = found(&two, Depth::Full);
+            assert!(!verified.is_sound(), "bit {bit} of {name}");
+            if name.starts_with("pages-") {
+                let [finding] = verified.findings.as_slice() else {
+                    panic!("{verified:?}")
+                };
+                assert_eq!(finding.addresses, Some(PageRange::new(0, 8 * PAGE_SIZE)));
+                assert_eq!(finding.mapping.as_deref(), Some("anonymous memory"));
+                assert_eq!(finding.pagemap, Some(TASK));
+            }
+        }
+        fs::write(&path, &good).unwrap();
+    }
+    assert!(found(&two, Depth::Full).is_sound());
+}
+
+#[test]
+fn every_flipped_bit_without_digests_gives_a_value_or_an_error() {
+    let root = scratch();
+    Made::new("1", None, BASE).id(1, None).write(root.path());
+    let two = Made::new("2", Some("../1"), TOP)
+        .id(2, Some(1))
+        .write(root.path());
+    for name in Images::open(&two).unwrap().names().unwrap() {
+        let path = two.join(&name);
+        if name.starts_with("pages-") || !path.is_file() || name == "parent" {
+            continue;
+        }
+        let good = fs::read(&path).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bad).unwrap();
+            Catalog::scan(root.path()).unwrap();
+            found(&two, Depth::Full);
+            drop(adopt(&two, &(), &Cancel::default()));
+            drop(fs::remove_file(two.join(SIDECAR)));
+            if let Ok(stack) = Stack::open(&two)
+                && let Ok(memory) = stack.resolved(TASK)
+            {
+                drop(memory.read_at(0, &mut vec![0; 8192]));
+            }
+        }
+        fs::write(&path, &good).unwrap();
+    }
+}
+
+#[test]
+fn what_is_read_with_checks_is_what_was_written_or_an_error() {
+    let root = scratch();
+    let (one, two) = sealed(root.path());
+    let stack = Stack::open(&two).unwrap();
+    let mut page = vec![0; 2 * PAGE_SIZE as usize];
+    let read = |page: &mut [u8]| stack.resolved(TASK)?.checked().read_at(5 * PAGE_SIZE, page);
+    read(&mut page).unwrap();
+    assert!(page.iter().all(|b| *b == 0xAA));
+    // A page beside those that are read, in the same block: the block cannot be trusted.
+    let pages = OpenOptions::new()
+        .write(true)
+        .open(one.join("pages-1.img"))
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&pages, b"x", 4 * PAGE_SIZE + 3).unwrap();
+    let error = read(&mut page).unwrap_err();
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(error.to_string().contains("1/pages-1.img is damaged"));
+    let unchecked = stack.resolved(TASK).unwrap();
+    unchecked.read_at(5 * PAGE_SIZE, &mut page).unwrap();
+}
+
+#[test]
+fn files_that_are_missing_cut_or_new_are_named_without_reading_any() {
+    let root = scratch();
+    let (one, two) = sealed(root.path());
+    fs::write(one.join("fs-7.img"), "").unwrap();
+    let pages = OpenOptions::new()
+        .write(true)
+        .open(one.join("pages-1.img"))
+        .unwrap();
+    pages.set_len(PAGE_SIZE).unwrap();
+    fs::remove_file(two.join("pstree.img")).unwrap();
+    fs::write(two.join("restore.log"), "").unwrap();
+    let files: Vec<_> = found(&two, Depth::Quick)
+        .findings
+        .into_iter()
+        .filter_map(|f| f.file)
+        .collect();
+    assert_eq!(files, ["pstree.img", "pages-1.img", "fs-7.img"]);
+}
+
+#[test]
+fn a_copy_that_leaves_out_zeros_is_sound_and_a_hole_in_place_of_data_is_not() {
+    let root = scratch();
+    let (one, _) = sealed(root.path());
+    let path = one.join("pages-1.img");
+    let pages = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&pages, &[0; 4096], 2 * PAGE_SIZE).unwrap();
+    fs::remove_file(one.join(SIDECAR)).unwrap();
+    adopt(&one, &(), &Cancel::default()).unwrap();
+    let punch = |page: i64| {
+        let flags = nix::fcntl::FallocateFlags::FALLOC_FL_PUNCH_HOLE
+            | nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        nix::fcntl::fallocate(&pages, flags, page * 4096, 4096).unwrap();
+    };
+    punch(2);
+    assert!(found(&one, Depth::Full).is_sound());
+    let catalog = Catalog::scan(&one).unwrap();
+    assert_eq!(catalog.layers()[0].state, State::Complete);
+    punch(4);
+    assert!(!found(&one, Depth::Quick).is_sound());
 }

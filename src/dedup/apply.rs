@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::plan::{Cut, Plan, plan as plan_again};
 use super::strategy;
-use crate::chain::Held;
+use crate::chain::{Held, Ranges};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Cancel, Event, Reporter};
-use crate::image::{Images, Sidecar};
+use crate::image::{Extent, Images, Sidecar};
 use crate::units::PageRange;
 
 /// What a dedup gave back.
@@ -65,7 +65,11 @@ pub fn apply(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Fr
     reporter.report(Event::Phase("mark"));
     let mut freed = Freed::default();
     for victim in &now.victims {
-        if Sidecar::mark_consumed(&Images::open(&victim.dir)?, &now.dir)? {
+        let cuts = now.cuts.iter().filter(|cut| cut.dir == victim.dir);
+        let freed_here: Vec<_> = cuts
+            .map(|cut| (cut.pages_id, extents(&cut.offsets)))
+            .collect();
+        if Sidecar::mark_consumed(&Images::open(&victim.dir)?, &now.dir, &freed_here)? {
             freed.marked.push(victim.dir.clone());
         }
     }
@@ -116,6 +120,15 @@ fn within(now: &Plan, agreed: &Plan) -> bool {
                     && cut.offsets.minus(&old.offsets).is_empty()
             })
         })
+}
+
+/// Parts of a pages file as the sidecar notes them.
+pub(super) fn extents(offsets: &Ranges) -> Vec<Extent> {
+    let extent = |range: PageRange| Extent {
+        offset: range.start,
+        bytes: range.bytes(),
+    };
+    offsets.iter().map(extent).collect()
 }
 
 /// Punches one cut; returns how many bytes the file takes less.

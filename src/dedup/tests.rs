@@ -146,7 +146,7 @@ proptest! {
 
         // Killed after the marks, with some of the cuts made.
         for victim in &first.victims {
-            Sidecar::mark_consumed(&Images::open(&victim.dir).unwrap(), &first.dir).unwrap();
+            Sidecar::mark_consumed(&Images::open(&victim.dir).unwrap(), &first.dir, &[]).unwrap();
         }
         for cut in first.cuts.iter().take(punched) {
             apply::punch(cut).unwrap();

@@ -13,7 +13,7 @@ use crate::event::{Cancel, Event, Reporter};
 use crate::image::proto::{
     DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry,
 };
-use crate::image::{LayerWriter, Pagemap, PagemapId};
+use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
 use crate::memory::{mappings, pages, segments};
 use crate::task::{Frozen, Life, Process};
 use crate::track::{self, Arming, DirtyTracker};
@@ -134,7 +134,7 @@ fn snapshot(
 ) -> Result<Snapshot> {
     let frozen_since = frozen.since();
     let mut snapshot = Snapshot {
-        id: sidecar::new_id()?,
+        id: Sidecar::new_id()?,
         freezing: frozen.since().elapsed(),
         files: files::Dumper::new(&plan.options.allow),
         ..Snapshot::default()
@@ -355,7 +355,8 @@ fn object_ids(own: u32) -> TaskKobjIdsEntry {
     }
 }
 
-/// The images that can be written while the target runs; the inventory last.
+/// The images that can be written while the target runs; the inventory last but for the sidecar,
+/// which digests them all.
 fn write(
     plan: &Plan,
     writer: &LayerWriter,
@@ -385,18 +386,7 @@ fn write(
     }
     writer.all("pstree.img", &tree)?;
     writer.one("stats-dump", &stats(snapshot, freeze))?;
-    sidecar::write(
-        plan,
-        writer,
-        &Figures {
-            id: &snapshot.id,
-            processes: snapshot.processes.iter().map(|(p, _)| p).collect(),
-            segments: snapshot.files.segments(),
-            stored: snapshot.stored,
-            freeze,
-            total,
-        },
-    )?;
+    let segments = sidecar::segments(snapshot.files.segments());
     std::mem::take(&mut snapshot.files).finish(writer)?;
     writer.one(
         "inventory.img",
@@ -409,6 +399,18 @@ fn write(
             dump_uptime: Some(uptime_us()?),
             plugins_entry: Some(PluginsEntry::default()),
             ..InventoryEntry::default()
+        },
+    )?;
+    sidecar::write(
+        plan,
+        writer,
+        &Figures {
+            id: &snapshot.id,
+            processes: snapshot.processes.iter().map(|(p, _)| p).collect(),
+            segments,
+            stored: snapshot.stored,
+            freeze,
+            total,
         },
     )
 }

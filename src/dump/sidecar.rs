@@ -8,7 +8,7 @@ use super::Plan;
 use crate::arch;
 use crate::error::{Error, Result};
 use crate::files::Segment as OpenSegment;
-use crate::image::{Images, LayerWriter, SIDECAR, Segment, Sidecar, Task};
+use crate::image::{Images, LayerWriter, Segment, Sidecar, Task};
 use crate::memory::pages::Stored;
 use crate::task::Process;
 use crate::units::PAGE_SIZE;
@@ -24,19 +24,6 @@ pub fn boot_id() -> Result<String> {
         .map_err(|e| Error::path("read", path, e))
 }
 
-/// Sixteen random bytes.
-///
-/// # Errors
-/// When the kernel gives none.
-pub(super) fn new_id() -> Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut id = vec![0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut id))
-        .map_err(|e| Error::path("read", "/dev/urandom", e))?;
-    Ok(id)
-}
-
 /// An identity in hexadecimal digits.
 pub fn hex(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -47,13 +34,22 @@ pub fn hex(id: &[u8]) -> String {
 pub(super) struct Figures<'a> {
     pub(super) id: &'a [u8],
     pub(super) processes: Vec<&'a Process>,
-    pub(super) segments: &'a [OpenSegment],
+    pub(super) segments: Vec<Segment>,
     pub(super) stored: Stored,
     pub(super) freeze: Duration,
     pub(super) total: Duration,
 }
 
-/// Writes the sidecar.
+/// Which kernel object each pagemap of a shared segment belongs to.
+pub(super) fn segments(open: &[OpenSegment]) -> Vec<Segment> {
+    let segment = |s: &OpenSegment| Segment {
+        inode: s.inode,
+        shmid: u64::from(s.entry.shmid),
+    };
+    open.iter().map(segment).collect()
+}
+
+/// Writes the sidecar, after all other files.
 ///
 /// # Errors
 /// When something cannot be read or written.
@@ -93,14 +89,7 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
                 start_time: p.start_time,
             })
             .collect(),
-        segments: figures
-            .segments
-            .iter()
-            .map(|s| Segment {
-                inode: s.inode,
-                shmid: u64::from(s.entry.shmid),
-            })
-            .collect(),
+        segments: figures.segments.clone(),
         pages_stored: Some(figures.stored.present),
         pages_in_parent: Some(figures.stored.in_parent),
         bytes: Some(figures.stored.present * PAGE_SIZE),
@@ -108,5 +97,5 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
         instruction_sets: arch::instruction_sets()?,
         ..Sidecar::default()
     };
-    writer.one(SIDECAR, &sidecar)
+    writer.sidecar(sidecar)
 }

@@ -48,7 +48,8 @@ pub(super) fn put(out: &mut Vec<u8>, message: &impl Message) -> Result<()> {
     put_raw(out, &message.encode_to_vec())
 }
 
-fn put_raw(out: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+/// Appends a record of `bytes`.
+pub(super) fn put_raw(out: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
     let len = u32::try_from(bytes.len())
         .map_err(|e| Error::new(Kind::Unsupported, "A record has more than 4 GiB").because(e))?;
     out.extend(len.to_le_bytes());
@@ -144,4 +145,22 @@ pub(super) fn unknown_field(mut bytes: &[u8], known: &[u32]) -> Option<u32> {
         skip_field(wire, tag, &mut bytes, DecodeContext::default()).ok()?;
     }
     None
+}
+
+/// The fields of a message that are not among `known`, as they stand there.
+pub(super) fn unknown_fields(mut bytes: &[u8], known: &[u32]) -> Vec<u8> {
+    let mut unknown = Vec::new();
+    while !bytes.is_empty() {
+        let field = bytes;
+        let Ok((tag, wire)) = decode_key(&mut bytes) else {
+            break;
+        };
+        if skip_field(wire, tag, &mut bytes, DecodeContext::default()).is_err() {
+            break;
+        }
+        if !known.contains(&tag) {
+            unknown.extend(&field[..field.len() - bytes.len()]);
+        }
+    }
+    unknown
 }

@@ -1,6 +1,7 @@
 //! CRIU's image format, `img_version` 2: framing, the table of kinds, records, pagemaps.
 
 mod blobs;
+mod digest;
 mod frame;
 mod images;
 pub(crate) mod json;
@@ -15,9 +16,12 @@ pub mod text;
 mod values;
 mod writer;
 
+pub use digest::pages_id;
 pub use frame::Record;
 pub use images::Images;
 pub use kinds::{ImageKind, KINDS};
 pub use pagemap::{Pagemap, PagemapId, Place, Run};
-pub use sidecar::{Consumed, SIDECAR, Segment, Sidecar, Task};
+pub use sidecar::{
+    Consumed, Extent, FileDigest, PagesDigest, SIDECAR, Segment, Sidecar, Task, is_content,
+};
 pub use writer::{LayerWriter, PagesFile};

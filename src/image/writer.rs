@@ -1,5 +1,6 @@
 //! The write side of one layer: complete or not there (see [`PartialDir`]).
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::Images;
+use super::digest::pages_id;
 use super::frame::{self, Record};
 use super::pagemap::{Pagemap, PagemapId};
 use super::sidecar::{SIDECAR, Sidecar};
@@ -15,10 +17,13 @@ use crate::error::{Error, Kind, Result};
 use crate::store::PartialDir;
 
 /// A layer being written into `NAME.partial`; [`LayerWriter::commit`] gives it its name, and a drop
-/// without it removes everything. `inventory.img` is written last, as CRIU does.
+/// without it removes everything. `inventory.img` is written last,
+/// as CRIU does, but for our sidecar.
 #[derive(Debug)]
 pub struct LayerWriter {
     dir: PartialDir,
+    /// Digests of files that were taken over: their content is not looked at again.
+    kept: RefCell<Sidecar>,
 }
 
 /// A pages file being written.
@@ -48,7 +53,7 @@ impl LayerWriter {
     /// # Errors
     /// When it is neither, or when another process is writing it.
     pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
-        PartialDir::create(dir).map(|dir| Self { dir })
+        PartialDir::create(dir).map(Self::of)
     }
 
     /// Begins new contents for the layer in `dir`; the commit puts them in its place in one step.
@@ -56,7 +61,12 @@ impl LayerWriter {
     /// # Errors
     /// When it is not there, or when another process is replacing it.
     pub fn replace(dir: impl AsRef<Path>) -> Result<Self> {
-        PartialDir::replace(dir).map(|dir| Self { dir })
+        PartialDir::replace(dir).map(Self::of)
+    }
+
+    fn of(dir: PartialDir) -> Self {
+        let kept = RefCell::default();
+        Self { dir, kept }
     }
 
     /// Where the files are until the commit.
@@ -135,17 +145,30 @@ impl LayerWriter {
         Ok(())
     }
 
-    /// Takes over a file that nobody will change again, without copying its bytes where the file
-    /// system can link it.
-    pub fn keep(&self, from: &Images, name: &str) -> Result<()> {
+    /// Takes over a file under its name, without copying its bytes where the file system can link
+    /// it, and with the digest that `sidecar` (that of the layer `from`) has of it: damage that it
+    /// may have stays damage.
+    pub fn keep(&self, from: &Images, sidecar: Option<&Sidecar>, name: &str) -> Result<()> {
         let source = from.dir().join(name);
         match fs::hard_link(&source, self.dir.path().join(name)) {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                Err(Error::path("link", source, e))
+                return Err(Error::path("link", source, e));
             }
-            Err(_) => self.copy(from, name),
+            Err(_) => self.copy(from, name)?,
         }
+        let mut kept = self.kept.borrow_mut();
+        let Some(sidecar) = sidecar else {
+            return Ok(());
+        };
+        match pages_id(name) {
+            Some(id) => kept.pages.extend(sidecar.known_pages(id).cloned()),
+            None => {
+                let known = sidecar.files.iter().find(|file| file.name == name);
+                kept.files.extend(known.cloned());
+            }
+        }
+        Ok(())
     }
 
     /// Begins `pages-N.img`.
@@ -160,9 +183,10 @@ impl LayerWriter {
         self.write(&name, &map.encode(&name)?)
     }
 
-    /// Writes the sidecar.
-    pub fn sidecar(&self, sidecar: &Sidecar) -> Result<()> {
-        self.one(SIDECAR, sidecar)
+    /// Writes the sidecar with the digests of all files that are there: the last thing to write.
+    pub fn sidecar(&self, mut sidecar: Sidecar) -> Result<()> {
+        sidecar.digest(self.dir.path(), &self.kept.borrow())?;
+        self.write(SIDECAR, &sidecar.to_file()?)
     }
 
     /// Makes the `parent` link.

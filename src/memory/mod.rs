@@ -2,7 +2,7 @@
 
 pub mod mappings;
 pub mod pages;
-mod pump;
+pub mod pump;
 pub mod segments;
 pub mod space;
 pub mod vmas;

@@ -5,7 +5,7 @@
 //! that it was not written since the parent was made, or its bytes are equal to what the parent
 //! gives. An address that no entry covers holds what its mapping gives: zeros, or the file.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::image::{Pagemap, PagesFile, Place, Run};
 use crate::memory::mappings::{Backing, Mapping};
 use crate::memory::pump;
@@ -288,35 +288,6 @@ fn compare(
         });
     }
     Ok(())
-}
-
-/// Fills the pages `runs` of a new process: `bytes` gives the contents of a range.
-///
-/// # Errors
-/// When a page cannot be read from the layers or written into the process.
-pub fn fill(
-    pid: Pid,
-    memory: &Memory,
-    runs: impl IntoIterator<Item = PageRange>,
-    mut bytes: impl FnMut(Vaddr, &mut [u8]) -> Result<()>,
-) -> Result<u64> {
-    let mut buffer = vec![0u8; CHUNK];
-    let mut pages = 0;
-    for range in runs {
-        let mut at = range.start;
-        while at < range.end {
-            let len = (range.end - at).min(CHUNK as u64);
-            let part = &mut buffer[..usize::try_from(len).unwrap_or(CHUNK)];
-            bytes(at, part)?;
-            memory.write(at, part).map_err(|e| {
-                Error::io(format!("Cannot fill page {at:x} of new process {pid}"), e)
-                    .kinded(Kind::Failed)
-            })?;
-            at += len;
-            pages += len / PAGE_SIZE;
-        }
-    }
-    Ok(pages)
 }
 
 #[cfg(test)]

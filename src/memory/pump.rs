@@ -1,4 +1,5 @@
-//! Moving the pages of a stopped process into a file, while it waits: as fast as the machine can.
+//! Moving the pages of a stopped process into a file, while it waits, and those of a new one out of
+//! files: as fast as the machine can.
 //!
 //! What bounds it is the page cache on the other side, so several threads copy at once, each with a
 //! buffer that fits its cache (measured: two threads take two thirds of the time of one). Many small
@@ -13,7 +14,7 @@ use super::pages::CHUNK;
 use crate::error::{Error, Kind, Result};
 use crate::image::{PagesFile, Place, Run};
 use crate::sys::vm::{self, Memory};
-use crate::units::{Pid, Vaddr};
+use crate::units::{PAGE_SIZE, PageRange, Pid, Vaddr};
 
 /// Threads at most: more only fight for the memory bus.
 const THREADS: usize = 4;
@@ -44,8 +45,51 @@ pub(super) fn copy(pid: Pid, memory: &Memory, chosen: &[Run], out: &PagesFile) -
         }
         Ok(())
     };
+    together(pid, batches.len(), work)
+}
+
+/// Fills the pages `runs` of a new process: `bytes` gives the contents of a range, and is asked by
+/// several threads at once, since it may have to compare them with their digests.
+///
+/// # Errors
+/// When a page cannot be read from the layers or written into the process.
+pub fn fill(
+    pid: Pid,
+    memory: &Memory,
+    runs: impl IntoIterator<Item = PageRange>,
+    bytes: impl Fn(Vaddr, &mut [u8]) -> Result<()> + Sync,
+) -> Result<u64> {
+    let mut parts: Vec<(Vaddr, usize)> = Vec::new();
+    for range in runs {
+        let mut at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at).map_or(CHUNK, |len| len.min(CHUNK));
+            parts.push((at, len));
+            at += len as u64;
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        while let Some((at, len)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let part = &mut buffer[..*len];
+            bytes(*at, part)?;
+            memory.write(*at, part).map_err(|e| {
+                Error::io(format!("Cannot fill page {at:x} of new process {pid}"), e)
+                    .kinded(Kind::Failed)
+            })?;
+        }
+        Ok(())
+    };
+    together(pid, parts.len(), work)?;
+    Ok(parts.iter().map(|(_, len)| *len as u64 / PAGE_SIZE).sum())
+}
+
+/// Lets as many threads as are worth it do the work of `batches` batches.
+fn together(pid: Pid, batches: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let helpers = cores.min(THREADS).min(batches.len() / 8).saturating_sub(1);
+    let helpers = cores.min(THREADS).min(batches / 8).saturating_sub(1);
+    let work = &work;
     thread::scope(|scope| {
         let others: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
         let mut result = work();
@@ -121,7 +165,6 @@ pub(super) fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::PAGE_SIZE;
     use proptest::prelude::*;
 
     proptest! {

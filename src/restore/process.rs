@@ -10,7 +10,7 @@ use crate::files::{self, Opened};
 use crate::image::PagemapId;
 use crate::image::proto::{CoreEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
-use crate::memory::{pages, space};
+use crate::memory::{pump, space};
 use crate::state::{self, RestoreThread};
 use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
@@ -31,7 +31,8 @@ pub(super) fn build_memory(
     forget_thread_areas(remote)?;
     space::clear(pid, remote, foothold, &body.mm.vmas)?;
     space::map(remote, &body.mm.vmas, &|id| opened.fd(id))?;
-    let resolved = stack.resolved(PagemapId::Task(pid.as_raw().cast_unsigned()))?;
+    let id = PagemapId::Task(pid.as_raw().cast_unsigned());
+    let resolved = stack.resolved(id)?.checked();
     let kernels = space::kernels_then(&body.mm.vmas);
     let ours = |at: u64| kernels.iter().any(|k| k.contains(at));
     // The vDSO is this kernel's own; its pages in the image are for CRIU.
@@ -40,7 +41,7 @@ pub(super) fn build_memory(
         .iter()
         .map(|run| run.range)
         .filter(|range| !ours(range.start));
-    let filled = pages::fill(pid, remote.memory(), runs, |at, part| {
+    let filled = pump::fill(pid, remote.memory(), runs, |at, part| {
         resolved.read_at(at, part)
     })?;
     space::protect(remote, &body.mm.vmas)?;

@@ -132,7 +132,7 @@ fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
         if plan.stack.tip().images().pagemap(id)?.is_none() {
             continue;
         }
-        let resolved = plan.stack.resolved(id)?;
+        let resolved = plan.stack.resolved(id)?.checked();
         pages += segments::fill(&segment.file, segment.entry.size, &resolved)?;
     }
     Ok(pages)

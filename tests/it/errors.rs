@@ -5,8 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::PathBuf;
 
-use icecore::image::{SIDECAR, Sidecar};
-use prost::Message as _;
+use icecore::image::{Images, Sidecar};
 
 use crate::support::{Need, Run, Sandbox, Target, require};
 
@@ -193,29 +192,17 @@ fn a_layer_whose_parent_is_gone_is_not_restored() {
     target.check();
 }
 
-/// Adds fields to the one record of a layer's sidecar, as a later writer would.
-fn add_to_sidecar(sandbox: &Sandbox, layer: &str, fields: &Sidecar) {
-    let path = sandbox.path(layer).join(SIDECAR);
-    let mut data = fs::read(&path).unwrap();
-    // Two magic numbers, the record's length, the record (criu-images: framing).
-    let len = u32::from_le_bytes(data[8..12].try_into().unwrap()) as usize;
-    assert_eq!(data.len(), 12 + len, "one record");
-    data.extend(fields.encode_to_vec());
-    let len = u32::try_from(data.len() - 12).unwrap();
-    data[8..12].copy_from_slice(&len.to_le_bytes());
-    fs::write(path, data).unwrap();
-}
-
 #[test]
 fn a_layer_of_a_cpu_that_could_more_is_not_restored_unless_that_is_wished() {
     let Some((sandbox, target)) = dumped() else {
         return;
     };
-    let of_another_cpu = Sidecar {
-        instruction_sets: vec!["avx1024".into()],
-        ..Sidecar::default()
-    };
-    add_to_sidecar(&sandbox, "2", &of_another_cpu);
+    let images = Images::open(sandbox.path("2")).unwrap();
+    Sidecar::update(&images, |sidecar| {
+        sidecar.instruction_sets.push("avx1024".into());
+        Ok(true)
+    })
+    .unwrap();
     let run = no_restore(&sandbox, &target, "2", 5);
     assert!(run.stderr.contains("avx1024"), "{}", run.stderr);
     assert!(run.stderr.contains("--cpu-cap none"), "{}", run.stderr);

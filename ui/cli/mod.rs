@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Commands that CRIU has keep CRIU's option names.
 
+mod adopt;
 mod allow;
 mod cat;
 pub(crate) mod criu;
@@ -14,6 +15,7 @@ pub(crate) mod restore;
 mod search;
 mod show;
 pub(crate) mod stacks;
+mod verify;
 mod watch;
 
 use std::io::Write as _;
@@ -62,6 +64,10 @@ pub(crate) enum Command {
     Watch(watch::Args),
     /// Free pages that upper layers override
     Dedup(dedup::Args),
+    /// Check that every byte of a stack is still what was written
+    Verify(verify::Args),
+    /// Give layers that CRIU made an identity and digests
+    Adopt(adopt::Args),
     /// Tell what works on this machine, and what to do about the rest
     Doctor(doctor::Args),
     /// Watch a small process tree being frozen in layers and thawed again
@@ -87,6 +93,8 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Search(args) => return search::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Dedup(args) => dedup::run(args),
+        Command::Verify(args) => return verify::run(args),
+        Command::Adopt(args) => adopt::run(args),
         Command::Doctor(args) => return doctor::run(args),
         Command::Demo(args) => demo::run(args),
         Command::DemoTarget(args) => demo::target(args),
@@ -107,6 +115,8 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Search(args) => args.json,
         Command::Watch(args) => args.json,
         Command::Dedup(args) => args.json,
+        Command::Verify(args) => args.json,
+        Command::Adopt(args) => args.json,
         Command::Doctor(args) => args.json,
         Command::Cat(_) | Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
     }
