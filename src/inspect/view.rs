@@ -128,6 +128,17 @@ impl View {
         Space::of_task(self, pid)
     }
 
+    /// The open descriptors of process `pid`, ascending: number, and what is open in a few words.
+    ///
+    /// # Errors
+    /// When an image cannot be read.
+    pub fn descriptors(&self, pid: u32) -> Result<Vec<(u32, String)>> {
+        let all = super::descriptors::of_task(self, pid)?.into_iter();
+        Ok(all
+            .map(|(number, what)| (number, what.to_string()))
+            .collect())
+    }
+
     /// Numbers (SHMID) of all shared segments whose pages the layer has.
     pub fn segments(&self) -> Result<Vec<u64>> {
         let ids = self.stack.tip().images().pagemaps()?;

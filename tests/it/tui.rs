@@ -162,8 +162,19 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
         term.wait_text(&format!("/{number}: "));
         term.wait_text(&format!("Who owns each page of {number} "));
     }
-    term.press("\t\t");
+    // All about the layer, then what differs from the one below, then a text in it.
+    term.press("i");
+    term.wait_text("A restore of this layer takes its pages from");
+    term.press("qc");
+    term.wait_text("From layer 2 to layer 3");
+    term.press("qsPATH=\r");
+    term.wait_text("[found]");
+    term.press("q\t\t");
     term.wait_text("5 of 7");
+    term.press("\r");
+    term.wait_text("[bytes]");
+    term.press("q");
+    term.wait_text("Who owns each page");
     // Back to the stacks, down to the oldest layer.
     term.press("\x1b[Z\x1b[F");
     term.wait_text("Who owns each page of 1 ");

@@ -89,6 +89,14 @@ fn show(out: &mut impl Write, diff: &Diff) -> io::Result<()> {
     Ok(())
 }
 
+/// The differences in lines; empty when there are none.
+pub(crate) fn text(diff: &Diff) -> String {
+    let mut out = Vec::new();
+    // Writing to a Vec cannot fail.
+    let _written = show(&mut out, diff);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 fn word(change: Change) -> &'static str {
     match change {
         Change::Appeared => ": new",

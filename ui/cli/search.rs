@@ -75,7 +75,8 @@ fn bytes(hex: &str) -> Result<Vec<u8>> {
     })
 }
 
-fn as_text(found: &Found) -> String {
+/// One line about a match.
+pub(crate) fn as_text(found: &Found) -> String {
     let place = match found.place {
         Place::Task(pid) => pid.to_string(),
         Place::Segment(shmid) => format!("segment {shmid}"),

@@ -17,6 +17,18 @@ pub(crate) enum Act {
     Dedup,
     /// Count the dirty pages of the selected tree, or stop showing them.
     Watch,
+    /// Read all about the selected layer.
+    Inspect,
+    /// To the layer below the selected one.
+    Older,
+    /// To the newest layer above the selected one.
+    Newer,
+    /// Mark the selected layer, to compare others with it.
+    Mark,
+    /// What differs between the marked layer (or the one below) and the selected one.
+    Compare,
+    /// Search the memory of the selected layer.
+    Search,
     /// Filter the processes.
     Filter,
     /// The next pane.
@@ -112,6 +124,48 @@ pub(crate) const ACTIONS: &[Action] = &[
         available: |model| model.target().is_some(),
     },
     Action {
+        act: Act::Inspect,
+        keys: &[KeyCode::Char('i')],
+        short: "read",
+        help: "read all about the selected layer: figures, processes, mappings, descriptors, files",
+        available: |model| model.layer().is_some(),
+    },
+    Action {
+        act: Act::Older,
+        keys: &[KeyCode::Char('[')],
+        short: "",
+        help: "to the layer below, ] to the one above; on the map the cursor stays on its page",
+        available: |model| model.layer().is_some(),
+    },
+    Action {
+        act: Act::Newer,
+        keys: &[KeyCode::Char(']')],
+        short: "",
+        help: "",
+        available: |model| model.layer().is_some(),
+    },
+    Action {
+        act: Act::Mark,
+        keys: &[KeyCode::Char('m')],
+        short: "",
+        help: "mark the selected layer, to compare others with it (again: no mark)",
+        available: |model| model.layer().is_some(),
+    },
+    Action {
+        act: Act::Compare,
+        keys: &[KeyCode::Char('c')],
+        short: "",
+        help: "what differs between the marked layer (or the one below) and the selected one",
+        available: |model| model.layer().is_some(),
+    },
+    Action {
+        act: Act::Search,
+        keys: &[KeyCode::Char('s')],
+        short: "",
+        help: "search a text in the memory of the selected layer",
+        available: |model| model.layer().is_some(),
+    },
+    Action {
         act: Act::Cancel,
         keys: &[KeyCode::Char('x')],
         short: "cancel job",
@@ -143,7 +197,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Enter,
         keys: &[KeyCode::Enter],
         short: "",
-        help: "from a process to its layers, from a layer to its map",
+        help: "from a process to its layers, from a layer to its map, there to the bytes",
         available: always,
     },
     Action {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use icecore::chain::Stack;
 use icecore::image::PagemapId;
-use icecore::{Result, Vaddr};
+use icecore::{PAGE_SIZE, Result, Vaddr};
 
 use crate::format;
 
@@ -44,6 +44,8 @@ pub(crate) struct Map {
     pub(crate) runs: Vec<Run>,
     /// Processes and segments.
     pub(crate) spaces: Vec<String>,
+    /// The same, as the images name them.
+    pub(crate) ids: Vec<PagemapId>,
     /// Number of pages.
     pub(crate) total: u64,
     /// Pages of each owner, newest first.
@@ -93,6 +95,7 @@ impl Map {
                     .map(|gap| (gap.range.start, gap.range.pages(), Owner::Missing)),
             );
             runs.sort_unstable_by_key(|(addr, ..)| *addr);
+            map.ids.push(id);
             map.spaces.push(match id {
                 PagemapId::Task(pid) => format!("process {pid}"),
                 PagemapId::Shared(id) => format!("shared segment {id}"),
@@ -121,6 +124,16 @@ impl Map {
                 self.shares.sort_unstable_by_key(|(owner, _)| *owner);
             }
         }
+    }
+
+    /// Number of the page at `addr` of a process or segment.
+    pub(crate) fn page_at(&self, id: PagemapId, addr: Vaddr) -> Option<u64> {
+        let space = self.ids.iter().position(|known| *known == id)?;
+        let here = |run: &&Run| {
+            run.space == space && (run.addr..run.addr + run.pages * PAGE_SIZE).contains(&addr)
+        };
+        let run = self.runs.iter().find(here)?;
+        Some(run.first + (addr - run.addr) / PAGE_SIZE)
     }
 
     /// The lowest layer's place in the stack.

@@ -14,6 +14,7 @@ use icecore::{Error, Event, Pid, TargetState};
 
 use super::map::Map;
 use super::popup::Preview;
+use super::reader::{Look, Reader};
 use super::stacks::StackRow;
 use crate::format;
 
@@ -32,6 +33,8 @@ pub(crate) enum Msg {
     Map(PathBuf, Result<Arc<Map>, Failure>),
     /// The dirty pages of a tree were counted.
     Counted(Pid, Result<Count, Failure>),
+    /// What was to be looked at is ready to be read.
+    Looked(Look, Result<Box<Reader>, Failure>),
     /// A plan is ready to be shown.
     Planned(Result<Preview, Failure>),
     /// The running job tells something.
@@ -55,6 +58,8 @@ pub(crate) enum Effect {
     LoadMap(PathBuf),
     /// Track a tree, so that its dirty pages can be counted.
     Attach(Pid),
+    /// Read something for the reader.
+    Look(Look),
     /// Find out what a wish would do.
     Plan(Wish),
     /// Do it.

@@ -18,11 +18,13 @@ mod feed;
 mod guide;
 mod jobs;
 mod live;
+mod look;
 mod map;
 mod message;
 mod model;
 mod popup;
 mod processes;
+mod reader;
 mod stacks;
 mod terminal;
 #[cfg(test)]
@@ -167,6 +169,12 @@ impl Runner {
                 Effect::LoadMap(dir) => self.feed.map(dir),
                 Effect::Attach(root) => self.feed.attach(root),
                 Effect::CancelJob => self.cancel.cancel(),
+                Effect::Look(look) => {
+                    feed::spawn("look", &self.messages, move |messages| {
+                        let read = look::look(&look).map(Box::new).map_err(|e| (&e).into());
+                        let _closed = messages.send(Msg::Looked(look, read));
+                    })?;
+                }
                 Effect::Plan(wish) => {
                     let jobs = self.jobs.clone();
                     feed::spawn("plan", &self.messages, move |messages| {

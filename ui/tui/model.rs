@@ -14,6 +14,7 @@ use super::map::{Folded, Map};
 use super::message::Failure;
 use super::popup::{Mark, Popup};
 use super::processes::{self, ProcessRow};
+use super::reader::Look;
 use super::stacks::{LayerRow, StackRow};
 use super::theme::Theme;
 use super::view::areas;
@@ -120,6 +121,10 @@ pub(crate) struct Model {
     pub(crate) undo: Option<PathBuf>,
     /// The running job.
     pub(crate) job: Option<Job>,
+    /// The layer that others are compared with.
+    pub(crate) marked: Option<PathBuf>,
+    /// What is being read for the reader.
+    pub(crate) looking: Option<Look>,
     /// What lies over the screen.
     pub(crate) popup: Option<Popup>,
     /// What happened, latest last, with the second of the day.
@@ -170,6 +175,8 @@ impl Model {
             watched: None,
             undo: None,
             job: None,
+            marked: None,
+            looking: None,
             popup: None,
             log: VecDeque::new(),
             now: SystemTime::UNIX_EPOCH,
@@ -209,6 +216,14 @@ impl Model {
     /// All layers, in the order of the rows: of each stack the newest first.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &LayerRow> {
         self.stacks.iter().filter_map(StackRow::layer)
+    }
+
+    /// The directory of the newest layer on top of the selected one.
+    pub(crate) fn newest_above(&self) -> Option<&Path> {
+        let here = Some(&self.layer()?.dir);
+        let above = self.layers().filter(|layer| layer.parent.as_ref() == here);
+        let newest = above.max_by_key(|layer| layer.created);
+        newest.map(|layer| layer.dir.as_path())
     }
 
     /// The row of the layer in `dir`.

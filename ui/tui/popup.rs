@@ -1,8 +1,11 @@
 //! What lies over the screen and takes the keys: previews, errors, help.
 
+use std::path::{Path, PathBuf};
+
 use crossterm::event::{KeyCode, KeyEvent};
 
 use super::message::{Failure, Wish};
+use super::reader::{Look, Reader, Turn};
 
 /// A popup.
 #[derive(Clone, Debug)]
@@ -11,6 +14,15 @@ pub(crate) enum Popup {
     Preview(Preview),
     /// What went wrong.
     Failure(Failure),
+    /// Text over the whole screen.
+    Reader(Box<Reader>),
+    /// A text to search for in a layer.
+    Ask {
+        /// The layer.
+        dir: PathBuf,
+        /// What was typed so far.
+        text: String,
+    },
     /// The keys.
     Help,
 }
@@ -63,6 +75,8 @@ pub(crate) enum Outcome {
     Close,
     /// It goes, and this shall be done.
     Do(Wish),
+    /// It stays until this can be shown instead.
+    Look(Look),
 }
 
 impl Preview {
@@ -98,8 +112,19 @@ impl Preview {
 }
 
 impl Popup {
-    /// Takes a key.
-    pub(crate) fn key(&mut self, key: KeyEvent) -> Outcome {
+    /// Takes a key; `room` is the number of lines that a reader shows.
+    pub(crate) fn key(&mut self, key: KeyEvent, room: usize) -> Outcome {
+        match self {
+            Self::Reader(reader) => {
+                return match reader.key(key, room) {
+                    Turn::Stay => Outcome::Stay,
+                    Turn::Close => Outcome::Close,
+                    Turn::Look(look) => Outcome::Look(look),
+                };
+            }
+            Self::Ask { dir, text } => return ask(key, dir, text),
+            Self::Preview(_) | Self::Failure(_) | Self::Help => {}
+        }
         if matches!(key.code, KeyCode::Esc | KeyCode::Char('q')) {
             return Outcome::Close;
         }
@@ -138,4 +163,20 @@ impl Popup {
         }
         Outcome::Stay
     }
+}
+
+fn ask(key: KeyEvent, dir: &Path, text: &mut String) -> Outcome {
+    match key.code {
+        KeyCode::Esc => return Outcome::Close,
+        KeyCode::Enter if !text.is_empty() => {
+            return Outcome::Look(Look::Search {
+                dir: dir.to_path_buf(),
+                text: text.clone(),
+            });
+        }
+        KeyCode::Backspace => drop(text.pop()),
+        KeyCode::Char(c) if !c.is_control() => text.push(c),
+        _ => {}
+    }
+    Outcome::Stay
 }

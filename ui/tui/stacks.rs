@@ -46,6 +46,8 @@ pub(crate) struct LayerRow {
     pub(crate) root: Option<u32>,
     /// Its name.
     pub(crate) comm: Option<String>,
+    /// Directory of the layer below, if that is here too.
+    pub(crate) parent: Option<PathBuf>,
     /// Has a parent.
     pub(crate) incremental: bool,
     /// Pages stored here.
@@ -73,8 +75,15 @@ pub(crate) fn rows(catalog: &Catalog, root: &Path) -> Vec<StackRow> {
         };
         rows.push(StackRow::Head(head(layer, root)));
         for line in graph::graph(catalog, bottom) {
-            match line.layer.and_then(|n| catalog.layers().get(n)) {
-                Some(layer) => rows.push(StackRow::Layer(Box::new(row(layer, line.graph)))),
+            match line.layer.and_then(|n| Some((n, catalog.layers().get(n)?))) {
+                Some((n, layer)) => {
+                    let parent = catalog.parent(n).and_then(|n| catalog.layers().get(n));
+                    let row = LayerRow {
+                        parent: parent.map(|layer| layer.dir.clone()),
+                        ..row(layer, line.graph)
+                    };
+                    rows.push(StackRow::Layer(Box::new(row)));
+                }
                 None => rows.push(StackRow::Fork(line.graph)),
             }
         }
@@ -104,6 +113,7 @@ fn row(layer: &Layer, graph: String) -> LayerRow {
         id: layer.id.clone(),
         root: layer.root,
         comm: layer.comm.clone(),
+        parent: None,
         incremental: layer.extent == Extent::Incremental,
         stored: layer.pages_stored,
         in_parent: layer.pages_in_parent,

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use icecore::chain::State;
+use icecore::image::PagemapId;
 use icecore::task::Tree;
 use icecore::{Event, Pid};
 use proptest::prelude::*;
@@ -18,6 +19,7 @@ use super::map::{Map, Owner};
 use super::message::{Count, Displaced, Effect, Failure, Made, Msg, Report, Survey, Wish};
 use super::model::{Focus, Model};
 use super::popup::{Mark, Popup, Preview};
+use super::reader::{Look, Reader, Tab};
 use super::stacks::{LayerRow, StackRow};
 use super::theme::{Colors, Theme};
 use super::update::update;
@@ -84,6 +86,11 @@ fn layer(name: &str, graph: &str, state: State) -> StackRow {
         id: Some(format!("c{name}")),
         root: Some(2207),
         comm: Some("redis-server".into()),
+        parent: match name {
+            "1" => None,
+            "2" => Some("/img/r/1".into()),
+            _ => Some("/img/r/2".into()),
+        },
         incremental: name != "1",
         stored: 9120,
         in_parent: if name == "1" { 0 } else { 302_104 },
@@ -117,6 +124,7 @@ fn map(dir: &str) -> Msg {
             .map(|n| PathBuf::from("/img/r").join(n))
             .into(),
         spaces: vec!["process 2207".into()],
+        ids: vec![PagemapId::Task(2207)],
         ..Map::default()
     };
     for (n, (pages, owner)) in
@@ -360,6 +368,118 @@ fn undo_goes_back_to_the_layer_that_was_kept_and_only_then() {
         key(&mut model, KeyCode::Char('u')).is_empty(),
         "nothing was kept"
     );
+}
+
+fn reader(tabs: usize, lines: usize) -> Reader {
+    let tab = |n: usize| Tab {
+        name: format!("tab {n}"),
+        head: " head".into(),
+        lines: (0..lines)
+            .map(|line| format!(" line {line} of {n}"))
+            .collect(),
+    };
+    Reader {
+        title: "Layer 3".into(),
+        tabs: (0..tabs).map(tab).collect(),
+        at: 0,
+        scroll: 0,
+        beside: [None, None],
+        through: [Some(Look::Layer("/img/r/2".into())), None],
+    }
+}
+
+#[test]
+fn a_layer_is_read_and_leafed_through_on_the_same_tab() {
+    let mut model = model(RICH, (80, 24));
+    let wanted = Look::Layer("/img/r/3".into());
+    let effects = key(&mut model, KeyCode::Char('i'));
+    assert_eq!(effects, [Effect::Look(wanted.clone())]);
+    update(&mut model, Msg::Looked(wanted, Ok(Box::new(reader(3, 50)))));
+    key(&mut model, KeyCode::Tab);
+    key(&mut model, KeyCode::PageDown);
+    insta::assert_snapshot!(text(&model));
+    let below = Look::Layer("/img/r/2".into());
+    let effects = key(&mut model, KeyCode::Char('['));
+    assert_eq!(effects, [Effect::Look(below.clone())]);
+    update(&mut model, Msg::Looked(below, Ok(Box::new(reader(3, 50)))));
+    let Some(Popup::Reader(reader)) = &model.popup else {
+        panic!("{:?}", model.popup)
+    };
+    assert_eq!((reader.at, reader.scroll), (1, 19));
+    key(&mut model, KeyCode::Esc);
+    assert!(model.popup.is_none());
+}
+
+#[test]
+fn what_was_read_too_late_is_not_shown() {
+    let mut model = model(RICH, (80, 24));
+    key(&mut model, KeyCode::Char('i'));
+    let other = Look::Layer("/img/r/1".into());
+    update(&mut model, Msg::Looked(other, Ok(Box::new(reader(1, 1)))));
+    assert!(model.popup.is_none());
+}
+
+#[test]
+fn a_layer_is_compared_with_the_marked_one_or_the_one_below() {
+    let mut model = model(RICH, (120, 35));
+    let diff = |from: &str, to: &str| {
+        Effect::Look(Look::Diff {
+            from: from.into(),
+            to: to.into(),
+        })
+    };
+    let effects = key(&mut model, KeyCode::Char('c'));
+    assert_eq!(effects, [diff("/img/r/2", "/img/r/3")]);
+    key(&mut model, KeyCode::Char('m'));
+    key(&mut model, KeyCode::Char('['));
+    key(&mut model, KeyCode::Char('['));
+    let effects = key(&mut model, KeyCode::Char('c'));
+    assert_eq!(effects, [diff("/img/r/3", "/img/r/1")]);
+}
+
+#[test]
+fn a_text_is_asked_for_and_searched() {
+    let mut model = model(RICH, (80, 24));
+    for c in ['s', 'a', 'q', 'x'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    key(&mut model, KeyCode::Backspace);
+    let effects = key(&mut model, KeyCode::Enter);
+    let wanted = Look::Search {
+        dir: "/img/r/3".into(),
+        text: "aq".into(),
+    };
+    assert_eq!(effects, [Effect::Look(wanted)]);
+}
+
+#[test]
+fn going_through_the_layers_the_cursor_stays_on_its_page() {
+    let mut model = model(RICH, (120, 35));
+    for _ in 0..2 {
+        key(&mut model, KeyCode::Tab);
+    }
+    for _ in 0..3 {
+        key(&mut model, KeyCode::Down);
+    }
+    let under = |model: &mut Model| {
+        let effects = key(model, KeyCode::Enter);
+        match effects.as_slice() {
+            [Effect::Look(Look::Page { id, addr, .. })] => (*id, *addr),
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = under(&mut model);
+    let effects = key(&mut model, KeyCode::Char('['));
+    assert_eq!(effects, [Effect::LoadMap("/img/r/2".into())]);
+    // The older layer lacks the first 3000 pages of the newer one.
+    let mut older = Map {
+        ids: vec![PagemapId::Task(2207)],
+        spaces: vec!["process 2207".into()],
+        ..Map::default()
+    };
+    older.push(before.1 - 50 * 4096, 100, Owner::Layer(0));
+    update(&mut model, Msg::Map("/img/r/2".into(), Ok(Arc::new(older))));
+    assert_eq!(under(&mut model), before);
 }
 
 #[test]

@@ -9,7 +9,9 @@ use super::action::{self, Act};
 use super::message::{Displaced, Effect, Failure, Made, Msg, Report, Survey, Wish};
 use super::model::{Focus, Job, Model};
 use super::popup::{Mark, Outcome, Popup};
+use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};
+use super::view;
 
 /// A process that is to be selected may be missing from the list so often.
 const MISSED: u8 = 3;
@@ -25,11 +27,19 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Stacks(result) => listed(model, result),
         Msg::Map(dir, result) => {
             if model.mapped.as_ref() == Some(&dir) {
+                let under = page_under_cursor(model);
                 (model.map, model.map_failure) = match result {
                     Ok(map) => (Some(map), None),
                     Err(failure) => (None, Some(failure)),
                 };
                 model.fold();
+                // The cursor stays on its page, so that one can go through the layers.
+                if let Some(Look::Page { id, addr, .. }) = under
+                    && let Some(page) = model.map.as_ref().and_then(|map| map.page_at(id, addr))
+                {
+                    let pixel = page / model.pixels.pages_per_pixel.max(1);
+                    model.pixel = usize::try_from(pixel).unwrap_or(0);
+                }
             }
         }
         Msg::Counted(pid, Ok(count)) => {
@@ -43,6 +53,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             }
             model.live.entry(pid.as_raw()).or_default().failure = Some(failure);
         }
+        Msg::Looked(look, result) => looked(model, &look, result),
         Msg::Planned(result) => {
             model.job = None;
             model.popup = Some(match result {
@@ -173,6 +184,7 @@ fn done(model: &mut Model, result: Result<Report, Failure>, effects: &mut Vec<Ef
         }
         Made::Tree(pid, kept) => {
             model.facts.restores += 1;
+            model.facts.dumps += usize::from(kept.is_some());
             model.undo = kept;
             model.select = Some(pid);
             model.missed = 0;
@@ -191,10 +203,12 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
         model.quit = true;
         return;
     }
+    let room = view::reader_room(model.size);
     if let Some(popup) = &mut model.popup {
-        match popup.key(key) {
+        match popup.key(key, room) {
             Outcome::Stay => {}
             Outcome::Close => model.popup = None,
+            Outcome::Look(wanted) => look(model, wanted, effects),
             Outcome::Do(wish) => {
                 model.popup = None;
                 start(model, &wish, "start");
@@ -214,6 +228,49 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     if let Some(act) = action::of_key(key, model) {
         perform(model, act, effects);
     }
+}
+
+/// Has something read for the reader.
+fn look(model: &mut Model, wanted: Look, effects: &mut Vec<Effect>) {
+    model.looking = Some(wanted.clone());
+    effects.push(Effect::Look(wanted));
+}
+
+/// Shows what was read, unless the user has gone elsewhere meanwhile.
+fn looked(model: &mut Model, look: &Look, result: Result<Box<Reader>, Failure>) {
+    if model.looking.as_ref() != Some(look) {
+        return;
+    }
+    model.looking = None;
+    let mut reader = match result {
+        Ok(reader) => reader,
+        Err(failure) => {
+            model.popup = Some(Popup::Failure(failure));
+            return;
+        }
+    };
+    match &model.popup {
+        // The same tab of the same kind of thing, so that one can leaf through.
+        Some(Popup::Reader(old)) if old.tabs.len() == reader.tabs.len() => {
+            (reader.at, reader.scroll) = (old.at, old.scroll);
+        }
+        None | Some(Popup::Reader(_) | Popup::Ask { .. }) => {}
+        Some(_) => return,
+    }
+    model.popup = Some(Popup::Reader(reader));
+}
+
+/// What the cursor on the map stands on.
+fn page_under_cursor(model: &Model) -> Option<Look> {
+    let map = model.map.as_ref()?;
+    let size = model.pixels.pages_per_pixel.max(1);
+    let first = u64::try_from(model.pixel).ok()? * size;
+    let (run, _) = map.within(first, size).next()?;
+    Some(Look::Page {
+        dir: model.mapped.clone()?,
+        id: *map.ids.get(run.space)?,
+        addr: run.addr + first.saturating_sub(run.first) * 4096,
+    })
 }
 
 fn filter(model: &mut Model, key: KeyEvent) {
@@ -261,7 +318,38 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                 (Focus::Map, true) | (Focus::Stacks, false) => Focus::Processes,
             };
         }
-        Act::Enter => enter(model),
+        Act::Enter => enter(model, effects),
+        Act::Inspect => {
+            if let Some(layer) = model.layer() {
+                let wanted = Look::Layer(layer.dir.clone());
+                look(model, wanted, effects);
+            }
+        }
+        Act::Older | Act::Newer => {
+            let row = if act == Act::Older {
+                model.layer().and_then(|layer| layer.parent.as_deref())
+            } else {
+                model.newest_above()
+            };
+            if let Some(at) = row.and_then(|dir| model.layer_row(dir)) {
+                model.stack_cursor.at = at;
+            }
+        }
+        Act::Mark => {
+            let dir = model.layer().map(|layer| layer.dir.clone());
+            model.marked = dir.filter(|dir| model.marked.as_ref() != Some(dir));
+        }
+        Act::Compare => {
+            if let Some(wanted) = compared(model) {
+                look(model, wanted, effects);
+            }
+        }
+        Act::Search => {
+            model.popup = model.layer().map(|layer| Popup::Ask {
+                dir: layer.dir.clone(),
+                text: String::new(),
+            });
+        }
         Act::Watch => watch(model, effects),
         Act::Dump | Act::Restore | Act::Undo | Act::Dedup => {
             if let Some(wish) = wish(model, act) {
@@ -336,7 +424,16 @@ fn watch(model: &mut Model, effects: &mut Vec<Effect>) {
     }
 }
 
-fn enter(model: &mut Model) {
+/// The marked layer, or the one below, and the selected one.
+fn compared(model: &Model) -> Option<Look> {
+    let to = model.layer()?.dir.clone();
+    let marked = model.marked.clone().filter(|dir| *dir != to);
+    let below = || model.layer().and_then(|layer| layer.parent.clone());
+    let from = marked.or_else(below)?;
+    Some(Look::Diff { from, to })
+}
+
+fn enter(model: &mut Model, effects: &mut Vec<Effect>) {
     match model.focus {
         Focus::Processes => {
             if let Some(at) = newest_of_process(model) {
@@ -345,7 +442,11 @@ fn enter(model: &mut Model) {
             }
         }
         Focus::Stacks => model.focus = Focus::Map,
-        Focus::Map => {}
+        Focus::Map => {
+            if let Some(wanted) = page_under_cursor(model) {
+                look(model, wanted, effects);
+            }
+        }
     }
 }
 

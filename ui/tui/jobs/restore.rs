@@ -87,7 +87,7 @@ impl Jobs {
         obstacles(&mut preview, &left, &plan.warnings);
         if left.is_empty() {
             let layers = format::count(plan.layers as u64, "layer");
-            preview.line(Mark::Good, format!("all {layers} are there"));
+            preview.line(Mark::Good, format!("its pages are all there, in {layers}"));
             match (makes_room, running) {
                 (Some(tree), Some((tasks, _))) => {
                     self.offer_displacing(&mut preview, dir, tree, tasks);

@@ -5,6 +5,7 @@ mod live;
 mod map;
 mod popup;
 mod processes;
+mod reader;
 mod stacks;
 
 use ratatui::Frame;
@@ -16,6 +17,7 @@ use super::model::{Focus, Model};
 use super::theme::Theme;
 
 pub(crate) use map::grid;
+pub(crate) use reader::room as reader_room;
 
 /// The smallest terminal that shows something.
 pub(crate) const SMALLEST: (u16, u16) = (40, 10);

@@ -16,6 +16,9 @@ use super::processes::sign;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let Some(popup) = &model.popup else { return };
+    if let Popup::Reader(reader) = popup {
+        return super::reader::draw(model, reader, frame);
+    }
     let screen = frame.area();
     let width = screen.width.saturating_sub(4).min(92);
     let columns = usize::from(width).saturating_sub(4);
@@ -32,6 +35,16 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             marked(model, &explain(failure), columns),
             None,
         ),
+        Popup::Ask { dir, text } => (
+            format!(
+                "Search in layer {}",
+                crate::format::plain(&dir.file_name().unwrap_or_default().to_string_lossy())
+            ),
+            "Enter search  Esc cancel",
+            vec![Line::from(format!(" {}_", crate::format::plain(text)))],
+            None,
+        ),
+        Popup::Reader(_) => return,
         Popup::Help => ("Keys".into(), "Esc close", help(model, columns), None),
     };
     let frame_rows = if buttons.is_some() { 4 } else { 2 };

@@ -96,7 +96,12 @@ fn line(
         mark = letter(owner);
         style = theme.owner(owner, map.last());
     }
-    let pointer = if selected { ">" } else { " " };
+    let marked = model.marked.as_ref() == Some(&layer.dir);
+    let pointer = match (selected, marked) {
+        (true, _) => ">",
+        (false, true) => "*",
+        (false, false) => " ",
+    };
     let plain = if selected {
         theme.selected(focused)
     } else {

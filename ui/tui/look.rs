@@ -1,0 +1,330 @@
+//! Looking into layers for the reader: runs in a thread of its own.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use icecore::chain::{Catalog, Stack};
+use icecore::image::{PagemapId, Sidecar, text};
+use icecore::inspect::{self, Pattern, Source, Space, View};
+use icecore::{PAGE_SIZE, PageRange, Result, Vaddr};
+
+use super::reader::{Look, Reader, Tab};
+use super::text::{age, size};
+use crate::cli::{diff, search};
+use crate::format::{self, plain};
+
+/// Bytes in a line of a page.
+const LINE: usize = 16;
+/// Places that a search shows.
+const FOUND: usize = 10_000;
+
+/// Looks.
+///
+/// # Errors
+/// When a layer cannot be read.
+pub(crate) fn look(wanted: &Look) -> Result<Reader> {
+    match wanted {
+        Look::Layer(dir) => layer(dir),
+        Look::Page { dir, id, addr } => page(dir, *id, *addr),
+        Look::Diff { from, to } => differences(from, to),
+        Look::Search { dir, text } => found(dir, text),
+    }
+}
+
+fn name(dir: &Path) -> String {
+    let name = dir.file_name().unwrap_or(dir.as_os_str());
+    plain(&name.to_string_lossy())
+}
+
+fn reader(title: String, tabs: Vec<Tab>) -> Reader {
+    Reader {
+        title,
+        tabs,
+        at: 0,
+        scroll: 0,
+        beside: [None, None],
+        through: [None, None],
+    }
+}
+
+fn tab(name: &str, head: &str, lines: Vec<String>) -> Tab {
+    Tab {
+        name: name.into(),
+        head: head.into(),
+        lines,
+    }
+}
+
+fn layer(dir: &Path) -> Result<Reader> {
+    let view = View::open(dir)?;
+    let stack = view.stack();
+    let images = stack.tip().images();
+    let mut spaces = Vec::new();
+    for task in view.tasks().iter().filter(|task| task.alive) {
+        spaces.push((task, view.space(task.pid)?));
+    }
+    let processes = view.tasks().iter().map(|task| {
+        let threads: Vec<String> = task.threads.iter().map(u32::to_string).collect();
+        let (pid, ppid, pgid, sid) = (task.pid, task.ppid, task.pgid, task.sid);
+        let state = if task.alive { "" } else { "  (zombie)" };
+        let comm = plain(&task.comm);
+        format!(
+            "{pid:>7} {ppid:>7} {pgid:>7} {sid:>7}  {comm:<16} {}{state}",
+            threads.join(" ")
+        )
+    });
+    let processes = processes.collect();
+    let mut mappings = Vec::new();
+    for (task, space) in &spaces {
+        mappings.push(format!("process {} {}", task.pid, plain(&task.comm)));
+        mappings.extend(space.mappings().iter().map(|m| {
+            let (mut here, mut below) = (0, 0);
+            for run in space.memory().ownership().within(m.range) {
+                let pages = run.range.pages();
+                *(if run.layer == 0 {
+                    &mut here
+                } else {
+                    &mut below
+                }) += pages;
+            }
+            let (range, length) = (m.range.to_string(), size(m.range.bytes()));
+            let (bits, name) = (m.permissions(), plain(&m.name));
+            format!("  {range:<26} {bits} {length:>6} {here:>7} {below:>7}  {name}")
+        }));
+    }
+    let mut descriptors = Vec::new();
+    for (task, _) in &spaces {
+        descriptors.push(format!("process {} {}", task.pid, plain(&task.comm)));
+        for (number, what) in view.descriptors(task.pid)? {
+            descriptors.push(format!("  {number:>5}  {}", plain(&what)));
+        }
+    }
+    let files = text::list_text(images)?;
+    let mut reader = reader(
+        format!("Layer {}", name(dir)),
+        vec![
+            tab("figures", "", figures(stack)?),
+            tab(
+                "processes",
+                "    PID    PPID    PGID     SID  NAME             THREADS",
+                processes,
+            ),
+            tab(
+                "mappings",
+                "  ADDRESSES                  PROT   SIZE    HERE   BELOW  NAME   (pages stored here, in layers below)",
+                mappings,
+            ),
+            tab("descriptors", "     FD  WHAT", descriptors),
+            tab("files", "", files.lines().map(plain).collect()),
+        ],
+    );
+    reader.through = through(stack, Look::Layer);
+    Ok(reader)
+}
+
+/// The same in the layer below and in the newest one above.
+fn through(stack: &Stack, look: impl Fn(PathBuf) -> Look) -> [Option<Look>; 2] {
+    let below = stack.levels().get(1).map(|level| level.dir().to_path_buf());
+    [below, above(stack.tip().dir())].map(|dir| dir.map(&look))
+}
+
+/// The newest layer on top of the one in `dir`.
+fn above(dir: &Path) -> Option<PathBuf> {
+    let catalog = Catalog::scan(dir.parent()?).ok()?;
+    let here = catalog.find(dir)?;
+    let above = catalog.children(here).iter();
+    let newest = above.filter_map(|child| catalog.layers().get(*child));
+    newest
+        .max_by_key(|layer| layer.created_unix_ns)
+        .map(|layer| layer.dir.clone())
+}
+
+fn figures(stack: &Stack) -> Result<Vec<String>> {
+    let tip = stack.tip();
+    let mut lines = Vec::new();
+    let mut say = |what: &str, text: String| {
+        if !text.is_empty() {
+            lines.push(format!(" {what:<16} {}", plain(&text)));
+        }
+    };
+    say("directory", tip.dir().display().to_string());
+    let noted = tip.sidecar().cloned().unwrap_or_default();
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    say("label", text(&noted.label));
+    if !noted.id.is_empty() {
+        say("identity", Sidecar::hex(&noted.id));
+    }
+    if let Some(created) = noted.created {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(created);
+        let ago = SystemTime::now().duration_since(at).unwrap_or_default();
+        say(
+            "made",
+            format!(
+                "{} ago on {}, Linux {}",
+                age(ago.as_secs()),
+                text(&noted.host),
+                text(&noted.kernel)
+            ),
+        );
+    } else {
+        say(
+            "made",
+            "by CRIU, or by an unknown hand: it has no notes".into(),
+        );
+    }
+    say("command", noted.cmdline.join(" "));
+    let frozen = |ns: Option<u64>| ns.map(Duration::from_nanos).map(format::duration);
+    if let (Some(freeze), Some(total)) = (frozen(noted.freeze_ns), frozen(noted.total_ns)) {
+        say("frozen", format!("{freeze} of {total}"));
+    }
+    say(
+        "unchanged pages",
+        format!("{} {}", text(&noted.tracker), text(&noted.tracker_reason)),
+    );
+    if let Some(by) = &noted.consumed {
+        say(
+            "consumed",
+            format!("its pages were freed by dedup of {}", by.by),
+        );
+    }
+    if noted.pinned == Some(true) {
+        say("pinned", "dedup may not free what it needs".into());
+    }
+    lines.push(String::new());
+    lines.push(" A restore of this layer takes its pages from".into());
+    let mut shares = vec![0u64; stack.levels().len()];
+    let mut missing = 0;
+    for id in tip.images().pagemaps()? {
+        let ownership = stack.ownership(id)?;
+        for run in ownership.runs() {
+            if let Some(share) = shares.get_mut(run.layer) {
+                *share += run.range.pages();
+            }
+        }
+        missing += ownership
+            .missing()
+            .iter()
+            .map(|gap| gap.range.pages())
+            .sum::<u64>();
+    }
+    let all = (shares.iter().sum::<u64>() + missing).max(1);
+    for (level, pages) in stack.levels().iter().zip(shares) {
+        let bar = "█".repeat(usize::try_from(pages * 30 / all).unwrap_or(0));
+        let bytes = size(pages * PAGE_SIZE);
+        lines.push(format!(
+            "   {:<16} {pages:>9} pages {bytes:>6} {:>3}% {bar}",
+            plain(&level.name()),
+            pages * 100 / all
+        ));
+    }
+    if missing > 0 {
+        lines.push(format!(
+            "   {:<16} {missing:>9} pages: it cannot be restored",
+            "NOWHERE"
+        ));
+    }
+    Ok(lines)
+}
+
+fn space(view: &View, id: PagemapId) -> Result<Space<'_>> {
+    match id {
+        PagemapId::Task(pid) => view.space(pid),
+        PagemapId::Shared(shmid) => view.segment(shmid),
+    }
+}
+
+fn whose(id: PagemapId) -> String {
+    match id {
+        PagemapId::Task(pid) => format!("process {pid}"),
+        PagemapId::Shared(shmid) => format!("shared segment {shmid}"),
+    }
+}
+
+fn page(dir: &Path, id: PagemapId, addr: Vaddr) -> Result<Reader> {
+    let view = View::open(dir)?;
+    let space = space(&view, id)?;
+    let addr = addr - addr % PAGE_SIZE;
+    let here = PageRange::of_pages(addr, 1);
+    let part = space.parts(here).into_iter().next();
+    let source = part.map_or(Source::Unmapped, |part| part.source);
+    let owner = |layer: usize| {
+        let level = view.stack().levels().get(layer);
+        level.map_or_else(String::new, |level| plain(&level.name()))
+    };
+    let from = match source {
+        Source::Stored(run) | Source::Segment(_, run) => {
+            let layer = owner(run.layer);
+            format!(
+                "stored in layer {layer}, pages-{}.img at {:#x}",
+                run.pages_id, run.offset
+            )
+        }
+        Source::Zero => "zeros: never written".into(),
+        Source::Freed(layer) => format!("freed by dedup in layer {}", owner(layer)),
+        other => other.absence().unwrap_or_default().into(),
+    };
+    let mut bytes = vec![0; usize::try_from(PAGE_SIZE).unwrap_or(4096)];
+    let mut lines = Vec::new();
+    if let Some(part) = part.filter(|part| part.source.absence().is_none()) {
+        space.read(&part, addr, &mut bytes)?;
+        lines = (addr..)
+            .step_by(LINE)
+            .zip(bytes.chunks(LINE))
+            .map(|(at, bytes)| format!(" {}", format::hex_line(at, bytes)))
+            .collect();
+    }
+    let mapping = space.mapping_at(addr).map_or_else(String::new, |m| {
+        format!("{} {} {}", m.range, m.permissions(), plain(&m.name))
+    });
+    let title = format!("Page {addr:x} of {} in layer {}", whose(id), name(dir));
+    let head = format!(" {from} · {mapping}");
+    let mut reader = reader(title, vec![tab("bytes", &head, lines)]);
+    let at = |dir: &Path, addr| Look::Page {
+        dir: dir.to_path_buf(),
+        id,
+        addr,
+    };
+    reader.beside = beside(&space, addr).map(|addr| addr.map(|addr| at(dir, addr)));
+    reader.through = through(view.stack(), |dir| at(&dir, addr));
+    Ok(reader)
+}
+
+/// The pages before and after `addr` that a layer holds.
+fn beside(space: &Space<'_>, addr: Vaddr) -> [Option<Vaddr>; 2] {
+    let runs = space.memory().runs();
+    let before = runs.iter().rev().find(|run| run.range.start < addr);
+    let before = before.map(|run| run.range.end.min(addr) - PAGE_SIZE);
+    let after = runs.iter().find(|run| run.range.end > addr + PAGE_SIZE);
+    let after = after.map(|run| run.range.start.max(addr + PAGE_SIZE));
+    [before, after]
+}
+
+fn differences(from: &Path, to: &Path) -> Result<Reader> {
+    let (a, b) = (View::open(from)?, View::open(to)?);
+    let found = inspect::diff(&a, &b, &mut |_| {})?;
+    let text = diff::text(&found);
+    let lines: Vec<String> = if text.is_empty() {
+        vec![" nothing differs".into()]
+    } else {
+        text.lines().map(|line| format!(" {line}")).collect()
+    };
+    let title = format!("From layer {} to layer {}", name(from), name(to));
+    Ok(reader(title, vec![tab("differences", "", lines)]))
+}
+
+fn found(dir: &Path, text: &str) -> Result<Reader> {
+    let view = View::open(dir)?;
+    let pattern = Pattern::text(text)?;
+    let mut lines = Vec::new();
+    inspect::search(&view, &pattern, &mut |found| {
+        lines.push(format!(" {}", search::as_text(&found)));
+        Ok(lines.len() < FOUND)
+    })?;
+    let head = match lines.len() {
+        0 => " it is nowhere in the memory of this layer".to_owned(),
+        FOUND => format!(" the first {FOUND} places"),
+        n => format!(" {}", format::count(n as u64, "place")),
+    };
+    let title = format!("“{}” in layer {}", plain(text), name(dir));
+    Ok(reader(title, vec![tab("found", &head, lines)]))
+}

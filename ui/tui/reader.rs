@@ -1,0 +1,182 @@
+//! Text over the whole screen, in tabs: a layer and what is in it, a page of memory, what differs
+//! between two layers, what a search found.
+
+use std::path::PathBuf;
+
+use crossterm::event::{KeyCode, KeyEvent};
+use icecore::Vaddr;
+use icecore::image::PagemapId;
+
+/// What to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// A layer: its figures, processes, mappings, descriptors, files.
+    Layer(PathBuf),
+    /// A page of memory as of a layer.
+    Page {
+        /// The layer.
+        dir: PathBuf,
+        /// Of which process or segment.
+        id: PagemapId,
+        /// Address of its first byte.
+        addr: Vaddr,
+    },
+    /// What became of a tree from one layer to another.
+    Diff {
+        /// The first layer.
+        from: PathBuf,
+        /// The second one.
+        to: PathBuf,
+    },
+    /// Where a text is in the memory of a layer.
+    Search {
+        /// The layer.
+        dir: PathBuf,
+        /// The text.
+        text: String,
+    },
+}
+
+/// One tab.
+#[derive(Clone, Debug)]
+pub(crate) struct Tab {
+    /// Its name.
+    pub(crate) name: String,
+    /// What it says; the first line stays when the others scroll.
+    pub(crate) head: String,
+    /// The others.
+    pub(crate) lines: Vec<String>,
+}
+
+/// What is being read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    /// What it is about.
+    pub(crate) title: String,
+    /// At least one.
+    pub(crate) tabs: Vec<Tab>,
+    /// The tab shown.
+    pub(crate) at: usize,
+    /// Its first line shown.
+    pub(crate) scroll: usize,
+    /// The page before, the page after: `p` and `n`.
+    pub(crate) beside: [Option<Look>; 2],
+    /// The same in the layer below and above: `[` and `]`.
+    pub(crate) through: [Option<Look>; 2],
+}
+
+/// What a key did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It stays.
+    Stay,
+    /// It goes.
+    Close,
+    /// Something else is to be looked at.
+    Look(Look),
+}
+
+impl Reader {
+    /// Takes a key; `room` is the number of lines shown.
+    pub(crate) fn key(&mut self, key: KeyEvent, room: usize) -> Turn {
+        let last = self.tabs.len().saturating_sub(1);
+        let end = self
+            .tabs
+            .get(self.at)
+            .map_or(0, |tab| tab.lines.len().saturating_sub(room));
+        let before = self.at;
+        match key.code {
+            KeyCode::Esc | KeyCode::Char('q') => return Turn::Close,
+            KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => {
+                self.at = if self.at == last { 0 } else { self.at + 1 };
+            }
+            KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => {
+                self.at = self.at.checked_sub(1).unwrap_or(last);
+            }
+            KeyCode::Down | KeyCode::Char('j') => self.scroll += 1,
+            KeyCode::Up | KeyCode::Char('k') => self.scroll = self.scroll.saturating_sub(1),
+            KeyCode::PageDown | KeyCode::Char(' ') => self.scroll += room,
+            KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(room),
+            KeyCode::Home | KeyCode::Char('g') => self.scroll = 0,
+            KeyCode::End | KeyCode::Char('G') => self.scroll = end,
+            KeyCode::Char(c) => {
+                let look = match c {
+                    'p' => &self.beside[0],
+                    'n' => &self.beside[1],
+                    '[' => &self.through[0],
+                    ']' => &self.through[1],
+                    _ => &None,
+                };
+                return look.clone().map_or(Turn::Stay, Turn::Look);
+            }
+            _ => {}
+        }
+        if self.at != before {
+            self.scroll = 0;
+        }
+        self.scroll = self.scroll.min(end);
+        Turn::Stay
+    }
+
+    /// The keys that do something here.
+    pub(crate) fn keys(&self) -> String {
+        let mut keys = Vec::new();
+        if self.tabs.len() > 1 {
+            keys.push("Tab next");
+        }
+        if self.beside.iter().any(Option::is_some) {
+            keys.push("p n page");
+        }
+        if self.through.iter().any(Option::is_some) {
+            keys.push("[ ] layer below, above");
+        }
+        keys.push("arrows scroll");
+        keys.push("Esc close");
+        keys.join("  ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(lines: usize) -> Reader {
+        let tab = |name: &str| Tab {
+            name: name.into(),
+            head: String::new(),
+            lines: (0..lines).map(|n| n.to_string()).collect(),
+        };
+        Reader {
+            title: String::new(),
+            tabs: vec![tab("a"), tab("b")],
+            at: 0,
+            scroll: 0,
+            beside: [None, Some(Look::Layer("/next".into()))],
+            through: [None, None],
+        }
+    }
+
+    #[test]
+    fn scrolling_ends_where_the_last_line_is_seen_and_each_tab_begins_at_its_top() {
+        let mut reader = reader(25);
+        for _ in 0..40 {
+            reader.key(KeyCode::Down.into(), 10);
+        }
+        assert_eq!(reader.scroll, 15);
+        reader.key(KeyCode::Tab.into(), 10);
+        assert_eq!((reader.at, reader.scroll), (1, 0));
+        reader.key(KeyCode::Tab.into(), 10);
+        assert_eq!(reader.at, 0);
+        reader.key(KeyCode::End.into(), 40);
+        assert_eq!(reader.scroll, 0, "all of it is seen");
+    }
+
+    #[test]
+    fn keys_lead_to_what_is_beside_where_there_is_something() {
+        let mut reader = reader(1);
+        let next = Turn::Look(Look::Layer("/next".into()));
+        assert_eq!(reader.key(KeyCode::Char('n').into(), 9), next);
+        assert_eq!(reader.key(KeyCode::Char('p').into(), 9), Turn::Stay);
+        assert_eq!(reader.key(KeyCode::Esc.into(), 9), Turn::Close);
+    }
+}
