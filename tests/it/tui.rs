@@ -198,7 +198,7 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
     term.press("q");
     term.end();
     let text = term.text();
-    assert!(text.contains("4 layers, 2 restores"), "{text}");
+    assert!(text.contains("5 layers, 2 restores"), "{text}");
     assert!(text.contains("none wrong"), "{text}");
     assert!(text.contains("exit 0"), "{text}");
     assert!(!term.screen.screen().alternate_screen());

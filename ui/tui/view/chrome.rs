@@ -93,7 +93,8 @@ pub(super) fn footer(model: &Model, frame: &mut Frame<'_>, area: Rect) {
             format!(" {} ", action.short),
         );
         used += key.width() + name.width();
-        if used > usize::from(area.width) {
+        // The blank after the last one need not be seen.
+        if used > usize::from(area.width) + 1 {
             break;
         }
         spans.push(Span::styled(key, model.theme.strong()));
