@@ -12,13 +12,14 @@
 //! ```
 //!
 //! Imports run one way: `units, error, event` ◄ `sys` ◄ `arch, kernel` ◄ `task` ◄ `inject`, and
-//! `store` ◄ `image` ◄ `chain` ◄ `dedup, inspect`; both ◄ `track, memory, files, state` ◄ `dump,
+//! `store` ◄ `image` ◄ `chain` ◄ `dedup, edit, inspect`; both ◄ `track, memory, files, state` ◄ `dump,
 //! restore` ◄ the front end. `tests/it/architecture.rs` holds the `use` lines against this.
 
 pub mod arch;
 pub mod chain;
 pub mod dedup;
 pub mod dump;
+pub mod edit;
 pub mod error;
 pub mod event;
 pub mod files;

@@ -26,7 +26,7 @@ pub use adopt::{Adopted, adopt};
 pub use catalog::Catalog;
 pub use check::{Report, check, check_dir, check_memory};
 pub use hold::Held;
-pub(crate) use holes::holes;
+pub(crate) use holes::{holes, lost};
 pub use layer::{Extent, Layer, State};
 pub use owner::{Descent, Missing, Owned, Ownership, Why};
 pub use ranges::Ranges;

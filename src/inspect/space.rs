@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use serde::Serialize;
 
 use super::view::View;
-use crate::chain::{Missing, Owned, Ranges, Resolved, holes};
+use crate::chain::{Missing, Owned, Ranges, Resolved, lost as lost_in};
 use crate::error::{Error, Kind, Result};
 use crate::image::proto::{MmEntry, VmaEntry};
 use crate::image::{PagemapId, status};
@@ -360,12 +360,14 @@ impl<'v> Space<'v> {
                 if gone.contains_key(&key) {
                     continue;
                 }
-                let dir = view.stack().level(run.layer)?.dir();
+                let level = view.stack().level(run.layer)?;
+                let dir = level.dir();
                 let path = dir.join(format!("pages-{}.img", run.pages_id));
                 let cannot = |e| Error::path("read", &path, e);
                 let meta = fs::metadata(&path).map_err(cannot)?;
                 let found = if meta.blocks() * 512 < meta.len() {
-                    holes(memory.file(run)?, meta.len()).map_err(cannot)?
+                    let known = level.sidecar().and_then(|s| s.known_pages(run.pages_id));
+                    lost_in(memory.file(run)?, meta.len(), known).map_err(cannot)?
                 } else {
                     Ranges::new() // no byte is missing
                 };

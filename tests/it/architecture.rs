@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 /// side and the stored side do not know each other.
 const FOUNDATION: &[&str] = &["units", "error", "event"];
 const LIVE: &[&[&str]] = &[&["sys"], &["arch", "kernel"], &["task"], &["inject"]];
-const STORED: &[&[&str]] = &[&["store"], &["image"], &["chain"], &["dedup", "inspect"]];
+const STORED: &[&[&str]] = &[
+    &["store"],
+    &["image"],
+    &["chain"],
+    &["dedup", "edit", "inspect"],
+];
 const BOTH: &[&str] = &["track", "memory", "files", "state"];
 const PHASES: &[&str] = &["dump", "restore"];
 

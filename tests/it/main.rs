@@ -10,6 +10,7 @@ mod commands;
 mod crash;
 mod demo;
 mod dump_restore;
+mod edit;
 mod errors;
 mod files;
 mod inspect;

@@ -7,15 +7,17 @@ use crate::support::{Digest, Need, Sandbox, Target, assert_same_memory, digest, 
 
 /// The C library keeps the number of the CPU in the memory of each thread (rseq(2)); without that,
 /// a process that does nothing does not change.
-const STILL: &str = "GLIBC_TUNABLES=glibc.pthread.rseq=0";
+pub const STILL: &str = "GLIBC_TUNABLES=glibc.pthread.rseq=0";
 
 /// Layers of the stack.
 const LAYERS: usize = 5;
 
 /// One of the layers and what was in memory when it was made.
-struct Made {
-    name: String,
-    memory: Digest,
+pub struct Made {
+    /// Its directory.
+    pub name: String,
+    /// What was in memory.
+    pub memory: Digest,
 }
 
 /// Changes something of each kind, differently each time.
@@ -33,7 +35,7 @@ fn change(target: &Target, round: usize) {
 }
 
 /// Makes a stack of layers `1`, `2`, … of a running writer; the last dump kills it.
-fn drill(sandbox: &Sandbox, target: &Target) -> Vec<Made> {
+pub fn drill(sandbox: &Sandbox, target: &Target) -> Vec<Made> {
     let mut made: Vec<Made> = Vec::new();
     for layer in 1..=LAYERS {
         if layer > 1 {
@@ -70,7 +72,7 @@ fn drill(sandbox: &Sandbox, target: &Target) -> Vec<Made> {
 }
 
 /// Restores a layer and compares every page; the tree runs on.
-fn restore(sandbox: &Sandbox, target: &Target, layer: &Made) {
+pub fn restore(sandbox: &Sandbox, target: &Target, layer: &Made) {
     sandbox
         .icecore(&format!("restore -D {} -d", layer.name))
         .ok();

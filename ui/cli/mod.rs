@@ -3,17 +3,23 @@
 mod adopt;
 mod allow;
 mod cat;
+mod change;
 pub(crate) mod criu;
 mod dedup;
 mod demo;
 pub(crate) mod diff;
 mod doctor;
+mod drop;
 pub(crate) mod dump;
+mod flatten;
 mod keeper;
+mod label;
+mod prune;
 pub(crate) mod ps;
 pub(crate) mod restore;
 pub(crate) mod search;
 mod show;
+mod squash;
 pub(crate) mod stacks;
 mod verify;
 mod watch;
@@ -68,6 +74,22 @@ pub(crate) enum Command {
     Verify(verify::Args),
     /// Give layers that CRIU made an identity and digests
     Adopt(adopt::Args),
+    /// Call a layer something
+    Label(label::LabelArgs),
+    /// Keep a layer from becoming unrestorable
+    Pin(label::PinArgs),
+    /// Let a layer be dropped again
+    Unpin(label::PinArgs),
+    /// Make a layer on top of another one, with nothing of its own
+    Branch(label::BranchArgs),
+    /// Make a layer stand alone
+    Flatten(flatten::Args),
+    /// Remove layers; those above take over what they need
+    Drop(drop::Args),
+    /// Make one layer of several
+    Squash(squash::Args),
+    /// Keep only the layers worth keeping
+    Prune(prune::Args),
     /// Tell what works on this machine, and what to do about the rest
     Doctor(doctor::Args),
     /// Watch a small process tree being frozen in layers and thawed again
@@ -95,6 +117,14 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Dedup(args) => dedup::run(args),
         Command::Verify(args) => return verify::run(args),
         Command::Adopt(args) => adopt::run(args),
+        Command::Label(args) => label::label(args),
+        Command::Pin(args) => label::pin(args),
+        Command::Unpin(args) => label::unpin(args),
+        Command::Branch(args) => label::branch(args),
+        Command::Flatten(args) => flatten::run(args),
+        Command::Drop(args) => drop::run(args),
+        Command::Squash(args) => squash::run(args),
+        Command::Prune(args) => prune::run(args),
         Command::Doctor(args) => return doctor::run(args),
         Command::Demo(args) => demo::run(args),
         Command::DemoTarget(args) => demo::target(args),
@@ -117,6 +147,11 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Dedup(args) => args.json,
         Command::Verify(args) => args.json,
         Command::Adopt(args) => args.json,
+        Command::Flatten(args) => args.options.json,
+        Command::Drop(args) => args.options.json,
+        Command::Squash(args) => args.options.json,
+        Command::Prune(args) => args.options.json,
+        Command::Label(_) | Command::Pin(_) | Command::Unpin(_) | Command::Branch(_) => false,
         Command::Doctor(args) => args.json,
         Command::Cat(_) | Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
     }
