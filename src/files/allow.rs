@@ -9,6 +9,8 @@ pub struct Allow {
     pub ghost_limit: u64,
     /// Files that have lost their name get another one for the layer (`--link-remap`).
     pub link_remap: bool,
+    /// The terminal of the target is one outside of it; ours is to stand for it (`--shell-job`).
+    pub shell_job: bool,
 }
 
 impl Default for Allow {
@@ -16,6 +18,7 @@ impl Default for Allow {
         Self {
             ghost_limit: GHOST_LIMIT,
             link_remap: false,
+            shell_job: false,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::ghost::Ghosts;
 use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
-use super::{Allow, Outside, build_id, kind_of, refusal};
+use super::{Allow, Outside, build_id, kind_of, refusal, tty};
 use crate::error::{Error, Result};
 use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
@@ -49,6 +49,7 @@ pub struct Dumper {
     fifo_numbers: HashMap<(u64, u64), u32>,
     pub(super) segments: Segments,
     pub(super) ghosts: Ghosts,
+    pub(super) terminals: tty::Found,
     /// Entries of `files` that may be programs or libraries.
     programs: Vec<(usize, PathBuf, Stat)>,
 }
@@ -86,6 +87,7 @@ impl Dumper {
         let cannot = |e| Error::os(format!("Cannot open the process {pid}"), e);
         let process = pidfd::open(pid).map_err(cannot)?;
         let comm = descriptor::comm(pid);
+        self.terminals.note(pid)?;
         let mut table = Vec::new();
         for number in descriptor::numbers(pid)? {
             let Some(file) = Descriptor::read(pid, &comm, number)? else {
@@ -133,8 +135,8 @@ impl Dumper {
         self.segments.all()
     }
 
-    /// Writes `files.img`, `fdinfo-N.img`, `memfd.img`, `pipes-data.img`, `fifo-data.img`, and what
-    /// stands for deleted files.
+    /// Writes `files.img`, `fdinfo-N.img`, `memfd.img`, `pipes-data.img`, `fifo-data.img`, those
+    /// of terminals, and what stands for deleted files.
     /// The target may run again.
     ///
     /// # Errors
@@ -165,6 +167,7 @@ impl Dumper {
             self.segments.all().iter().map(|segment| &segment.entry),
         )?;
         self.ghosts.write(writer)?;
+        self.terminals.write(writer)?;
         writer.with_extra("pipes-data.img", self.pipes.records())?;
         writer.with_extra("fifo-data.img", self.fifos.records())
     }

@@ -69,9 +69,14 @@ fn way(file: &Descriptor) -> Way {
 }
 
 /// The path that the file has or had.
-fn bare(file: &Descriptor) -> String {
+pub(super) fn bare(file: &Descriptor) -> String {
     let shown = file.shown();
     shown.strip_suffix(DELETED).unwrap_or(&shown).to_owned()
+}
+
+/// True when the path of `file` leads to another file from here.
+pub(super) fn leads_elsewhere(file: &Descriptor) -> bool {
+    way(file) == Way::Elsewhere
 }
 
 /// Why the path of `file` will not lead back to it, nor anything else.
@@ -357,7 +362,10 @@ pub(super) fn door(entry: &RegFileEntry, opening: &mut Opening<'_>) -> Result<Pa
     let (kind, id) = remap;
     if !opening.remaps.made.contains_key(&remap) {
         let made = match kind {
-            RemapType::Ghost => revive(Path::new(&entry.name), &opening.records(&image(id))?)?,
+            RemapType::Ghost => revive(
+                Path::new(&entry.name),
+                &opening.images().records(&image(id))?,
+            )?,
             RemapType::Linked => {
                 let missing = || Error::corrupt(format!("files.img has no link {id}"));
                 let link = opening.entry(id).and_then(|entry| entry.reg.as_ref());

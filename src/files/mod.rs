@@ -44,6 +44,7 @@ mod regular;
 mod signalfd;
 mod survey;
 mod timerfd;
+mod tty;
 mod unsupported;
 
 pub use allow::Allow;
@@ -54,6 +55,7 @@ pub use opened::{Opened, Opening, open_all};
 pub use outside::{Holder, Outside};
 pub use preflight::{Findings, highest_descriptor, preflight};
 pub use survey::{Survey, survey, survey_link};
+pub use tty::Session;
 
 use crate::error::Result;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
@@ -138,6 +140,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &timerfd::Timerfd,
     &signalfd::Signalfd,
     &epoll::Epoll,
+    &tty::Terminal,
     &regular::Regular,
 ];
 

@@ -14,15 +14,17 @@ use super::ghost::Remaps;
 use super::memfd::OpenSegment;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
-use super::{FileKind, Place, Reopened, kind_of_entry, owner};
+use super::tty::Session;
+use super::{FileKind, Place, Reopened, kind_of_entry, owner, tty};
 use crate::error::{Error, Result};
+use crate::image::Images;
 use crate::image::proto::{
     FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry,
     RemapFilePathEntry, TaskKobjIdsEntry,
 };
-use crate::image::{Images, Record};
 use crate::inject::Remote;
 use crate::sys::descriptor::{Owner, duplicate_above, set_owner};
+use crate::units::Pid;
 
 /// Numbers kept free below the limit, for what else this process opens.
 const SPARE: u64 = 64;
@@ -37,6 +39,7 @@ const CHANGEABLE: i32 =
 pub struct Opened {
     files: BTreeMap<u32, OpenFile>,
     segments: BTreeMap<u32, OpenSegment>,
+    terminals: tty::Open,
     /// What became of [`FileKind::settle`], by file id.
     settled: RefCell<BTreeMap<u32, bool>>,
 }
@@ -61,8 +64,18 @@ impl Opened {
         self.segments.values()
     }
 
+    /// The sessions whose leaders are to get a controlling terminal, once they lead them.
+    pub fn sessions(&self) -> impl Iterator<Item = Session> + '_ {
+        self.terminals.sessions()
+    }
+
+    /// The group of the layer that had the terminal which ours stands for (`--shell-job`).
+    pub fn foreground(&self) -> Option<Pid> {
+        self.terminals.foreground()
+    }
+
     /// What remains when all processes exist and all memory is there: owners (who must exist),
-    /// seals on memfds, timers.
+    /// seals on memfds, timers, settings of terminals.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -78,6 +91,7 @@ impl Opened {
             }
             open.kind.start(&open.entry, &open.file)?;
         }
+        self.terminals.complete()?;
         self.segments.values().try_for_each(OpenSegment::seal)
     }
 
@@ -128,6 +142,7 @@ pub struct Opening<'a> {
     pub(super) pipes: HashMap<u32, Ends>,
     pub(super) fifos: HashMap<u32, Ends>,
     pub(super) remaps: Remaps,
+    pub(super) terminals: tty::Terminals,
 }
 
 impl<'a> Opening<'a> {
@@ -141,9 +156,14 @@ impl<'a> Opening<'a> {
         self.serving.contains(&id)
     }
 
-    /// The records of an image of the layer.
-    pub(super) fn records(&self, image: &str) -> Result<Vec<Record>> {
-        self.images.records(image)
+    /// The layer.
+    pub(super) fn images(&self) -> &'a Images {
+        self.images
+    }
+
+    /// All entries, in no order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &'a FileEntry> + '_ {
+        self.entries.values().copied()
     }
 
     /// Capacity and contents of a pipe or FIFO.
@@ -202,6 +222,7 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
             .chain(remaps.links())
             .collect(),
         remaps,
+        terminals: tty::Terminals::new(tty::Recorded::read(images)?),
         inodes: inodes
             .into_iter()
             .filter_map(|inode| Some((u32::try_from(inode.inode_id).ok()?, inode)))
@@ -233,6 +254,7 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
         opened.files.insert(entry.id, open);
     }
     opened.segments = opening.segments;
+    opened.terminals = opening.terminals.finish()?;
     Ok(opened)
 }
 
@@ -263,10 +285,15 @@ pub(super) fn serving(entries: &[FileEntry]) -> HashSet<u32> {
     let fifos = entries
         .iter()
         .filter_map(|entry| entry.fifo.as_ref()?.regf_id);
+    fifos.chain(serving_terminals(entries)).collect()
+}
+
+/// Those that hold the path of a terminal.
+pub(super) fn serving_terminals(entries: &[FileEntry]) -> HashSet<u32> {
     let terminals = entries
         .iter()
         .filter_map(|entry| entry.tty.as_ref()?.regf_id);
-    fifos.chain(terminals).collect()
+    terminals.collect()
 }
 
 /// Sets the flags that open did not.

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 
 use super::descriptor::{self, Stat};
+use super::tty::Surveyed;
 use crate::units::Pid;
 
 /// A process outside of the target.
@@ -23,6 +24,8 @@ pub struct Holder {
 #[derive(Clone, Debug, Default)]
 pub struct Outside {
     holders: HashMap<(u64, u64), Holder>,
+    /// The terminals of the target, whose other ends may be outside.
+    pub(super) terminals: Option<Surveyed>,
 }
 
 impl Outside {
@@ -30,7 +33,7 @@ impl Outside {
     pub fn scan(target: &HashSet<Pid>, texts: &HashSet<OsString>) -> Self {
         let mut holders = HashMap::new();
         if texts.is_empty() {
-            return Self { holders };
+            return Self::default();
         }
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         let pids =
@@ -58,7 +61,10 @@ impl Outside {
                     });
             }
         }
-        Self { holders }
+        Self {
+            holders,
+            terminals: None,
+        }
     }
 
     /// An outsider that holds the file with this stat.

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::ghost::Remaps;
-use super::kind_of_entry;
-use super::opened::{needed_limit, serving};
+use super::opened::{needed_limit, serving, serving_terminals};
+use super::{Allow, kind_of_entry, tty};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
     FdTypes, FdinfoEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RemapFilePathEntry, RemapType,
@@ -20,7 +20,9 @@ use crate::image::{Images, Sidecar};
 #[derive(Debug, Default)]
 pub struct Findings<'a> {
     entries: HashMap<u32, &'a FileEntry>,
+    pub(super) allow: Allow,
     remaps: Remaps,
+    pub(super) terminals: tty::Recorded,
     /// Names of all files of the layer.
     images: HashSet<String>,
     /// When the layer was made; unknown for layers of CRIU.
@@ -76,7 +78,7 @@ impl<'a> Findings<'a> {
 ///
 /// # Errors
 /// When an image is missing or damaged.
-pub fn preflight(images: &Images) -> Result<(Vec<Obstacle>, Vec<Obstacle>)> {
+pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<Obstacle>)> {
     let entries: Vec<FileEntry> = images.all("files.img")?;
     let remapped: Vec<RemapFilePathEntry> = images.all("remap-fpath.img")?;
     let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
@@ -85,6 +87,8 @@ pub fn preflight(images: &Images) -> Result<(Vec<Obstacle>, Vec<Obstacle>)> {
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
         images: images.names()?.into_iter().collect(),
         remaps: Remaps::new(&remapped),
+        allow: allow.clone(),
+        terminals: tty::Recorded::read(images)?,
         made: Sidecar::read(images)?
             .and_then(|sidecar| sidecar.created)
             .map(|created| SystemTime::UNIX_EPOCH + Duration::from_nanos(created)),
@@ -94,8 +98,11 @@ pub fn preflight(images: &Images) -> Result<(Vec<Obstacle>, Vec<Obstacle>)> {
         ..Findings::default()
     };
     let serving = serving(&entries);
+    let terminals = serving_terminals(&entries);
     for entry in &entries {
         match kind_of_entry(entry) {
+            // The path of a terminal may be another's by now.
+            Some(_) if terminals.contains(&entry.id) => {}
             Some(kind) => kind.check(entry, &mut findings)?,
             None if serving.contains(&entry.id) => {}
             None => findings.obstacle(Obstacle::unsupported(
@@ -167,7 +174,6 @@ fn kind_name(entry: &FileEntry) -> String {
         Ok(FdTypes::Unixsk) => "a unix socket".to_owned(),
         Ok(FdTypes::Packetsk) => "a packet socket".to_owned(),
         Ok(FdTypes::Netlinksk) => "a netlink socket".to_owned(),
-        Ok(FdTypes::Tty) => "a terminal".to_owned(),
         Ok(FdTypes::Inotify) => "an inotify instance".to_owned(),
         Ok(FdTypes::Fanotify) => "a fanotify group".to_owned(),
         Ok(FdTypes::Bpfmap) => "a BPF map".to_owned(),

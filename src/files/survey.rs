@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::{self, Descriptor};
+use super::tty::Surveyed;
 use super::{Allow, Outside, Refusal, kind_of, refusal};
 use crate::error::{Obstacle, Result};
 use crate::units::Pid;
@@ -42,7 +43,8 @@ pub fn survey(pids: &[Pid], allow: &Allow) -> Result<Survey> {
     let asked = files
         .iter()
         .filter(|f| kind_of(f).is_some_and(super::FileKind::asks_outside));
-    let outside = Outside::scan(&target, &asked.map(|f| f.text.clone()).collect());
+    let mut outside = Outside::scan(&target, &asked.map(|f| f.text.clone()).collect());
+    outside.terminals = Some(Surveyed::new(&files, pids));
     let mut found = Found::default();
     for file in &files {
         if let Some(refusal) = refusal(file, &outside, allow) {

@@ -213,7 +213,10 @@ fn a_pipe_between_two_processes_keeps_its_contents_and_who_shares_which_end() {
         id(&images, 3, 1),
         "two opens of /dev/null are two"
     );
-    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    assert_eq!(
+        preflight(&images, &Allow::default()).unwrap(),
+        (vec![], vec![])
+    );
 
     // The dump took nothing out: the second one is the same.
     let again = tempfile::tempdir().unwrap();
@@ -313,13 +316,16 @@ fn a_changed_or_missing_file_is_an_obstacle_and_a_longer_log_is_not() {
     let reader = Sleeper::start_with(File::open(path("read")).unwrap(), output, log());
     let other = Sleeper::start(File::open(path("gone")).unwrap(), Stdio::null());
     let images = layer(dir.path(), &[&reader, &other]);
-    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    assert_eq!(
+        preflight(&images, &Allow::default()).unwrap(),
+        (vec![], vec![])
+    );
 
     log().write_all(b"a line").unwrap();
     std::fs::write(path("read"), "short").unwrap();
     std::fs::write(path("output"), "written on").unwrap();
     std::fs::remove_file(path("gone")).unwrap();
-    let (obstacles, warnings) = preflight(&images).unwrap();
+    let (obstacles, warnings) = preflight(&images, &Allow::default()).unwrap();
     let kinds: Vec<Kind> = obstacles.iter().map(|o| o.kind).collect();
     assert_eq!(kinds.len(), 2, "{obstacles:?}");
     assert!(
@@ -344,7 +350,7 @@ fn a_file_of_the_same_size_that_was_written_to_is_a_warning() {
     let images = layer(dir.path(), &[&child]);
     let later = SystemTime::now() + Duration::from_secs(1);
     file.set_modified(later).unwrap();
-    let (obstacles, warnings) = preflight(&images).unwrap();
+    let (obstacles, warnings) = preflight(&images, &Allow::default()).unwrap();
     assert_eq!(obstacles, []);
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].what.contains("was written to"), "{warnings:?}");
@@ -365,7 +371,10 @@ fn a_fifo_keeps_its_contents() {
     assert_eq!(obstacles(&[&child], <[_]>::is_empty), []);
     let images = layer(dir.path(), &[&child]);
     drop(child);
-    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    assert_eq!(
+        preflight(&images, &Allow::default()).unwrap(),
+        (vec![], vec![])
+    );
     let opened = open_all(&images, 0).unwrap();
     let mut got = [0; 6];
     reopened(&opened, id(&images, 2, 0))
@@ -408,7 +417,10 @@ fn a_memfd_keeps_name_size_and_seals_and_its_segment_is_told() {
     let mut dumper = Dumper::default();
     dumper.name_segment(segment.inode, 77);
     let images = layer_with(dir.path(), &[&child], dumper);
-    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    assert_eq!(
+        preflight(&images, &Allow::default()).unwrap(),
+        (vec![], vec![])
+    );
     let opened = open_all(&images, 0).unwrap();
     let shmids: Vec<u32> = opened
         .segments()
@@ -445,7 +457,10 @@ fn the_same_path_with_the_same_flags_is_one_file_and_programs_have_a_build_id() 
         .as_ref()
         .unwrap();
     assert!(!program.build_id.is_empty(), "{program:?}");
-    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    assert_eq!(
+        preflight(&images, &Allow::default()).unwrap(),
+        (vec![], vec![])
+    );
 }
 
 #[test]
@@ -619,7 +634,10 @@ fn event_descriptors_come_back_as_they_were() {
     assert_eq!(survey(&[fork.0], &Allow::default()).unwrap().obstacles, []);
     let dir = tempfile::tempdir().unwrap();
     let images = layer_of(dir.path(), &[fork.0], Dumper::default());
-    assert_eq!(preflight(&images).unwrap(), (vec![], vec![]));
+    assert_eq!(
+        preflight(&images, &Allow::default()).unwrap(),
+        (vec![], vec![])
+    );
     let opened = open_all(&images, 0).unwrap();
     let second = Fork::new();
     let table: Vec<FdinfoEntry> = images.all("fdinfo-2.img").unwrap();

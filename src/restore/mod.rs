@@ -21,6 +21,7 @@ pub use plan::{Plan, plan};
 pub use run::run;
 
 use crate::error::Obstacle;
+use crate::files::Allow;
 use crate::units::Pid;
 
 /// A wish for a restored tree.
@@ -34,6 +35,8 @@ pub struct Options {
     pub pidfile: Option<PathBuf>,
     /// Track memory from the first instruction on, so that the next dump can be incremental.
     pub track: bool,
+    /// What is done on request only.
+    pub allow: Allow,
     /// Restore even where the CPU lacks instruction sets that the layer's CPU had.
     pub any_cpu: bool,
     /// The program that serves as keeper: ourselves.
@@ -53,6 +56,8 @@ pub struct Outcome {
     pub pages: u64,
     /// How long it took.
     pub elapsed: Duration,
+    /// The group that had the terminal which ours stands for, and wants it back.
+    pub foreground: Option<Pid>,
     /// What is not as it was.
     pub warnings: Vec<Obstacle>,
 }

@@ -119,7 +119,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         .ok_or_else(|| {
             Error::corrupt(format!("Layer {} has no process", images.dir().display()))
         })?;
-    let (refused, mut warnings) = files::preflight(&images)?;
+    let (refused, mut warnings) = files::preflight(&images, &options.allow)?;
     obstacles.extend(refused);
     let wanted: Vec<Wanted> = processes.iter().map(|p| p.wanted.clone()).collect();
     obstacles.extend(tree::obstacles(&wanted));

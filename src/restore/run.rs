@@ -33,7 +33,12 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     reporter.report(Event::Phase("fork"));
     let ground = ground(plan)?;
     let wanted: Vec<Wanted> = plan.processes.iter().map(|p| p.wanted.clone()).collect();
-    let mut born = Newborn::fork(&wanted, &ground, plan.options.detach)?;
+    let mut born = Newborn::fork(
+        &wanted,
+        &ground,
+        plan.options.detach,
+        opened.sessions().collect(),
+    )?;
     reporter.report(Event::Phase("pages"));
     let mut warnings = Vec::new();
     match build(plan, &mut born, &opened, cancel, &mut warnings) {
@@ -62,6 +67,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         threads: plan.threads,
         pages,
         elapsed: started.elapsed(),
+        foreground: opened.foreground(),
         warnings,
     })
 }

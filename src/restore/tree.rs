@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
+use crate::files::Session;
 use crate::image::proto::PstreeEntry;
 use crate::inject::{Call, Foothold, Ground, Remote};
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
@@ -39,10 +40,14 @@ pub(super) struct Newborn {
     pids: Vec<Pid>,
     tids: Vec<Pid>,
     released: bool,
+    sessions: Vec<Session>,
 }
 
 /// How each process is born.
 type Births = BTreeMap<Pid, Birth>;
+
+const TIOCSCTTY: u64 = libc::TIOCSCTTY;
+const TIOCSPGRP: u64 = libc::TIOCSPGRP;
 
 const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACECLONE
@@ -102,18 +107,25 @@ fn orphaned_groups(tree: &[Wanted]) -> BTreeMap<u32, u32> {
 
 impl Newborn {
     /// Forks the tree. `taken` are all ranges that no process may lose to our working region;
-    /// `detach` makes init the parent of the root instead of us.
+    /// `detach` makes init the parent of the root instead of us. Leaders of `sessions` get their
+    /// terminals.
     ///
     /// # Errors
     /// [`Kind::Busy`] when a pid is taken, [`Kind::Permission`] without the right to choose pids.
     /// Nothing is left behind.
-    pub(super) fn fork(tree: &[Wanted], ground: &Ground, detach: bool) -> Result<Self> {
+    pub(super) fn fork(
+        tree: &[Wanted],
+        ground: &Ground,
+        detach: bool,
+        sessions: Vec<Session>,
+    ) -> Result<Self> {
         let mut born = Self {
             foothold: None,
             remotes: BTreeMap::new(),
             pids: Vec::new(),
             tids: Vec::new(),
             released: false,
+            sessions,
         };
         let root = tree
             .first()
@@ -135,6 +147,7 @@ impl Newborn {
         born.grow(tree, &births, root)?;
         born.fork_strays(tree, &births)?;
         born.join_groups(tree)?;
+        born.choose_foregrounds()?;
         born.end_zombies(tree)?;
         check_relations(tree)?;
         Ok(born)
@@ -195,10 +208,51 @@ impl Newborn {
         if parent.entry.sid == me {
             self.remote(pid_of(me))?
                 .call("setsid", libc::SYS_setsid, &[])?;
+            // One that has ended gave it back; its end now would hang up whoever has it by then.
+            if parent.zombie.is_none() {
+                self.take_terminal(pid_of(me))?;
+            }
         }
         for child in born(Birth::After) {
             self.fork_child(pid_of(me), pid_of(child.entry.pid))?;
             self.grow(tree, births, child)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a session leader its controlling terminal; its children will have it by birth.
+    fn take_terminal(&mut self, leader: Pid) -> Result<()> {
+        let own = |session: &&Session| session.leader == leader;
+        let Some(terminal) = self.sessions.iter().find(own).map(|s| s.terminal) else {
+            return Ok(());
+        };
+        let args = [u64::from(terminal.cast_unsigned()), TIOCSCTTY, 0];
+        let remote = self.remote(leader)?;
+        remote.call("taking the terminal", libc::SYS_ioctl, &args)?;
+        Ok(())
+    }
+
+    /// Makes the foreground groups of terminals what they were. Terminals of sessions that are led
+    /// outside are not ours.
+    fn choose_foregrounds(&mut self) -> Result<()> {
+        for session in self.sessions.clone() {
+            let (Some(remote), Some(group)) =
+                (self.remotes.get_mut(&session.leader), session.group)
+            else {
+                continue;
+            };
+            let address = remote.put(0, &group.as_raw().to_le_bytes())?;
+            let terminal = u64::from(session.terminal.cast_unsigned());
+            let mut calls = [Call::new(libc::SYS_ioctl, &[terminal, TIOCSPGRP, address])];
+            remote.run(&mut calls)?;
+            match calls[0].value() {
+                // Its last process has ended; whoever comes next takes the foreground.
+                Ok(_) | Err(Errno::ESRCH) => {}
+                Err(e) => {
+                    let what = format!("Cannot make {group} the foreground group of its terminal");
+                    return Err(Error::os(what, e));
+                }
+            }
         }
         Ok(())
     }

@@ -14,5 +14,6 @@ pub mod rights;
 pub mod robust;
 pub mod scratch;
 pub mod shared;
+pub mod tty;
 pub mod uffd;
 pub mod vm;

@@ -5,7 +5,7 @@ use crate::support::{Need, Sandbox, require};
 
 /// Dumps three incremental layers of `kind`, the root of which is told `write N` before each and the
 /// processes at `others` `expect N`; then restores each, out of order, and finds its own state.
-fn every_layer_comes_back(kind: &str, args: &[&str], options: &str, others: &[&str]) {
+pub fn every_layer_comes_back(kind: &str, args: &[&str], options: &str, others: &[&str]) {
     if !require(&[Need::Root]) {
         return;
     }

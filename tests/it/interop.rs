@@ -21,6 +21,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("nameless", &["modest"]),
     ("nameless", &["modest", "link"]),
     ("pipes", &[]),
+    ("terminals", &["modest"]),
     ("tree", &[]),
     ("writer", &[]),
 ];

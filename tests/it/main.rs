@@ -20,6 +20,7 @@ mod python;
 mod specimens;
 mod stack;
 mod support;
+mod terminals;
 mod track;
 mod tui;
 mod unsupported;

@@ -31,6 +31,7 @@ mod shared;
 mod signals;
 mod sleepers;
 mod surroundings;
+mod terminals;
 mod threads;
 mod timers;
 mod tree;
@@ -59,6 +60,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("settings", settings::run),
     ("sleepers", sleepers::run),
     ("surroundings", surroundings::run),
+    ("terminals", terminals::run),
     ("threads", threads::run),
     ("timers", timers::run),
     ("tree", tree::run),

@@ -12,6 +12,9 @@ pub(crate) struct DumpAllow {
     /// Give files that have lost their name another one, which the layer needs from then on
     #[arg(long)]
     link_remap: bool,
+    /// The tree was started from a terminal, which is not part of it
+    #[arg(short = 'j', long)]
+    shell_job: bool,
 }
 
 impl From<&DumpAllow> for Allow {
@@ -19,6 +22,7 @@ impl From<&DumpAllow> for Allow {
         Self {
             ghost_limit: args.ghost_limit,
             link_remap: args.link_remap,
+            shell_job: args.shell_job,
         }
     }
 }

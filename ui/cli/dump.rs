@@ -36,9 +36,6 @@ pub(crate) struct Args {
     /// Free what the new layer overrides in its ancestors
     #[arg(long)]
     auto_dedup: bool,
-    /// Accepted for CRIU's sake: a tree that belongs to a foreign session is recognised by itself
-    #[arg(short = 'j', long)]
-    shell_job: bool,
     #[command(flatten)]
     allow: DumpAllow,
     /// What to call the layer

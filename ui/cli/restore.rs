@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
+use icecore::files::Allow;
 use icecore::restore::{self, Options, Outcome};
 use icecore::{Cancel, Error, Pid, Result};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -24,7 +25,7 @@ pub(crate) struct Args {
     /// Write the root's pid to this file
     #[arg(long, value_name = "FILE")]
     pidfile: Option<PathBuf>,
-    /// Accepted for CRIU's sake: a tree of a foreign session joins ours by itself
+    /// This terminal stands for the one that the tree was started from
     #[arg(short = 'j', long)]
     shell_job: bool,
     /// Do not track memory (a restored tree is tracked, so that the next layer can be a branch)
@@ -59,6 +60,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         detach: args.restore_detached,
         pidfile: args.pidfile.clone(),
         track: !args.no_track_mem,
+        allow: Allow {
+            shell_job: args.shell_job,
+            ..Allow::default()
+        },
         any_cpu: args.cpu_cap == CpuCap::None,
         keeper: ourselves()?,
     };

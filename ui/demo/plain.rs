@@ -192,6 +192,7 @@ fn options(demo: &Demo, number: u64) -> Result<restore::Options> {
         pidfile: None,
         track: true,
         any_cpu: false,
+        allow: icecore::files::Allow::default(),
         keeper: ourselves()?,
     })
 }

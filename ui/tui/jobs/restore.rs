@@ -26,6 +26,7 @@ impl Jobs {
             pidfile: None,
             track: true,
             any_cpu: false,
+            allow: icecore::files::Allow::default(),
             keeper: self.keeper.clone(),
         }
     }
