@@ -211,7 +211,12 @@ pub fn comm(pid: Pid) -> String {
 
 /// Text and stat of a magic link; `None` when it is not there.
 fn resolve(link: &Path) -> Result<Option<(OsString, Stat)>> {
-    let Some(text) = present(fs::read_link(link), link)? else {
+    let text = match fs::read_link(link) {
+        // No magic link but the file itself: where the magic one may not be followed.
+        Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(link.to_owned()),
+        other => other,
+    };
+    let Some(text) = present(text, link)? else {
         return Ok(None);
     };
     let Some(meta) = present(fs::metadata(link), link)? else {

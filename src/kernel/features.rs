@@ -95,8 +95,8 @@ static FEATURES: &[Feature] = &[
     },
     Feature {
         what: "files behind mappings (/proc/PID/map_files)",
-        without: State::Missing,
-        consequence: "processes with mapped files (nearly all) cannot be dumped",
+        without: State::Limited,
+        consequence: "mapped files are found by their path: processes that map deleted or replaced files, or shared memory without a descriptor, cannot be dumped",
         fix: "run icecore as root of this machine (CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN in the first user namespace)",
         probe: map_files,
     },

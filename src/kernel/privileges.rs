@@ -37,9 +37,9 @@ const SYS_PTRACE: (u8, &str) = (19, "CAP_SYS_PTRACE");
 static RIGHTS: &[Right] = &[
     Right {
         any: &[(40, "CAP_CHECKPOINT_RESTORE"), SYS_ADMIN],
-        needed_for: "dumping mapped files, restoring with the same pids",
+        needed_for: "restoring with the same pids, dumping deleted files that are mapped",
         without: State::Missing,
-        consequence: "processes with mapped files cannot be dumped, and nothing can be restored",
+        consequence: "processes of your own can be dumped, nothing can be restored",
     },
     Right {
         any: &[SYS_PTRACE],
@@ -124,7 +124,7 @@ impl Privileges {
             findings.push(
                 Finding::ok(Area::Rights, "user namespace", "not the first one").but(
                     State::Limited,
-                    "rights hold only for what belongs to this user namespace: mapped files cannot be dumped by them",
+                    "rights hold only for what belongs to this user namespace: mapped files are found by their path",
                     "run icecore outside of the container",
                 ),
             );

@@ -3,8 +3,10 @@
 //! Sources: proc_pid_maps(5), proc_pid_smaps(5) (`VmFlags`), CRIU's `vma_entry`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
+use nix::sys::stat;
 use procfs::FromBufRead as _;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps, Process, VmFlags};
 
@@ -152,10 +154,34 @@ impl Mapping {
         }
     }
 
-    /// The link through which its file can be looked at.
+    /// The link through which its file can be looked at. To follow one in `map_files` is a right of
+    /// its own (proc(5)); without it the file is the one at its path, or one that the process has
+    /// open, when that is the same inode.
     pub fn link(&self, pid: Pid) -> PathBuf {
         let PageRange { start, end, .. } = self.range;
-        PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}"))
+        let link = PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}"));
+        let denied = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+        if !fs::metadata(&link).is_err_and(denied) {
+            return link;
+        }
+        let by_path = match &self.backing {
+            Backing::File(path) => Some(path.clone()),
+            _ => None,
+        };
+        let open = fs::read_dir(format!("/proc/{pid}/fd"));
+        let open = open.into_iter().flatten().flatten().map(|fd| fd.path());
+        let mut found = by_path.into_iter().chain(open);
+        found.find(|path| self.is_of(path)).unwrap_or(link)
+    }
+
+    /// True when `path` leads to the file that is mapped.
+    fn is_of(&self, path: &Path) -> bool {
+        let Ok(meta) = fs::metadata(path) else {
+            return false;
+        };
+        let part = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let (major, minor) = (stat::major(meta.dev()), stat::minor(meta.dev()));
+        meta.ino() == self.inode && (part(major), part(minor)) == self.device
     }
 
     /// Why it cannot be saved, if so.

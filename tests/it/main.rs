@@ -23,4 +23,5 @@ mod support;
 mod terminals;
 mod track;
 mod tui;
+mod unprivileged;
 mod unsupported;

@@ -1,6 +1,7 @@
 //! `icecore demo`, and the hidden `icecore demo-target`, which is the process tree it plays with.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use icecore::Result;
@@ -16,7 +17,7 @@ pub(crate) struct Args {
 }
 
 /// Runs `demo`.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     demo::run(args.plain)
 }
 

@@ -126,7 +126,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Squash(args) => squash::run(args),
         Command::Prune(args) => prune::run(args),
         Command::Doctor(args) => return doctor::run(args),
-        Command::Demo(args) => demo::run(args),
+        Command::Demo(args) => return demo::run(args),
         Command::DemoTarget(args) => demo::target(args),
         Command::Keeper(args) => keeper::run(args),
     };

@@ -1,6 +1,7 @@
 //! `icecore demo`: a process tree of our own, frozen in layers, looked into and thawed before your
 //! eyes. With a terminal it leads through the screen; without one it does the same steps by itself.
 
+mod apart;
 mod guided;
 mod plain;
 pub(crate) mod target;
@@ -8,13 +9,14 @@ pub(crate) mod target;
 use std::fs;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use icecore::{Error, Kind, Pid, Result, task};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::mkdtemp;
 
 use crate::cli::ourselves;
 
@@ -40,14 +42,18 @@ pub(crate) struct Line {
 ///
 /// # Errors
 /// When anything is off.
-pub(crate) fn run(force_plain: bool) -> Result<()> {
+pub(crate) fn run(force_plain: bool) -> Result<ExitCode> {
+    if let Some(code) = apart::run(force_plain)? {
+        return Ok(code);
+    }
     let plain = force_plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal();
     let demo = Demo::start()?;
-    if plain {
+    let done = if plain {
         plain::run(&demo)
     } else {
         guided::run(&demo)
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 impl Demo {
@@ -62,8 +68,8 @@ impl Demo {
         // What a terminal or shell left open for us must not reach the tree.
         icecore::sys::descriptor::close_on_exec_from(3)
             .map_err(|e| Error::os("Cannot keep descriptors from the demo's tree", e))?;
-        let dir = std::env::temp_dir().join(format!("icecore-demo-{}", std::process::id()));
-        fs::create_dir_all(&dir).map_err(|e| Error::path("create", &dir, e))?;
+        let template = std::env::temp_dir().join("icecore-demo-XXXXXX");
+        let dir = mkdtemp(&template).map_err(|e| Error::path("create", &template, e.into()))?;
         let mut demo = Self {
             dir,
             root: Pid::from_raw(0),

@@ -1,0 +1,95 @@
+//! Without root: processes of one's own are dumped, and the demo shows all of it in namespaces of its
+//! own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use crate::support::{Need, Run, Sandbox, require};
+
+const USER: &str = "12345";
+
+/// A sandbox, a directory in it that everybody may write to, and icecore where everybody may run it.
+fn open() -> Option<(Sandbox, PathBuf, PathBuf)> {
+    if !require(&[Need::Root]) {
+        return None;
+    }
+    let sandbox = Sandbox::new();
+    let dir = sandbox.path("open");
+    fs::create_dir(&dir).unwrap();
+    for path in [sandbox.path("."), dir.clone()] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let icecore = dir.join("icecore");
+    fs::copy(env!("CARGO_BIN_EXE_icecore"), &icecore).unwrap();
+    Some((sandbox, dir, icecore))
+}
+
+/// The words that run the rest as a user without any right.
+fn as_user(words: &[&str]) -> Vec<String> {
+    let user = [&format!("--reuid={USER}"), &format!("--regid={USER}")].map(String::clone);
+    let nothing = [
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+        "--",
+    ];
+    let rest = nothing.iter().chain(words).map(|word| (*word).to_owned());
+    user.into_iter().chain(rest).collect()
+}
+
+fn run_as_user(sandbox: &Sandbox, words: &[&str]) -> Run {
+    let words = as_user(words);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    sandbox.run("setpriv", &words)
+}
+
+#[test]
+fn the_demo_runs_without_root_in_namespaces_of_its_own() {
+    let Some((sandbox, dir, icecore)) = open() else {
+        return;
+    };
+    if run_as_user(&sandbox, &["unshare", "-Urpf", "--mount-proc", "true"]).code != 0 {
+        eprintln!("skipped: users may not have namespaces of their own here");
+        return;
+    }
+    let tmp = dir.join("tmp");
+    fs::create_dir(&tmp).unwrap();
+    fs::set_permissions(&tmp, fs::Permissions::from_mode(0o777)).unwrap();
+    let temporary = format!("TMPDIR={}", tmp.display());
+    let icecore = icecore.to_str().unwrap();
+    let unset = ["-u", "ICECORE_RUNTIME_DIR", "-u", "XDG_RUNTIME_DIR"];
+    let mut words = vec!["env"];
+    words.extend(unset);
+    words.extend([temporary.as_str(), icecore, "demo", "--plain"]);
+    let said = run_as_user(&sandbox, &words).ok().stdout;
+    assert!(said.contains("none wrong"), "{said}");
+    assert_eq!(
+        fs::read_dir(&tmp).unwrap().count(),
+        0,
+        "something is left behind"
+    );
+}
+
+#[test]
+fn a_process_of_ones_own_is_dumped_without_any_right() {
+    let Some((mut sandbox, dir, icecore)) = open() else {
+        return;
+    };
+    let words = as_user(&["sleep", "1000"]);
+    let mut program = vec!["setpriv"];
+    program.extend(words.iter().map(String::as_str));
+    let pid = sandbox.start("sleeper", &program);
+    crate::support::wait_until("sleep runs", || {
+        let comm = fs::read_to_string(sandbox.proc(&format!("{pid}/comm"))).ok()?;
+        (comm == "sleep\n").then_some(())
+    });
+    let layer = dir.join("1");
+    let (layer, target) = (layer.to_str().unwrap(), pid.to_string());
+    let icecore = icecore.to_str().unwrap();
+    run_as_user(&sandbox, &[icecore, "dump", "-t", &target, "-D", layer]).ok();
+    sandbox.wait_gone(&[pid]);
+    sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+    let status = fs::read_to_string(sandbox.proc(&format!("{pid}/status"))).unwrap();
+    assert!(status.contains(&format!("Uid:\t{USER}\t")), "{status}");
+}
