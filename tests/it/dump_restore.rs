@@ -172,6 +172,29 @@ fn members_of_sessions_come_back_without_who_forked_them() {
 }
 
 #[test]
+fn a_process_with_a_root_directory_of_its_own_comes_back() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("holder", &["chroot"]);
+    let places = || {
+        let child = target.members()[1];
+        ["root", "cwd", "exe"].map(|name| std::fs::read_link(target.proc(child, name)).unwrap())
+    };
+    crate::support::wait_until("the child has its root", || {
+        (places()[0] == target.dir().join("root")).then_some(())
+    });
+    let before = places();
+    for layer in 1..=2 {
+        dump_and_kill(&sandbox, &target, layer);
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        assert_eq!(places(), before);
+        target.check();
+    }
+}
+
+#[test]
 fn eventfds_timerfds_signalfds_and_epoll_come_back() {
     round_trip("events", &[], &[]);
 }
