@@ -321,6 +321,20 @@ pub struct UserX86XsaveEntry {
     #[prost(message, optional, tag = "9")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cet: ::core::option::Option<UserX86CetEntry>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// AMX: configuration and contents of the tiles.
+    #[prost(bytes = "vec", optional, tag = "1000")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::image::json::optional_bytes"
+    )]
+    pub tile_config: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "1001")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::image::json::optional_bytes"
+    )]
+    pub tiles: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -659,6 +673,21 @@ pub struct TaskCoreEntry {
     #[prost(string, repeated, tag = "1005")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cgroups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The signal that its parent gets at its end, when that is not SIGCHLD (clone(2)); 0: none.
+    #[prost(uint32, optional, tag = "1006")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_signal: ::core::option::Option<u32>,
+    /// The local descriptor table, 8 bytes an entry (modify_ldt(2)).
+    #[prost(bytes = "vec", optional, tag = "1007")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::image::json::optional_bytes"
+    )]
+    pub ldt: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    /// arch_prctl(ARCH_GET_XCOMP_PERM): XSAVE components that it may use.
+    #[prost(uint64, optional, tag = "1008")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xcomp_permission: ::core::option::Option<u64>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -786,6 +815,10 @@ pub struct ThreadCoreEntry {
     #[prost(bool, optional, tag = "1006")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpuid_faults: ::core::option::Option<bool>,
+    /// PR_SET_SYSCALL_USER_DISPATCH as ptrace gives it: mode, selector, offset, length.
+    #[prost(uint64, repeated, packed = "false", tag = "1007")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub syscall_dispatch: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2490,7 +2523,7 @@ pub struct MacvlanLinkEntry {
     pub flags: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VmaEntry {
     #[prost(uint64, required, tag = "1")]
     pub start: u64,
@@ -2523,6 +2556,13 @@ pub struct VmaEntry {
     #[prost(bool, optional, tag = "1001")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub droppable: ::core::option::Option<bool>,
+    /// mbind(2), where it is not the thread's policy: mode with flags, and the nodes as words of a bit mask.
+    #[prost(uint32, optional, tag = "1002")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_policy: ::core::option::Option<u32>,
+    #[prost(uint64, repeated, packed = "false", tag = "1003")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub memory_nodes: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -161,7 +161,6 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
             .extend(mappings::obstacles(process.pid, &mapped));
         plan.obstacles
             .extend(mapped_files(process.pid, &mapped, &options.allow)?);
-        plan.warnings.extend(mappings::warnings(process.pid));
         program(process, &mut plan.obstacles);
         plan.mappings.push(mapped);
         plan.resident_pages += resident(process.pid);

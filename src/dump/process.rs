@@ -7,7 +7,7 @@ use crate::error::{Error, Obstacle, Result};
 use crate::files;
 use crate::image::proto::{CoreEntry, FsEntry, MmEntry, TaskCoreEntry};
 use crate::inject::{Infected, Remote, abort_sequence};
-use crate::memory::{Backing, Mapping, pages, vmas};
+use crate::memory::{Backing, Mapping, pages, policy, vmas};
 use crate::state::{self, DumpThread};
 use crate::sys::ptrace;
 use crate::sys::vm::Memory;
@@ -46,6 +46,7 @@ pub(super) fn zombie(process: &Process, status: i32) -> Captured {
             exit_code: status.cast_unsigned(),
             comm: process.comm.clone(),
             flags: process.flags,
+            exit_signal: exit_signal(process),
             ..TaskCoreEntry::default()
         }),
         ..CoreEntry::default()
@@ -56,6 +57,12 @@ pub(super) fn zombie(process: &Process, status: i32) -> Captured {
         fs: None,
         mappings: Vec::new(),
     }
+}
+
+/// The signal at its end, when it is another one than usual.
+fn exit_signal(process: &Process) -> Option<u32> {
+    let signal = process.exit_signal;
+    (signal != libc::SIGCHLD).then_some(signal.cast_unsigned())
 }
 
 /// Records a live process: registers and state of each thread, its mappings, its descriptors.
@@ -94,6 +101,7 @@ pub(super) fn capture(
 
     let mut infected = Infected::new(pid, &process.threads)?;
     let mut mm = None;
+    let mut policies = policy::Policies::new();
     for ((tid, core), sigmask) in cores.iter_mut().zip(masks) {
         let leader = *tid == pid;
         infected.with(*tid, |remote| {
@@ -110,11 +118,13 @@ pub(super) fn capture(
             warnings.append(&mut thread.warnings);
             if leader {
                 mm = Some(state::mm::dump(pid, remote, exe)?);
+                policies = policy::dump(remote, &mappings)?;
             }
             Ok(())
         })?;
         core.thread_core.get_or_insert_default().cg_set = Some(CGROUP_SET);
         if let Some(task) = core.tc.as_mut() {
+            task.exit_signal = exit_signal(process);
             match process.life {
                 Life::Stopped(signal) => {
                     task.task_state = task_state::STOPPED;
@@ -130,7 +140,7 @@ pub(super) fn capture(
     files.dump_task(pid, files_id)?;
     let mut mm =
         mm.ok_or_else(|| Error::corrupt(format!("Process {pid} has no leading thread")))?;
-    mm.vmas = entries(pid, &mappings, files)?;
+    mm.vmas = entries(pid, &mappings, &policies, files)?;
     let fs = state::fs::dump(pid, cwd, root)?;
     Ok((
         Captured {
@@ -170,6 +180,7 @@ fn thread_registers(pid: Pid, tid: Pid, memory: &Memory) -> Result<CoreEntry> {
 fn entries(
     pid: Pid,
     mappings: &[Mapping],
+    policies: &policy::Policies,
     files: &mut files::Dumper,
 ) -> Result<Vec<crate::image::proto::VmaEntry>> {
     let mut out = Vec::with_capacity(mappings.len());
@@ -188,7 +199,10 @@ fn entries(
             }
             _ => None,
         };
-        vmas::push(&mut out, vmas::to_image(mapping, file));
+        vmas::push(
+            &mut out,
+            vmas::to_image(mapping, file, policies.get(&mapping.range.start)),
+        );
         let inside = guards.iter().filter(|g| mapping.range.contains(g.start));
         out.extend(inside.map(|g| vmas::guard(*g)));
     }

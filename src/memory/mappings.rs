@@ -316,31 +316,6 @@ pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
     if same { Ok(known) } else { read(pid) }
 }
 
-/// What of `mappings` will not be as it was: the memory policy of single mappings (mbind(2)).
-pub fn warnings(pid: Pid) -> Vec<Obstacle> {
-    // Without NUMA there is no such file. A mapping without a policy of its own shows the thread's.
-    let text = fs::read_to_string(format!("/proc/{pid}/numa_maps")).unwrap_or_default();
-    own_policy(&text)
-        .map(|policy| {
-            Obstacle::unsupported(
-                format!("A mapping of process {pid} has memory policy {policy} of its own (mbind)"),
-                "a restored one has the policy of its thread",
-            )
-        })
-        .into_iter()
-        .collect()
-}
-
-/// A policy in `numa_maps` that not all mappings have, other than the default one.
-fn own_policy(text: &str) -> Option<&str> {
-    let policies = || text.lines().filter_map(|line| line.split(' ').nth(1));
-    let first = policies().next()?;
-    let other = policies().find(|policy| *policy != first)?;
-    [first, other]
-        .into_iter()
-        .find(|policy| *policy != "default")
-}
-
 /// What in `mappings` cannot be saved, whatever the files behind them.
 pub fn obstacles(pid: Pid, mappings: &[Mapping]) -> Vec<Obstacle> {
     mappings.iter().filter_map(|m| m.obstacle(pid)).collect()
@@ -362,15 +337,6 @@ mod tests {
                 .windows(2)
                 .all(|w| w[0].range.end <= w[1].range.start)
         );
-    }
-
-    #[test]
-    fn a_policy_that_only_some_mappings_have_is_their_own() {
-        let all = "1000 prefer:0 heap\n2000 prefer:0 stack\n";
-        assert_eq!(own_policy(all), None);
-        assert_eq!(own_policy("1000 default\n2000 bind:0 x\n"), Some("bind:0"));
-        assert_eq!(own_policy("1000 bind:0\n2000 default x\n"), Some("bind:0"));
-        assert_eq!(own_policy(""), None);
     }
 
     #[test]

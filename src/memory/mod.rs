@@ -2,6 +2,7 @@
 
 pub mod mappings;
 pub mod pages;
+pub mod policy;
 pub mod pump;
 pub mod segments;
 pub mod space;

@@ -1,13 +1,14 @@
 //! Mappings to and from the `mm` image (CRIU's `vma_entry`).
 
 use super::mappings::{Backing, Mapping};
+use super::policy::Policy;
 use super::space::status;
 use crate::image::proto::VmaEntry;
 use crate::units::PageRange;
 
 /// The entry of a mapping. `file` is the id in `files.img` of what is behind it, and the open flags
 /// the mapping needs.
-pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>) -> VmaEntry {
+pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>, policy: Option<&Policy>) -> VmaEntry {
     let mut bits = match (&mapping.backing, mapping.shared) {
         (Backing::Anonymous, _) => status::REGULAR | status::ANON_PRIVATE,
         (Backing::File(_), false) => status::REGULAR | status::FILE_PRIVATE,
@@ -35,6 +36,8 @@ pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>) -> VmaEntry {
         fdflags: file.map(|(_, flags)| flags),
         sealed: mapping.sealed.then_some(true),
         droppable: mapping.droppable.then_some(true),
+        memory_policy: policy.map(|p| p.mode),
+        memory_nodes: policy.map_or_else(Vec::new, |p| p.nodes.clone()),
     }
 }
 

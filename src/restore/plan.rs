@@ -265,7 +265,11 @@ fn recorded(
         })
     };
     Ok(Recorded {
-        wanted: Wanted { entry, zombie },
+        wanted: Wanted {
+            entry,
+            zombie,
+            exit_signal: task.and_then(|t| t.exit_signal).unwrap_or(tree::USUAL_END),
+        },
         cores,
         stopped,
         body,

@@ -10,7 +10,7 @@ use crate::files::{self, Opened};
 use crate::image::PagemapId;
 use crate::image::proto::{CoreEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
-use crate::memory::{pump, space};
+use crate::memory::{policy, pump, space};
 use crate::state::{self, RestoreThread};
 use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
@@ -27,10 +27,12 @@ pub(super) fn build_memory(
     foothold: &Foothold,
     stack: &Stack,
     opened: &Opened,
+    warnings: &mut Vec<Obstacle>,
 ) -> Result<u64> {
     forget_thread_areas(remote)?;
     space::clear(pid, remote, foothold, &body.mm.vmas)?;
     space::map(remote, &body.mm.vmas, &|id| opened.fd(id))?;
+    warnings.extend(policy::restore(remote, &body.mm.vmas)?);
     let id = PagemapId::Task(pid.as_raw().cast_unsigned());
     let resolved = stack.resolved(id)?.checked();
     let kernels = space::kernels_then(&body.mm.vmas);

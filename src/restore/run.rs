@@ -87,7 +87,8 @@ fn build(
         let Some(body) = &recorded.body else { continue };
         let pid = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
         let remote = born.remote(pid)?;
-        pages += process::build_memory(pid, body, remote, &foothold, &plan.stack, opened)?;
+        pages +=
+            process::build_memory(pid, body, remote, &foothold, &plan.stack, opened, warnings)?;
         process::build_files(body, remote, opened)?;
         if let Err(error) = arm(plan, pid, remote, opened) {
             warnings.push(Obstacle::new(

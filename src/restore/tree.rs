@@ -30,6 +30,8 @@ pub(super) struct Wanted {
     pub(super) entry: PstreeEntry,
     /// The raw wait status with which it ends at once: a zombie.
     pub(super) zombie: Option<i32>,
+    /// The signal that its parent gets at its end.
+    pub(super) exit_signal: u32,
 }
 
 /// Processes of our own making, all stopped. Dropping it kills them all.
@@ -48,6 +50,9 @@ type Births = BTreeMap<Pid, Birth>;
 
 const TIOCSCTTY: u64 = libc::TIOCSCTTY;
 const TIOCSPGRP: u64 = libc::TIOCSPGRP;
+
+/// The signal at the end of a process that was made by fork(2).
+pub(super) const USUAL_END: u32 = libc::SIGCHLD as u32;
 
 const OPTIONS: i32 = libc::PTRACE_O_EXITKILL
     | libc::PTRACE_O_TRACECLONE
@@ -160,7 +165,7 @@ impl Newborn {
             .and_then(|()| Foothold::establish(go_between, ground))
             .and_then(|foothold| {
                 let mut remote = foothold.remote(go_between, go_between, 0)?;
-                self.clone(&mut remote, root, 0)?;
+                self.clone(&mut remote, root, 0, USUAL_END)?;
                 self.pids.push(root);
                 Ok(foothold)
             });
@@ -170,10 +175,9 @@ impl Newborn {
     }
 
     /// Lets `remote` clone a task with the chosen id; the new one is stopped and traced.
-    fn clone(&self, remote: &mut Remote, id: Pid, flags: u64) -> Result<()> {
-        let exit_signal = if flags == 0 { libc::SIGCHLD as u64 } else { 0 };
+    fn clone(&self, remote: &mut Remote, id: Pid, flags: u64, exit_signal: u32) -> Result<()> {
         let set_tid = remote.put(0, &id.as_raw().to_le_bytes())?;
-        let args: Vec<u8> = clone_args(flags, exit_signal, set_tid)
+        let args: Vec<u8> = clone_args(flags, exit_signal.into(), set_tid)
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect();
@@ -202,7 +206,7 @@ impl Newborn {
             children.filter(move |w| births.get(&pid_of(w.entry.pid)) == Some(&birth))
         };
         for child in born(Birth::Before) {
-            self.fork_child(pid_of(me), pid_of(child.entry.pid))?;
+            self.fork_child(pid_of(me), pid_of(child.entry.pid), child.exit_signal)?;
             self.grow(tree, births, child)?;
         }
         if parent.entry.sid == me {
@@ -214,7 +218,7 @@ impl Newborn {
             }
         }
         for child in born(Birth::After) {
-            self.fork_child(pid_of(me), pid_of(child.entry.pid))?;
+            self.fork_child(pid_of(me), pid_of(child.entry.pid), child.exit_signal)?;
             self.grow(tree, births, child)?;
         }
         Ok(())
@@ -257,9 +261,9 @@ impl Newborn {
         Ok(())
     }
 
-    fn fork_child(&mut self, parent: Pid, pid: Pid) -> Result<()> {
+    fn fork_child(&mut self, parent: Pid, pid: Pid, exit_signal: u32) -> Result<()> {
         let mut remote = self.take(parent)?;
-        let result = self.clone(&mut remote, pid, 0);
+        let result = self.clone(&mut remote, pid, 0, exit_signal);
         self.remotes.insert(parent, remote);
         result?;
         self.pids.push(pid);
@@ -283,7 +287,8 @@ impl Newborn {
                 self.remote(go_between)?
                     .call("setsid", libc::SYS_setsid, &[])?;
             }
-            self.fork_child(go_between, stray.pid)?;
+            // Who is adopted ends with SIGCHLD.
+            self.fork_child(go_between, stray.pid, USUAL_END)?;
             let adopts = |born: &mut Self, on| {
                 let parent = born.remote(stray.parent)?;
                 parent.call("adopting orphans", libc::SYS_prctl, &adopting(on))
@@ -342,8 +347,7 @@ impl Newborn {
     /// Makes a child of `parent` that is to be [dismissed](Self::dismiss). Its end will send no signal.
     fn clone_for_a_while(&mut self, pid: Pid, parent: Pid) -> Result<()> {
         let mut remote = self.take(parent)?;
-        // Any flag makes it a clone without exit signal; what it shares, it never uses.
-        let result = self.clone(&mut remote, pid, libc::CLONE_FS as u64);
+        let result = self.clone(&mut remote, pid, 0, 0);
         self.remotes.insert(parent, remote);
         result?;
         self.pids.push(pid);
@@ -402,7 +406,7 @@ impl Newborn {
                 .filter(|t| **t != wanted.entry.pid),
         ) {
             let tid = pid_of(*tid);
-            self.clone(&mut leader, tid, u64::from(flags.cast_unsigned()))?;
+            self.clone(&mut leader, tid, u64::from(flags.cast_unsigned()), 0)?;
             self.tids.push(tid);
             others.push(foothold.remote(pid, tid, slot)?);
         }

@@ -3,8 +3,7 @@
 //! filter (core(5)), memory that is never both writable and executable (PR_SET_MDWE), memory merging
 //! (PR_SET_MEMORY_MERGE, prctl(2)), the locking of future mappings (mlockall(2)), the nice value of a
 //! session's autogroup (sched(7)). They are in fields of our own (`tc.coredump_filter` and
-//! following). What even those do not help is a warning or an error: the signal at its end
-//! (clone(2)), a local descriptor table (modify_ldt(2)).
+//! following).
 
 use std::fs;
 
@@ -100,12 +99,6 @@ impl Resource for Switches {
         task.task().coredump_filter = filter;
         if answers.stat.session == task.pid.as_raw() {
             task.task().autogroup_nice = autogroup(task.pid).filter(|nice| *nice != 0);
-        }
-        let signal = answers.stat.exit_signal.unwrap_or(libc::SIGCHLD);
-        if signal != libc::SIGCHLD {
-            let what = format!("{} ends with signal {signal} to its parent", task.who());
-            let hint = "a restored one sends SIGCHLD";
-            task.warnings.push(Obstacle::unsupported(what, hint));
         }
         Ok(())
     }

@@ -37,6 +37,8 @@ pub struct Process {
     pub start_time: u64,
     /// Kernel flags (`PF_*`) of the leader.
     pub flags: u32,
+    /// The signal that its parent gets at its end (clone(2)).
+    pub exit_signal: i32,
 }
 
 /// Reads one process. Threads are those of this moment.
@@ -67,6 +69,7 @@ fn from_stat(pid: Pid, stat: &Stat, threads: Vec<Pid>) -> Process {
         comm: stat.comm.clone(),
         start_time: stat.starttime,
         flags: stat.flags,
+        exit_signal: stat.exit_signal.unwrap_or(libc::SIGCHLD),
     }
 }
 

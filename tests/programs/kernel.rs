@@ -191,6 +191,18 @@ pub fn child(run: impl FnOnce()) -> Pid {
     }
 }
 
+/// The same, but with another signal than SIGCHLD at its end (clone(2)).
+pub fn child_that_ends_with(signal: i32, run: impl FnOnce()) -> Pid {
+    let signal = signal.unsigned_abs().into();
+    match call(libc::SYS_clone, [signal, 0, 0, 0, 0, 0]).unwrap() {
+        0 => {
+            run();
+            exit(0)
+        }
+        child => Pid::from_raw(i32::try_from(child).unwrap()),
+    }
+}
+
 /// Ends this process without running anything else.
 pub fn exit(code: i32) -> ! {
     // SAFETY: no state of this process matters any more.

@@ -1,6 +1,7 @@
 //! Settings that CRIU's images have no place for: affinity, slack, I/O priority, memory policy, core
 //! dump filter, memory errors, merging, MDWE, CPUID faulting, locked future mappings; sealed and
-//! droppable memory; packets in a pipe.
+//! droppable memory, policies of single mappings; packets in a pipe; a child with another signal at its
+//! end.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -10,13 +11,16 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, pipe2};
 
 use crate::desk::{Answer, Desk, Program, same};
-use crate::kernel::{Region, call, call_with, prctl};
+use crate::kernel::{Region, call, call_with, child_that_ends_with, prctl, sleep_for_ever};
 
 const MAP_DROPPABLE: i32 = 8;
 const SYS_MSEAL: i64 = 462;
 const MCL_FUTURE: u64 = 2;
 const MS_INVALIDATE: u64 = 2;
 const MPOL_PREFERRED: u64 = 1;
+const MPOL_BIND: u64 = 2;
+const MPOL_F_STATIC_NODES: u64 = 1 << 15;
+const MPOL_F_ADDR: u64 = 2;
 const ARCH_GET_CPUID: u64 = 0x1011;
 const ARCH_SET_CPUID: u64 = 0x1012;
 
@@ -24,6 +28,8 @@ struct Settings {
     remembered: Vec<(String, String)>,
     sealed: Region,
     droppable: Option<Region>,
+    bound: Region,
+    child: Pid,
     packets: (File, File),
 }
 
@@ -57,6 +63,13 @@ pub fn run(mut desk: Desk, _: &[String]) {
     let _old = call(SYS_MSEAL, [at, len, 0, 0, 0, 0]);
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     let droppable = Region::map(3, prot, MAP_DROPPABLE, None, None).ok();
+    let bound = Region::private(3);
+    let place = [
+        bound.addr() as u64,
+        3 * 4096,
+        MPOL_BIND | MPOL_F_STATIC_NODES,
+    ];
+    call_with(libc::SYS_mbind, &place, &mut nodes, &[64, 0]).unwrap();
     let (reader, writer) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
     let mut packets = (File::from(reader), File::from(writer));
     packets.1.write_all(b"one").unwrap();
@@ -67,6 +80,8 @@ pub fn run(mut desk: Desk, _: &[String]) {
         remembered: Vec::new(),
         sealed,
         droppable,
+        bound,
+        child: child_that_ends_with(libc::SIGUSR1, || sleep_for_ever()),
         packets,
     };
     state.remembered = state.observed();
@@ -96,6 +111,32 @@ impl Settings {
         call_with(libc::SYS_get_mempolicy, &[], &mut mode, &[0, 0, 0, 0]).unwrap();
         call_with(libc::SYS_get_mempolicy, &[0], &mut nodes, &[1024, 0, 0]).unwrap();
         see("memory policy", format!("{mode} {nodes:?}"));
+        for region in [&self.bound, &self.sealed] {
+            let (mut mode, mut nodes) = (0i32, [0u64; 16]);
+            let of = [region.addr() as u64, MPOL_F_ADDR];
+            call_with(
+                libc::SYS_get_mempolicy,
+                &[],
+                &mut mode,
+                &[0, 0, of[0], of[1]],
+            )
+            .unwrap();
+            call_with(
+                libc::SYS_get_mempolicy,
+                &[0],
+                &mut nodes,
+                &[1024, of[0], of[1]],
+            )
+            .unwrap();
+            see("policy of a mapping", format!("{mode:#x} {nodes:?}"));
+        }
+        // The 38th field, the second being the name (proc_pid_stat(5)).
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child)).unwrap();
+        let fields = stat.rsplit(") ").next().unwrap();
+        see(
+            "signal at the end",
+            format!("{:?}", fields.split(' ').nth(35)),
+        );
         let filter = fs::read_to_string("/proc/self/coredump_filter").unwrap();
         see("core dump filter", filter);
         for (name, region) in [
