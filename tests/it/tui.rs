@@ -169,7 +169,11 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
     term.wait_text("From layer 2 to layer 3");
     term.press("qsPATH=\r");
     term.wait_text("[found]");
-    term.press("q\t\t");
+    term.press("qv");
+    term.wait_text("and those below: sound");
+    term.press("qLnight\r");
+    term.wait_text("“night” now");
+    term.press("\t\t");
     term.wait_text("5 of 7");
     term.press("\r");
     term.wait_text("[bytes]");
@@ -195,6 +199,12 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
     term.wait_text("[ Kill and restore ]");
     term.press("\t\t\r");
     term.wait("the tick it had come to", |_| jumps(home.path()) == 2);
+    // A layer goes; those above take over what they need of it.
+    term.wait_text("◆ 4");
+    term.press("X");
+    term.wait_text("GOES");
+    term.press("\t\r");
+    term.wait_text("1 layer removed");
     term.press("q");
     term.end();
     let text = term.text();

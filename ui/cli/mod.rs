@@ -21,7 +21,7 @@ pub(crate) mod search;
 mod show;
 mod squash;
 pub(crate) mod stacks;
-mod verify;
+pub(crate) mod verify;
 mod watch;
 
 use std::io::Write as _;

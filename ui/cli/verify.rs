@@ -51,7 +51,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-fn as_text(found: &Verified) -> String {
+/// The findings and the verdict, in lines.
+pub(crate) fn as_text(found: &Verified) -> String {
     let mut text = String::new();
     let mut hints: Vec<&str> = Vec::new();
     for finding in &found.findings {

@@ -3,6 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::model::{Focus, Model};
+use super::text::{fit, wrap};
 
 /// Something that a key does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,18 @@ pub(crate) enum Act {
     Watch,
     /// Read all about the selected layer.
     Inspect,
+    /// Compare every byte of the selected layer's stack with what was written.
+    Verify,
+    /// Call the selected layer something.
+    Label,
+    /// Keep the selected layer from dedup and pruning, or not any more.
+    Pin,
+    /// Let the selected layer go.
+    Drop,
+    /// Make one layer of those from the marked to the selected one.
+    Squash,
+    /// Give the selected layer all its pages.
+    Flatten,
     /// To the layer below the selected one.
     Older,
     /// To the newest layer above the selected one.
@@ -166,6 +179,48 @@ pub(crate) const ACTIONS: &[Action] = &[
         available: |model| model.layer().is_some(),
     },
     Action {
+        act: Act::Verify,
+        keys: &[KeyCode::Char('v')],
+        short: "",
+        help: "compare every byte of the selected layer and those below with what was written",
+        available: |model| model.layer().is_some(),
+    },
+    Action {
+        act: Act::Label,
+        keys: &[KeyCode::Char('L')],
+        short: "",
+        help: "call the selected layer something",
+        available: |model| idle(model) && model.layer().is_some(),
+    },
+    Action {
+        act: Act::Pin,
+        keys: &[KeyCode::Char('P')],
+        short: "",
+        help: "keep the selected layer from dedup and pruning (again: not any more)",
+        available: |model| idle(model) && model.layer().is_some(),
+    },
+    Action {
+        act: Act::Drop,
+        keys: &[KeyCode::Char('X')],
+        short: "",
+        help: "let the selected layer go; those above take over what they need of it",
+        available: |model| idle(model) && model.layer().is_some(),
+    },
+    Action {
+        act: Act::Squash,
+        keys: &[KeyCode::Char('S')],
+        short: "",
+        help: "make one layer of those from the marked to the selected one",
+        available: |model| idle(model) && model.layer().is_some() && model.marked.is_some(),
+    },
+    Action {
+        act: Act::Flatten,
+        keys: &[KeyCode::Char('F')],
+        short: "",
+        help: "give the selected layer all its pages, so that it needs none below",
+        available: |model| idle(model) && model.layer().is_some(),
+    },
+    Action {
         act: Act::Cancel,
         keys: &[KeyCode::Char('x')],
         short: "cancel job",
@@ -289,6 +344,36 @@ pub(crate) fn of_key(key: KeyEvent, model: &Model) -> Option<Act> {
         .find(|action| action.keys.contains(&key.code))
         .filter(|action| (action.available)(model))
         .map(|action| action.act)
+}
+
+/// Columns of the keys in the help.
+const KEYS: usize = 13;
+
+/// What all keys do, in lines of at most `columns` columns.
+pub(crate) fn help(columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for action in ACTIONS.iter().filter(|action| !action.help.is_empty()) {
+        let keys: Vec<String> = action.keys.iter().map(|key| key_name(*key)).collect();
+        let keys = match action.act {
+            Act::Up => "arrows hjkl".to_owned(),
+            _ => keys.join(" "),
+        };
+        let text = wrap(action.help, columns.saturating_sub(KEYS + 1));
+        for (n, part) in text.iter().enumerate() {
+            let keys = if n == 0 { keys.as_str() } else { "" };
+            lines.push(format!(" {}{part}", fit(keys, KEYS)));
+        }
+    }
+    lines.push(String::new());
+    let map = "Map: every stored page in address order; colour and letter name the layer whose \
+               bytes a restore of the selected layer would take (a is the layer itself). \u{25c6} \
+               marks the layer where a live process stands.";
+    lines.extend(
+        wrap(map, columns.saturating_sub(1))
+            .iter()
+            .map(|line| format!(" {line}")),
+    );
+    lines
 }
 
 /// The name of a key.

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use icecore::chain::{Catalog, Stack};
+use icecore::chain::{self, Catalog, Depth, Stack};
 use icecore::image::{PagemapId, Sidecar, text};
 use icecore::inspect::{self, Pattern, Source, Space, View};
-use icecore::{PAGE_SIZE, PageRange, Result, Vaddr};
+use icecore::{Cancel, PAGE_SIZE, PageRange, Result, Vaddr};
 
 use super::reader::{Look, Reader, Tab};
 use super::text::{age, size};
-use crate::cli::{diff, search};
+use crate::cli::{diff, search, verify};
 use crate::format::{self, plain};
 
 /// Bytes in a line of a page.
@@ -28,6 +28,7 @@ pub(crate) fn look(wanted: &Look) -> Result<Reader> {
         Look::Page { dir, id, addr } => page(dir, *id, *addr),
         Look::Diff { from, to } => differences(from, to),
         Look::Search { dir, text } => found(dir, text),
+        Look::Verify(dir) => verified(dir),
     }
 }
 
@@ -327,4 +328,13 @@ fn found(dir: &Path, text: &str) -> Result<Reader> {
     };
     let title = format!("“{}” in layer {}", plain(text), name(dir));
     Ok(reader(title, vec![tab("found", &head, lines)]))
+}
+
+fn verified(dir: &Path) -> Result<Reader> {
+    let found = chain::verify(dir, Depth::Full, &(), &Cancel::default())?;
+    let text = verify::as_text(&found);
+    let lines = text.lines().map(|line| format!(" {line}")).collect();
+    let verdict = if found.is_sound() { "sound" } else { "DAMAGED" };
+    let title = format!("Layer {} and those below: {verdict}", name(dir));
+    Ok(reader(title, vec![tab("verified", "", lines)]))
 }

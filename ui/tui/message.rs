@@ -4,7 +4,7 @@
 //! nor the views touch files or processes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -99,6 +99,70 @@ pub(crate) enum Wish {
         /// Layers that the preview said would be lost: no other may be.
         lost: Vec<PathBuf>,
     },
+    /// A stack changes.
+    Edit(Edit),
+}
+
+/// A change of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Edit {
+    /// A layer goes; those above take over what they need of it.
+    Drop(PathBuf),
+    /// A layer and those above it up to another one become one.
+    Squash {
+        /// The lowest.
+        from: PathBuf,
+        /// The uppermost, which stays.
+        to: PathBuf,
+    },
+    /// A layer gets all its pages itself.
+    Flatten(PathBuf),
+    /// A layer gets a name.
+    Label {
+        /// The layer.
+        dir: PathBuf,
+        /// The name.
+        text: String,
+    },
+    /// A layer is kept from dedup and pruning, or not any more.
+    Pin {
+        /// The layer.
+        dir: PathBuf,
+        /// Kept.
+        pinned: bool,
+    },
+}
+
+impl Edit {
+    /// What it does, in a word.
+    pub(crate) fn verb(&self) -> &'static str {
+        match self {
+            Self::Drop(_) => "Drop",
+            Self::Squash { .. } => "Squash",
+            Self::Flatten(_) => "Flatten",
+            Self::Label { .. } => "Label",
+            Self::Pin { pinned: true, .. } => "Pin",
+            Self::Pin { pinned: false, .. } => "Unpin",
+        }
+    }
+
+    /// What it does, and to what.
+    pub(crate) fn title(&self) -> String {
+        let verb = self.verb();
+        match self {
+            Self::Squash { from, to } => format!("{verb} {} to {}", last(from), last(to)),
+            Self::Drop(dir)
+            | Self::Flatten(dir)
+            | Self::Label { dir, .. }
+            | Self::Pin { dir, .. } => format!("{verb} {}", last(dir)),
+        }
+    }
+}
+
+/// The last part of a path.
+fn last(dir: &Path) -> String {
+    let name = dir.file_name().unwrap_or(dir.as_os_str());
+    format::plain(&name.to_string_lossy())
 }
 
 /// A running tree that ends to make room for a restored one.
@@ -115,14 +179,11 @@ pub(crate) struct Displaced {
 impl Wish {
     /// What it is called while it runs.
     pub(crate) fn title(&self) -> String {
-        let name = |dir: &PathBuf| {
-            let name = dir.file_name().unwrap_or(dir.as_os_str());
-            format::plain(&name.to_string_lossy())
-        };
         match self {
+            Self::Edit(edit) => edit.title(),
             Self::Dump { root, comm, .. } => format!("dump {} {root}", format::plain(comm)),
-            Self::Restore { dir, .. } => format!("restore {}", name(dir)),
-            Self::Dedup { dir, .. } => format!("dedup {}", name(dir)),
+            Self::Restore { dir, .. } => format!("restore {}", last(dir)),
+            Self::Dedup { dir, .. } => format!("dedup {}", last(dir)),
         }
     }
 }
@@ -177,6 +238,8 @@ pub(crate) enum Made {
     Tree(Pid, Option<PathBuf>),
     /// Room on the disk.
     Room,
+    /// A stack that is another one now.
+    Stack,
 }
 
 /// An error, ready to be shown.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crossterm::event::{KeyCode, KeyEvent};
 
-use super::message::{Failure, Wish};
+use super::message::{Edit, Failure, Wish};
 use super::reader::{Look, Reader, Turn};
 
 /// A popup.
@@ -16,15 +16,24 @@ pub(crate) enum Popup {
     Failure(Failure),
     /// Text over the whole screen.
     Reader(Box<Reader>),
-    /// A text to search for in a layer.
+    /// A text that is asked for.
     Ask {
-        /// The layer.
+        /// The layer that it is about.
         dir: PathBuf,
+        /// What for.
+        about: About,
         /// What was typed so far.
         text: String,
     },
-    /// The keys.
-    Help,
+}
+
+/// What a text is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum About {
+    /// To search it in the memory of a layer.
+    Search,
+    /// To call the layer by it.
+    Label,
 }
 
 /// How a line of a preview is marked.
@@ -122,8 +131,8 @@ impl Popup {
                     Turn::Look(look) => Outcome::Look(look),
                 };
             }
-            Self::Ask { dir, text } => return ask(key, dir, text),
-            Self::Preview(_) | Self::Failure(_) | Self::Help => {}
+            Self::Ask { dir, about, text } => return ask(key, dir, *about, text),
+            Self::Preview(_) | Self::Failure(_) => {}
         }
         if matches!(key.code, KeyCode::Esc | KeyCode::Char('q')) {
             return Outcome::Close;
@@ -165,14 +174,15 @@ impl Popup {
     }
 }
 
-fn ask(key: KeyEvent, dir: &Path, text: &mut String) -> Outcome {
+fn ask(key: KeyEvent, dir: &Path, about: About, text: &mut String) -> Outcome {
     match key.code {
         KeyCode::Esc => return Outcome::Close,
         KeyCode::Enter if !text.is_empty() => {
-            return Outcome::Look(Look::Search {
-                dir: dir.to_path_buf(),
-                text: text.clone(),
-            });
+            let (dir, text) = (dir.to_path_buf(), text.clone());
+            return match about {
+                About::Search => Outcome::Look(Look::Search { dir, text }),
+                About::Label => Outcome::Do(Wish::Edit(Edit::Label { dir, text })),
+            };
         }
         KeyCode::Backspace => drop(text.pop()),
         KeyCode::Char(c) if !c.is_control() => text.push(c),

@@ -28,6 +28,8 @@ pub(crate) enum Look {
         /// The second one.
         to: PathBuf,
     },
+    /// Whether every byte of a layer and of those below is what was written.
+    Verify(PathBuf),
     /// Where a text is in the memory of a layer.
     Search {
         /// The layer.
@@ -77,6 +79,23 @@ pub(crate) enum Turn {
 }
 
 impl Reader {
+    /// Lines without tabs.
+    pub(crate) fn of_text(title: &str, lines: Vec<String>) -> Self {
+        let tab = Tab {
+            name: title.to_lowercase(),
+            head: String::new(),
+            lines,
+        };
+        Self {
+            title: title.into(),
+            tabs: vec![tab],
+            at: 0,
+            scroll: 0,
+            beside: [None, None],
+            through: [None, None],
+        }
+    }
+
     /// Takes a key; `room` is the number of lines shown.
     pub(crate) fn key(&mut self, key: KeyEvent, room: usize) -> Turn {
         let last = self.tabs.len().saturating_sub(1);
@@ -86,7 +105,7 @@ impl Reader {
             .map_or(0, |tab| tab.lines.len().saturating_sub(room));
         let before = self.at;
         match key.code {
-            KeyCode::Esc | KeyCode::Char('q') => return Turn::Close,
+            KeyCode::Esc | KeyCode::Char('q' | '?') => return Turn::Close,
             KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => {
                 self.at = if self.at == last { 0 } else { self.at + 1 };
             }

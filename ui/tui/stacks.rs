@@ -40,6 +40,8 @@ pub(crate) struct LayerRow {
     pub(crate) name: String,
     /// What the user called it.
     pub(crate) label: Option<String>,
+    /// Kept from dedup and pruning.
+    pub(crate) pinned: bool,
     /// Identity.
     pub(crate) id: Option<String>,
     /// Root process.
@@ -110,6 +112,7 @@ fn row(layer: &Layer, graph: String) -> LayerRow {
         graph,
         name: format::plain(&layer.name),
         label: layer.label.as_deref().map(format::plain),
+        pinned: layer.pinned,
         id: layer.id.clone(),
         root: layer.root,
         comm: layer.comm.clone(),

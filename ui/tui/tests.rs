@@ -13,10 +13,12 @@ use proptest::prelude::*;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier};
+use unicode_width::UnicodeWidthStr as _;
 
+use super::action;
 use super::guide::{Guide, Step};
 use super::map::{Map, Owner};
-use super::message::{Count, Displaced, Effect, Failure, Made, Msg, Report, Survey, Wish};
+use super::message::{Count, Displaced, Edit, Effect, Failure, Made, Msg, Report, Survey, Wish};
 use super::model::{Focus, Model};
 use super::popup::{Mark, Popup, Preview};
 use super::reader::{Look, Reader, Tab};
@@ -83,6 +85,7 @@ fn layer(name: &str, graph: &str, state: State) -> StackRow {
         graph: graph.into(),
         name: name.into(),
         label: None,
+        pinned: name == "1",
         id: Some(format!("c{name}")),
         root: Some(2207),
         comm: Some("redis-server".into()),
@@ -435,6 +438,65 @@ fn a_layer_is_compared_with_the_marked_one_or_the_one_below() {
     key(&mut model, KeyCode::Char('['));
     let effects = key(&mut model, KeyCode::Char('c'));
     assert_eq!(effects, [diff("/img/r/3", "/img/r/1")]);
+}
+
+#[test]
+fn layers_go_get_together_and_get_names_by_one_key_each() {
+    let mut model = model(RICH, (120, 35));
+    let dir = |name: &str| PathBuf::from("/img/r").join(name);
+    let planned = |model: &mut Model, c| match key(model, KeyCode::Char(c)).as_slice() {
+        [Effect::Plan(Wish::Edit(edit))] => edit.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(planned(&mut model, 'X'), Edit::Drop(dir("3")));
+    model.job = None;
+    assert_eq!(planned(&mut model, 'F'), Edit::Flatten(dir("3")));
+    model.job = None;
+    assert!(
+        key(&mut model, KeyCode::Char('S')).is_empty(),
+        "nothing is marked"
+    );
+    for c in ['[', '[', 'm', ']'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let squash = Edit::Squash {
+        from: dir("1"),
+        to: dir("2"),
+    };
+    assert_eq!(planned(&mut model, 'S'), squash);
+    model.job = None;
+    for c in ['L', 'o', 'k'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let effects = key(&mut model, KeyCode::Enter);
+    let label = Wish::Edit(Edit::Label {
+        dir: dir("2"),
+        text: "ok".into(),
+    });
+    assert_eq!(effects, [Effect::Apply(label)]);
+    model.job = None;
+    key(&mut model, KeyCode::Char('['));
+    let effects = key(&mut model, KeyCode::Char('P'));
+    let unpin = Wish::Edit(Edit::Pin {
+        dir: dir("1"),
+        pinned: false,
+    });
+    assert_eq!(effects, [Effect::Apply(unpin)]);
+}
+
+#[test]
+fn every_key_is_in_the_help_at_any_width() {
+    for columns in [30, 76, 200] {
+        let help = action::help(columns);
+        for line in &help {
+            assert!(line.width() <= columns.max(32), "{line}");
+        }
+        let text = help.join("\n");
+        for action in action::ACTIONS.iter().filter(|a| !a.help.is_empty()) {
+            let word = action.help.split(' ').next().unwrap();
+            assert!(text.contains(word), "{word}");
+        }
+    }
 }
 
 #[test]

@@ -6,9 +6,9 @@ use icecore::task::Tree;
 use icecore::{Event, Pid};
 
 use super::action::{self, Act};
-use super::message::{Displaced, Effect, Failure, Made, Msg, Report, Survey, Wish};
+use super::message::{Displaced, Edit, Effect, Failure, Made, Msg, Report, Survey, Wish};
 use super::model::{Focus, Job, Model};
-use super::popup::{Mark, Outcome, Popup};
+use super::popup::{About, Mark, Outcome, Popup};
 use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};
 use super::view;
@@ -190,6 +190,7 @@ fn done(model: &mut Model, result: Result<Report, Failure>, effects: &mut Vec<Ef
             model.missed = 0;
             effects.push(Effect::Survey);
         }
+        Made::Stack => model.mapped = None,
         Made::Room => {
             model.facts.dedups += 1;
             model.mapped = None;
@@ -299,7 +300,11 @@ fn filter(model: &mut Model, key: KeyEvent) {
 fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
     match act {
         Act::Quit => model.quit = true,
-        Act::Help => model.popup = Some(Popup::Help),
+        Act::Help => {
+            let columns = usize::from(model.size.0).saturating_sub(4);
+            let keys = Reader::of_text("Keys", action::help(columns));
+            model.popup = Some(Popup::Reader(Box::new(keys)));
+        }
         Act::Refresh => effects.push(Effect::Scan),
         Act::Filter => {
             model.focus = Focus::Processes;
@@ -347,11 +352,41 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Search => {
             model.popup = model.layer().map(|layer| Popup::Ask {
                 dir: layer.dir.clone(),
+                about: About::Search,
                 text: String::new(),
             });
         }
         Act::Watch => watch(model, effects),
-        Act::Dump | Act::Restore | Act::Undo | Act::Dedup => {
+        Act::Verify => {
+            if let Some(layer) = model.layer() {
+                let wanted = Look::Verify(layer.dir.clone());
+                look(model, wanted, effects);
+            }
+        }
+        Act::Label => {
+            model.popup = model.layer().map(|layer| Popup::Ask {
+                dir: layer.dir.clone(),
+                about: About::Label,
+                text: layer.label.clone().unwrap_or_default(),
+            });
+        }
+        Act::Pin => {
+            if let Some(layer) = model.layer() {
+                let wish = Wish::Edit(Edit::Pin {
+                    dir: layer.dir.clone(),
+                    pinned: !layer.pinned,
+                });
+                start(model, &wish, "start");
+                effects.push(Effect::Apply(wish));
+            }
+        }
+        Act::Dump
+        | Act::Restore
+        | Act::Undo
+        | Act::Dedup
+        | Act::Drop
+        | Act::Squash
+        | Act::Flatten => {
             if let Some(wish) = wish(model, act) {
                 model.facts.dedup_seen |= act == Act::Dedup;
                 start(model, &wish, "plan");
@@ -389,6 +424,12 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
             let kept = model.layer_row(model.undo.as_deref()?)?;
             restore(model, model.stacks.get(kept)?.layer()?)
         }
+        Act::Drop => Some(Wish::Edit(Edit::Drop(model.layer()?.dir.clone()))),
+        Act::Flatten => Some(Wish::Edit(Edit::Flatten(model.layer()?.dir.clone()))),
+        Act::Squash => Some(Wish::Edit(Edit::Squash {
+            from: model.marked.clone()?,
+            to: model.layer()?.dir.clone(),
+        })),
         Act::Dedup => Some(Wish::Dedup {
             dir: model.layer()?.dir.clone(),
             lost: Vec::new(),

@@ -3,6 +3,7 @@
 
 mod dedup;
 mod dump;
+mod edit;
 mod restore;
 
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ impl Jobs {
             Wish::Dump { .. } => self.plan_dump(wish),
             Wish::Restore { dir, displaced } => self.plan_restore(dir, displaced.as_ref()),
             Wish::Dedup { dir, .. } => dedup::plan(dir),
+            Wish::Edit(wish) => edit::plan(wish),
         };
         for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
             *text = self.inside(text);
@@ -49,6 +51,7 @@ impl Jobs {
                 self.restore(dir, displaced.as_ref(), &reporter, cancel)
             }
             Wish::Dedup { dir, lost } => dedup::apply(dir, lost, &reporter, cancel),
+            Wish::Edit(wish) => edit::apply(wish, &reporter, cancel),
         };
         let _closed = messages.send(Msg::Done(report.map_err(|e| (&e).into())));
     }

@@ -5,11 +5,10 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Clear;
 
-use super::super::action::{ACTIONS, Act, key_name};
 use super::super::message::Failure;
 use super::super::model::Model;
-use super::super::popup::{Mark, Popup, Preview};
-use super::super::text::{cut, fit, wrap};
+use super::super::popup::{About, Mark, Popup, Preview};
+use super::super::text::{cut, wrap};
 use super::chrome::style;
 use super::pane;
 use super::processes::sign;
@@ -35,17 +34,23 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             marked(model, &explain(failure), columns),
             None,
         ),
-        Popup::Ask { dir, text } => (
-            format!(
-                "Search in layer {}",
-                crate::format::plain(&dir.file_name().unwrap_or_default().to_string_lossy())
-            ),
-            "Enter search  Esc cancel",
-            vec![Line::from(format!(" {}_", crate::format::plain(text)))],
-            None,
-        ),
+        Popup::Ask { dir, about, text } => {
+            let name = dir.file_name().unwrap_or_default().to_string_lossy();
+            let name = crate::format::plain(&name);
+            let (title, keys) = match about {
+                About::Search => (
+                    format!("Search in layer {name}"),
+                    "Enter search  Esc cancel",
+                ),
+                About::Label => (
+                    format!("What to call layer {name}"),
+                    "Enter call it so  Esc cancel",
+                ),
+            };
+            let line = Line::from(format!(" {}_", crate::format::plain(text)));
+            (title, keys, vec![line], None)
+        }
         Popup::Reader(_) => return,
-        Popup::Help => ("Keys".into(), "Esc close", help(model, columns), None),
     };
     let frame_rows = if buttons.is_some() { 4 } else { 2 };
     let wanted = u16::try_from(body.len())
@@ -147,33 +152,4 @@ fn explain(failure: &Failure) -> Vec<(Mark, String)> {
         text.push((Mark::Hint, hint.clone()));
     }
     text
-}
-
-fn help(model: &Model, columns: usize) -> Vec<Line<'static>> {
-    let mut lines = Vec::new();
-    for action in ACTIONS.iter().filter(|action| !action.help.is_empty()) {
-        let keys: Vec<String> = action.keys.iter().map(|key| key_name(*key)).collect();
-        let keys = match action.act {
-            Act::Up => "arrows hjkl".to_owned(),
-            _ => keys.join(" "),
-        };
-        let style = if (action.available)(model) {
-            ratatui::style::Style::new()
-        } else {
-            model.theme.dim()
-        };
-        lines.push(Line::from(vec![
-            Span::styled(format!(" {}", fit(&keys, 12)), model.theme.strong()),
-            Span::styled(cut(action.help, columns.saturating_sub(13)), style),
-        ]));
-    }
-    lines.push(Line::from(""));
-    let text = "Map: every stored page in address order; colour and letter name the layer whose \
-                bytes a restore of the selected layer would take (a is the layer itself).";
-    lines.extend(
-        wrap(text, columns.saturating_sub(1))
-            .into_iter()
-            .map(|l| Line::from(format!(" {l}"))),
-    );
-    lines
 }

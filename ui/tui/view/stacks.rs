@@ -135,6 +135,7 @@ fn line(
     };
     let state = match (layer.state, here) {
         (State::Complete, Some((pid, _))) => (format!("← {pid}"), theme.good()),
+        (State::Complete, None) if layer.pinned => ("pinned".to_owned(), theme.dim()),
         (State::Complete, None) => (String::new(), theme.good()),
         (State::Partial | State::PreDump, _) => (layer.state.as_str().to_owned(), theme.warn()),
         (State::Consumed | State::Orphan | State::Damaged, _) => {
