@@ -71,9 +71,11 @@ fn one(dir: &Path, parent: Option<&Path>) -> Result<bool> {
         // What dedup noted of the files stays known; a mark may be all there is.
         let marks = sidecar.clone();
         sidecar.digest(dir, &Sidecar::default())?;
-        for old in marks.pages.into_iter().filter(|old| !old.freed.is_empty()) {
+        for old in marks.pages {
             let file = images.pages_file(old.pages_id)?;
-            sidecar.pages_of(old.pages_id).free(&file, &old.freed)?;
+            let pages = sidecar.pages_of(old.pages_id);
+            pages.free(&file, &old.freed)?;
+            pages.zero(&old.zeros);
         }
         if sidecar.id.is_empty() {
             sidecar.id = Sidecar::new_id()?;

@@ -12,6 +12,7 @@ mod holes;
 mod layer;
 #[cfg(test)]
 pub(crate) mod model;
+mod names;
 mod owner;
 mod ranges;
 mod resolved;
@@ -28,6 +29,7 @@ pub use check::{Report, check, check_dir, check_memory};
 pub use hold::Held;
 pub(crate) use holes::{holes, lost};
 pub use layer::{Extent, Layer, State};
+pub(crate) use names::mappings;
 pub use owner::{Descent, Missing, Owned, Ownership, Why};
 pub use ranges::Ranges;
 pub use resolved::Resolved;

@@ -129,9 +129,14 @@ pub struct Descent {
 impl Descent {
     /// Begins at the tip.
     pub fn new(tip: &Pagemap) -> Self {
+        Self::from(0, tip)
+    }
+
+    /// Begins at the layer number `layer`.
+    pub fn from(layer: usize, tip: &Pagemap) -> Self {
         let mut descent = Self {
             wanted: Ranges::new(),
-            layer: 0,
+            layer,
             found: Ownership::default(),
         };
         descent.wanted = descent.take(tip, None);

@@ -124,19 +124,34 @@ impl Stack {
 
     /// The pagemaps of `id`, tip first, down to the first layer that has none.
     pub fn pagemaps(&self, id: PagemapId) -> impl Iterator<Item = Result<Pagemap>> + '_ {
+        self.pagemaps_from(0, id)
+    }
+
+    fn pagemaps_from(
+        &self,
+        index: usize,
+        id: PagemapId,
+    ) -> impl Iterator<Item = Result<Pagemap>> + '_ {
         self.levels
             .iter()
+            .skip(index)
             .map_while(move |level| pagemap(&level.images, id).transpose())
     }
 
     /// Who owns each page of `id` as of the tip. Empty if the tip has no such pagemap.
     pub fn ownership(&self, id: PagemapId) -> Result<Ownership> {
-        let mut pagemaps = self.pagemaps(id);
+        self.ownership_as_of(0, id)
+    }
+
+    /// Who owns each page of `id` as of the layer number `index`; owners are still counted from the
+    /// tip. Empty if that layer has no such pagemap.
+    pub fn ownership_as_of(&self, index: usize, id: PagemapId) -> Result<Ownership> {
+        let mut pagemaps = self.pagemaps_from(index, id);
         let Some(tip) = pagemaps.next() else {
             return Ok(Ownership::default());
         };
-        let mut descent = Descent::new(&tip?);
-        let mut depth = 1;
+        let mut descent = Descent::from(index, &tip?);
+        let mut depth = index + 1;
         while !descent.is_done()
             && let Some(parent) = pagemaps.next()
         {
@@ -152,7 +167,12 @@ impl Stack {
 
     /// The bytes of `id` as of the tip, ready to be read.
     pub fn resolved(&self, id: PagemapId) -> Result<Resolved<'_>> {
-        Ok(Resolved::new(self, id, self.ownership(id)?))
+        self.resolved_as_of(0, id)
+    }
+
+    /// The bytes of `id` as of the layer number `index`, ready to be read.
+    pub fn resolved_as_of(&self, index: usize, id: PagemapId) -> Result<Resolved<'_>> {
+        Ok(Resolved::new(self, id, self.ownership_as_of(index, id)?))
     }
 }
 

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::names::mappings;
 use super::stack::pagemap;
 use super::{Catalog, Held, Stack, check};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Cancel, Event, Reporter};
-use crate::image::proto::{FileEntry, MmEntry, VmaEntry};
 use crate::image::{Images, PagemapId, PagesDigest, Place, SIDECAR, Sidecar, is_content};
 use crate::units::{PAGE_SIZE, PageRange};
 
@@ -329,40 +329,4 @@ impl Places {
             (!part.is_empty()).then_some((*id, part, addresses, name.as_str()))
         })
     }
-}
-
-/// The mappings of a task with their names, ascending.
-fn mappings(images: &Images, id: PagemapId) -> Vec<(PageRange, String)> {
-    let PagemapId::Task(pid) = id else {
-        return vec![(PageRange::new(0, u64::MAX), "shared segment".to_owned())];
-    };
-    let mm: Option<MmEntry> = images
-        .optional(&format!("mm-{pid}.img"))
-        .unwrap_or_default();
-    let files: Vec<FileEntry> = images.all("files.img").unwrap_or_default();
-    let vmas = mm.map(|mm| mm.vmas).unwrap_or_default();
-    vmas.iter()
-        .map(|vma| (PageRange::new(vma.start, vma.end), name(vma, &files)))
-        .collect()
-}
-
-/// As in `/proc/PID/maps` (proc_pid_maps(5)).
-fn name(vma: &VmaEntry, files: &[FileEntry]) -> String {
-    let has = |bit: u32| vma.status & (1 << bit) != 0;
-    if has(6) || has(7) {
-        let id = u32::try_from(vma.shmid).ok();
-        let file = files.iter().find(|file| Some(file.id) == id);
-        let path = file
-            .and_then(|file| file.reg.as_ref())
-            .map(|reg| reg.name.clone());
-        return path.unwrap_or_else(|| "a file".to_owned());
-    }
-    match () {
-        () if has(5) => "[heap]",
-        () if has(1) => "[stack]",
-        () if has(3) => "[vdso]",
-        () if has(12) => "[vvar]",
-        () => "anonymous memory",
-    }
-    .to_owned()
 }

@@ -1,4 +1,4 @@
-//! Carrying out a dedup: lock, look again, mark, punch, measure.
+//! Carrying out a dedup: lock, look again, then what the strategy does; and punching holes.
 //!
 //! fallocate(2) with `FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE`: offsets and pagemaps stay as
 //! they are, so the layers above read on as before.
@@ -15,16 +15,17 @@ use super::plan::{Cut, Plan, plan as plan_again};
 use super::strategy;
 use crate::chain::{Held, Ranges};
 use crate::error::{Error, Kind, Result};
-use crate::event::{Cancel, Event, Reporter};
-use crate::image::{Extent, Images, Sidecar};
+use crate::event::{Cancel, Reporter};
+use crate::image::Extent;
 use crate::units::PageRange;
 
 /// What a dedup gave back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Freed {
-    /// Pages punched.
+    /// Pages freed.
     pub pages: u64,
-    /// Bytes that the disk got back, as measured by the files' blocks.
+    /// Bytes that the disk got back, as measured by the files' blocks (for *content*, by the free
+    /// space of the file system, for shared blocks count for each file).
     pub bytes: u64,
     /// The same, layer by layer, nearest first.
     pub layers: Vec<FreedLayer>,
@@ -37,7 +38,7 @@ pub struct Freed {
 pub struct FreedLayer {
     /// Its directory.
     pub dir: PathBuf,
-    /// Pages punched.
+    /// Pages freed.
     pub pages: u64,
     /// Bytes that the disk got back.
     pub bytes: u64,
@@ -62,41 +63,26 @@ pub fn apply(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Fr
     }
     cancel.check()?;
 
-    reporter.report(Event::Phase("mark"));
     let mut freed = Freed::default();
-    for victim in &now.victims {
-        let cuts = now.cuts.iter().filter(|cut| cut.dir == victim.dir);
-        let freed_here: Vec<_> = cuts
-            .map(|cut| (cut.pages_id, extents(&cut.offsets)))
-            .collect();
-        if Sidecar::mark_consumed(&Images::open(&victim.dir)?, &now.dir, &freed_here)? {
-            freed.marked.push(victim.dir.clone());
-        }
-    }
-
-    reporter.report(Event::Phase("punch"));
-    for cut in &now.cuts {
-        cancel.check()?;
-        let bytes = punch(cut)?;
-        freed.pages += cut.pages;
-        freed.bytes += bytes;
-        match freed.layers.iter_mut().find(|layer| layer.dir == cut.dir) {
-            Some(layer) => {
-                layer.pages += cut.pages;
-                layer.bytes += bytes;
-            }
-            None => freed.layers.push(FreedLayer {
-                dir: cut.dir.clone(),
-                pages: cut.pages,
-                bytes,
-            }),
-        }
-        reporter.report(Event::Progress {
-            done: freed.pages,
-            total: now.pages,
-        });
-    }
+    strategy(now.strategy)?.apply(&now, &mut freed, reporter, cancel)?;
     Ok(freed)
+}
+
+/// Adds what a layer gave back.
+pub(super) fn note(freed: &mut Freed, dir: &Path, pages: u64, bytes: u64) {
+    freed.pages += pages;
+    freed.bytes += bytes;
+    match freed.layers.iter_mut().find(|layer| layer.dir == dir) {
+        Some(layer) => {
+            layer.pages += pages;
+            layer.bytes += bytes;
+        }
+        None => freed.layers.push(FreedLayer {
+            dir: dir.to_path_buf(),
+            pages,
+            bytes,
+        }),
+    }
 }
 
 fn refuse(plan: &Plan) -> Result<()> {

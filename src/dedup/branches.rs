@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::plan::{Losses, Plan};
+use super::plan::Plan;
+use super::superseded::Losses;
 use crate::chain::{self, Affected, Catalog, Layer, Ranges, Stack, State};
 use crate::error::{Kind, Obstacle, Result};
 use crate::image::{Images, PagemapId};
@@ -48,15 +49,40 @@ pub(super) fn protect(stack: &Stack, losses: &Losses, plan: &mut Plan) -> Result
     Ok(())
 }
 
+/// The pages of layers of the stack that restorable branches need: by layer and pagemap.
+pub(super) fn wanted(stack: &Stack) -> Result<BTreeMap<(PathBuf, PagemapId), Ranges>> {
+    let own: BTreeSet<&Path> = stack.levels().iter().map(chain::Level::dir).collect();
+    let mut wanted: BTreeMap<(PathBuf, PagemapId), Ranges> = BTreeMap::new();
+    for folder in folders(stack) {
+        for layer in Catalog::scan_to(folder, DEPTH)?.layers() {
+            if !layer.is_restorable() || own.contains(layer.dir.as_path()) {
+                continue;
+            }
+            let branch = Stack::open(&layer.dir)?;
+            for id in branch.tip().images().pagemaps()? {
+                let ownership = branch.ownership(id)?;
+                for (index, level) in branch.levels().iter().enumerate() {
+                    if own.contains(level.dir()) {
+                        let needed = wanted.entry((level.dir().to_path_buf(), id)).or_default();
+                        *needed = needed.union(&ownership.of_layer(index));
+                    }
+                }
+            }
+        }
+    }
+    Ok(wanted)
+}
+
+/// The folders that hold the layers of the stack.
+fn folders(stack: &Stack) -> BTreeSet<&Path> {
+    let levels = stack.levels().iter();
+    levels.filter_map(|level| level.dir().parent()).collect()
+}
+
 /// All layers that can be found around the stack, by the directory of their parent.
 fn children(stack: &Stack, plan: &mut Plan) -> Result<BTreeMap<PathBuf, Vec<Layer>>> {
-    let folders: BTreeSet<&Path> = stack
-        .levels()
-        .iter()
-        .filter_map(|level| level.dir().parent())
-        .collect();
     let mut layers: BTreeMap<PathBuf, Layer> = BTreeMap::new();
-    for folder in folders {
+    for folder in folders(stack) {
         let catalog = Catalog::scan_to(folder, DEPTH)?;
         for unreadable in catalog.unreadable() {
             plan.warnings.push(Obstacle::new(

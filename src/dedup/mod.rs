@@ -1,30 +1,39 @@
-//! Dedup: pages that the layers below store for nothing are given back to the disk.
+//! Dedup: pages that layers store for nothing are given back to the disk.
 //!
-//! A plan first (data that can be shown, tested, refused), then apply. The plan names every layer
-//! that would stop being restorable, and is refused while a branch, a pinned layer or a dump in
-//! progress still needs the bytes. Apply marks those layers durably *before* it punches anything,
-//! so that after a kill at any instant no layer looks whole that is not, and it can be repeated.
+//! A plan first (data that can be shown, tested, refused), then apply. Most strategies are lossless:
+//! every layer reads as before, to the bit, during and after. *Superseded* (what CRIU means by dedup)
+//! is not: its plan names every layer that would stop being restorable, and is refused while a branch,
+//! a pinned layer or a dump in progress still needs the bytes. It marks those layers durably *before*
+//! it punches anything, so that after a kill at any instant no layer looks whole that is not. All of
+//! them can be repeated.
 //!
 //! Another way to find such pages is one file here and one line in [`STRATEGIES`].
 
 mod apply;
 mod branches;
+mod content;
+mod intact;
 mod plan;
 mod superseded;
 #[cfg(test)]
 mod tests;
+mod unchanged;
+mod zero;
 
 use std::fmt::Debug;
 
-use crate::chain::{Ranges, Stack};
+use crate::chain::Stack;
 use crate::error::{Error, Kind, Result};
-use crate::image::{Pagemap, PagemapId};
+use crate::event::{Cancel, Reporter};
 
 pub use apply::{Freed, FreedLayer, apply};
-pub use plan::{Cut, Plan, Victim, plan};
-pub use superseded::Superseded;
+pub use content::Content;
+pub use plan::{Cut, Part, Plan, Share, Victim, plan};
+pub use superseded::{Superseded, Unneeded};
+pub use unchanged::Unchanged;
+pub use zero::Zero;
 
-/// A way to find pages that may go.
+/// A way to find pages that may go, and to let them go.
 pub trait Strategy: Debug + Sync {
     /// The word on the command line.
     fn name(&self) -> &'static str;
@@ -32,13 +41,24 @@ pub trait Strategy: Debug + Sync {
     /// What it frees and what that costs, in one line.
     fn summary(&self) -> &'static str;
 
-    /// Which stored pages of each pagemap may go. `pagemaps` are those of `id`, tip first, down to
-    /// the first layer without one; so is the answer. The tip must not need any of the pages.
-    fn decide(&self, stack: &Stack, id: PagemapId, pagemaps: &[Pagemap]) -> Result<Vec<Ranges>>;
+    /// True when every layer stays what it is.
+    fn is_lossless(&self) -> bool;
+
+    /// Adds to the plan what goes. Changes nothing.
+    fn plan(&self, stack: &Stack, plan: &mut Plan, cancel: &Cancel) -> Result<()>;
+
+    /// Carries out a plan of its own, made just now; the stack is held alone.
+    fn apply(
+        &self,
+        plan: &Plan,
+        freed: &mut Freed,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<()>;
 }
 
-/// All strategies; the first is the default.
-pub static STRATEGIES: &[&dyn Strategy] = &[&Superseded];
+/// All strategies, the lossless ones first.
+pub static STRATEGIES: &[&dyn Strategy] = &[&Unchanged, &Zero, &Content, &Superseded, &Unneeded];
 
 /// The strategy called `name`.
 pub fn strategy(name: &str) -> Result<&'static dyn Strategy> {

@@ -1,27 +1,32 @@
 //! The plan of a dedup: which bytes of which files go, what that costs, and what is in the way.
 
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Strategy, branches};
-use crate::chain::{self, Affected, Layer, Level, Ranges, Stack, State};
+use super::Strategy;
+use crate::chain::{self, Level, Ranges, Stack, State};
 use crate::error::{Error, Kind, Obstacle, Result};
+use crate::event::Cancel;
 use crate::image::{Pagemap, PagemapId, Place, Run};
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// What a dedup of one layer would do.
 #[derive(Clone, Debug, Serialize)]
 pub struct Plan {
-    /// The layer for whose benefit the layers below are punched.
+    /// The layer whose stack is deduplicated.
     pub dir: PathBuf,
     /// Name of the strategy.
     pub strategy: &'static str,
-    /// What goes, ancestor by ancestor, pagemap by pagemap.
+    /// Every layer stays what it is.
+    pub lossless: bool,
+    /// What goes, layer by layer from the tip down, pagemap by pagemap.
     pub cuts: Vec<Cut>,
+    /// What is to share the blocks of equal bytes (strategy *content*).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
     /// The layers that lose pages of theirs and are marked as consumed, nearest first.
     pub victims: Vec<Victim>,
     /// Pages to free.
@@ -34,7 +39,7 @@ pub struct Plan {
     pub warnings: Vec<Obstacle>,
 }
 
-/// Pages of one pagemap of one ancestor that go.
+/// Pages of one pagemap of one layer that go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Cut {
     /// The layer that stores them.
@@ -47,9 +52,39 @@ pub struct Cut {
     pub ranges: Ranges,
     /// Where they are in the pages file, in bytes.
     pub offsets: Ranges,
+    /// The same by mapping.
+    pub mappings: Vec<Part>,
     /// Number of pages.
     pub pages: u64,
-    /// Number of bytes.
+    /// Bytes that they take on the disk.
+    pub bytes: u64,
+}
+
+/// The part of a cut that is in mappings of one name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// The name, as in `/proc/PID/maps`.
+    pub mapping: String,
+    /// The addresses.
+    pub ranges: Ranges,
+    /// Number of pages.
+    pub pages: u64,
+    /// Bytes that they take on the disk.
+    pub bytes: u64,
+}
+
+/// Bytes of a pages file that are equal to those of another one (or of another place in it).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// The file that gives up its own blocks.
+    pub file: PathBuf,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// The file whose blocks it will use.
+    pub of: PathBuf,
+    /// Where there, in bytes.
+    pub of_offset: u64,
+    /// How many bytes.
     pub bytes: u64,
 }
 
@@ -71,51 +106,30 @@ pub struct Victim {
     pub state: State,
 }
 
-/// What the ancestors lose: for each level of the stack, for each pagemap, the pages lost as of
-/// that layer.
-pub(super) type Losses = BTreeMap<usize, BTreeMap<PagemapId, Affected>>;
-
-/// Plans to free, below the layer in `dir`, the pages that `strategy` finds.
+/// Plans to free what `strategy` finds in the stack of the layer in `dir`.
 ///
-/// Changes nothing. Fails when the stack cannot be opened or has only one layer.
+/// Changes nothing. Fails when the stack cannot be opened or read.
 pub fn plan(dir: impl AsRef<Path>, strategy: &dyn Strategy) -> Result<Plan> {
     let stack = Stack::open(dir)?;
-    if stack.depth() == 1 {
-        return Err(Error::new(
-            Kind::Failed,
-            format!(
-                "Layer {} has no parent: there is nothing to dedup",
-                stack.tip().dir().display()
-            ),
-        )
-        .hint("Name a layer that was dumped on top of another one"));
-    }
     let mut plan = Plan {
         dir: stack.tip().dir().to_path_buf(),
         strategy: strategy.name(),
+        lossless: strategy.is_lossless(),
         cuts: Vec::new(),
+        shares: Vec::new(),
         victims: Vec::new(),
         pages: 0,
         bytes: 0,
         obstacles: chain::check(&stack).obstacles,
         warnings: Vec::new(),
     };
-    let mut losses = Losses::new();
-    for id in stack.tip().images().pagemaps()? {
-        plan.add(&stack, id, strategy, &mut losses)?;
-    }
+    strategy.plan(&stack, &mut plan, &Cancel::default())?;
     plan.cuts.sort_by_key(|cut| {
-        stack
-            .levels()
-            .iter()
-            .position(|level| level.dir() == cut.dir)
+        let levels = stack.levels();
+        levels.iter().position(|level| level.dir() == cut.dir)
     });
     plan.pages = plan.cuts.iter().map(|cut| cut.pages).sum();
     plan.bytes = plan.cuts.iter().map(|cut| cut.bytes).sum();
-    for level in losses.keys() {
-        plan.victim(stack.level(*level)?);
-    }
-    branches::protect(&stack, &losses, &mut plan)?;
     Ok(plan)
 }
 
@@ -138,83 +152,29 @@ impl Plan {
     }
 
     pub(super) fn obstacle(&mut self, kind: Kind, what: String, hint: &str) {
-        self.obstacles.push(Obstacle::new(kind, what, hint));
-    }
-
-    /// Adds what goes of pagemap `id`.
-    fn add(
-        &mut self,
-        stack: &Stack,
-        id: PagemapId,
-        strategy: &dyn Strategy,
-        losses: &mut Losses,
-    ) -> Result<()> {
-        let pagemaps = stack.pagemaps(id).collect::<Result<Vec<Pagemap>>>()?;
-        let freed = strategy.decide(stack, id, &pagemaps)?;
-        let mut below: Option<Affected> = None;
-        for (index, pagemap) in pagemaps.iter().enumerate().rev() {
-            let level = stack.level(index)?;
-            let wanted = freed.get(index).cloned().unwrap_or_default();
-            let cut = self.cut(level, id, pagemap, &wanted)?;
-            let affected = Affected::above(below.as_ref(), pagemap, &cut);
-            if !affected.pages().is_empty() {
-                if index == 0 {
-                    let what = format!(
-                        "Strategy {} would free pages that {} needs",
-                        self.strategy,
-                        level.dir().display()
-                    );
-                    self.obstacle(
-                        Kind::Failed,
-                        what,
-                        "This is a defect of the strategy; use another one",
-                    );
-                }
-                losses
-                    .entry(index)
-                    .or_default()
-                    .insert(id, affected.clone());
-            }
-            below = Some(affected);
+        let obstacle = Obstacle::new(kind, what, hint);
+        if !self.obstacles.contains(&obstacle) {
+            self.obstacles.push(obstacle);
         }
-        Ok(())
     }
 
-    /// Notes the pages of `wanted` that are still on the disk, and returns them.
-    fn cut(
+    /// Notes the pages of `wanted` that are still on the disk, to be punched, and returns them.
+    pub(super) fn punch(
         &mut self,
         level: &Level,
         id: PagemapId,
         pagemap: &Pagemap,
         wanted: &Ranges,
     ) -> Result<Ranges> {
-        let stored = stored(pagemap);
         if wanted.is_empty() {
             return Ok(Ranges::new());
         }
         let path = level.dir().join(format!("pages-{}.img", pagemap.pages_id));
-        let cannot = |e| Error::path("read", &path, e);
-        let file = level.images().pages_file(pagemap.pages_id)?;
-        let meta = file.metadata().map_err(cannot)?;
-        if meta.len() != pagemap.stored_bytes() {
-            let what = format!(
-                "{} has not the length that its pagemap tells",
-                path.display()
-            );
-            self.obstacle(Kind::Corrupt, what, "The layer is damaged; leave it alone");
-        }
-        let holes = chain::holes(&file, meta.len()).map_err(cannot)?;
-        let whole: Ranges = holes.iter().map(inner_pages).collect();
-        let gone = translate(
-            stored
-                .iter()
-                .map(|(range, at)| (of_file(*range, *at), range.start)),
-            &whole,
-        );
-        let ranges = wanted.minus(&gone);
+        let ranges = wanted.minus(&in_holes(level, pagemap)?);
         if ranges.is_empty() {
             return Ok(ranges);
         }
+        let meta = path.metadata().map_err(|e| Error::path("read", &path, e))?;
         if meta.nlink() > 1 {
             let what = format!(
                 "{} has {} names (hard links): the others would lose the pages too",
@@ -227,6 +187,33 @@ impl Plan {
                 "Remove the other copies, or copy the layer without --link",
             );
         }
+        self.cut(level, id, pagemap, ranges.clone())?;
+        Ok(ranges)
+    }
+
+    /// Notes that the pages of `ranges` go.
+    pub(super) fn cut(
+        &mut self,
+        level: &Level,
+        id: PagemapId,
+        pagemap: &Pagemap,
+        ranges: Ranges,
+    ) -> Result<()> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let path = level.dir().join(format!("pages-{}.img", pagemap.pages_id));
+        let len = path
+            .metadata()
+            .map_err(|e| Error::path("read", &path, e))?
+            .len();
+        if len != pagemap.stored_bytes() {
+            let what = format!(
+                "{} has not the length that its pagemap tells",
+                path.display()
+            );
+            self.obstacle(Kind::Corrupt, what, "The layer is damaged; leave it alone");
+        }
         if let Err(error) = OpenOptions::new().write(true).open(&path) {
             let error = Error::path("write", &path, error);
             self.obstacle(
@@ -235,55 +222,64 @@ impl Plan {
                 "Run as the owner of the layers",
             );
         }
-        let offsets = translate(stored.into_iter(), &ranges);
+        let holes = in_holes(level, pagemap)?;
         self.cuts.push(Cut {
             dir: level.dir().to_path_buf(),
             pagemap: id,
             pages_id: pagemap.pages_id,
             pages: ranges.pages(),
-            bytes: ranges.pages() * PAGE_SIZE,
-            ranges: ranges.clone(),
-            offsets,
+            bytes: ranges.minus(&holes).pages() * PAGE_SIZE,
+            offsets: translate(stored(pagemap).into_iter(), &ranges),
+            mappings: by_mapping(level, id, &ranges, &holes),
+            ranges,
         });
-        Ok(ranges)
-    }
-
-    fn victim(&mut self, level: &Level) {
-        let layer = Layer::read(level.dir());
-        if layer.pinned {
-            let what = format!(
-                "Layer {} is pinned and would lose pages",
-                layer.dir.display()
-            );
-            self.obstacle(
-                Kind::Busy,
-                what,
-                "Unpin the layer, or dedup a layer below it",
-            );
-        }
-        if layer.state == State::Complete {
-            self.warnings.push(Obstacle::new(
-                Kind::Failed,
-                format!(
-                    "Layer {} will not be restorable any more",
-                    layer.dir.display()
-                ),
-                format!(
-                    "{} and the layers above it stay restorable",
-                    self.dir.display()
-                ),
-            ));
-        }
-        self.victims.push(Victim {
-            dir: layer.dir,
-            name: layer.name,
-            state: layer.state,
-        });
+        Ok(())
     }
 }
 
+/// The stored pages that are holes in the pages file: they take no space.
+fn in_holes(level: &Level, pagemap: &Pagemap) -> Result<Ranges> {
+    let path = level.dir().join(format!("pages-{}.img", pagemap.pages_id));
+    let cannot = |e| Error::path("read", &path, e);
+    let file = level.images().pages_file(pagemap.pages_id)?;
+    let len = file.metadata().map_err(cannot)?.len();
+    let holes = chain::holes(&file, len).map_err(cannot)?;
+    let whole: Ranges = holes.iter().map(inner_pages).collect();
+    let from_file = stored(pagemap).into_iter();
+    let from_file = from_file.map(|(range, at)| (of_file(range, at), range.start));
+    Ok(translate(from_file, &whole))
+}
+
+/// The ranges by the name of their mapping, in the order of addresses.
+fn by_mapping(level: &Level, id: PagemapId, ranges: &Ranges, holes: &Ranges) -> Vec<Part> {
+    let mut parts: Vec<(String, Ranges)> = Vec::new();
+    let mut rest = ranges.clone();
+    let mut add = |name: &str, found: Ranges| {
+        if found.is_empty() {
+            return;
+        }
+        match parts.iter_mut().find(|(known, _)| known == name) {
+            Some((_, all)) => *all = all.union(&found),
+            None => parts.push((name.to_owned(), found)),
+        }
+    };
+    for (range, name) in chain::mappings(level.images(), id) {
+        let range = Ranges::from(range);
+        add(&name, rest.intersect(&range));
+        rest = rest.minus(&range);
+    }
+    add("no mapping", rest);
+    let part = |(mapping, ranges): (String, Ranges)| Part {
+        mapping,
+        pages: ranges.pages(),
+        bytes: ranges.minus(holes).pages() * PAGE_SIZE,
+        ranges,
+    };
+    parts.into_iter().map(part).collect()
+}
+
 /// The present runs of a pagemap with their offsets in the pages file.
-fn stored(pagemap: &Pagemap) -> Vec<(PageRange, u64)> {
+pub(super) fn stored(pagemap: &Pagemap) -> Vec<(PageRange, u64)> {
     let mut offset = 0;
     let mut runs = Vec::new();
     for range in pagemap
@@ -299,7 +295,7 @@ fn stored(pagemap: &Pagemap) -> Vec<(PageRange, u64)> {
 }
 
 /// The bytes in the file of a run that is stored at `offset`.
-fn of_file(range: PageRange, offset: u64) -> PageRange {
+pub(super) fn of_file(range: PageRange, offset: u64) -> PageRange {
     PageRange::new(offset, offset + range.bytes())
 }
 
@@ -313,7 +309,7 @@ fn inner_pages(bytes: PageRange) -> PageRange {
 
 /// Moves the members of `set` as `runs` say: each `(from, to)` moves a range to the start `to`.
 /// Both sides of `runs` ascend.
-fn translate(runs: impl Iterator<Item = (PageRange, u64)>, set: &Ranges) -> Ranges {
+pub(super) fn translate(runs: impl Iterator<Item = (PageRange, u64)>, set: &Ranges) -> Ranges {
     let mut moved = Ranges::new();
     let mut left = set.iter().peekable();
     for (from, to) in runs {

@@ -9,8 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::chain::model::{MADE, Made, SPACE, TASK, Tree, scratch, tree};
 use crate::chain::{Catalog, Held, State, check_dir};
-use crate::event::Cancel;
-use crate::image::{Images, Place, Sidecar};
+use crate::image::{Images, PagemapId, Place, Sidecar};
 use crate::units::PAGE_SIZE;
 
 /// Panics unless every page of `layer`, read through its stack, has the bytes of its owner.

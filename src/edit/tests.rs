@@ -1,4 +1,5 @@
-//! Random sequences of changes on random trees of layers, against a model that knows only bytes.
+//! Random sequences of changes and dedups on random trees of layers, against a model that knows only
+//! bytes. `ICECORE_TEST_SEQUENCES` sets how many.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,7 +10,8 @@ use proptest::sample::{Index, Selector};
 
 use super::*;
 use crate::chain::model::{Cells, Made, SPACE, cells, pagemap, scratch};
-use crate::chain::{self, Catalog, Ranges, Stack, check_dir};
+use crate::chain::{self, Catalog, Depth, Ranges, Stack, check_dir};
+use crate::dedup;
 use crate::error::Kind;
 use crate::event::Cancel;
 use crate::image::proto::InventoryEntry;
@@ -40,6 +42,8 @@ fn seeds() -> impl Strategy<Value = Vec<Seed>> {
 struct World {
     root: PathBuf,
     layers: BTreeMap<PathBuf, Memory>,
+    /// Layers that a dedup has consumed.
+    lost: BTreeSet<PathBuf>,
     made: usize,
 }
 
@@ -84,7 +88,11 @@ impl World {
                     (Some(Place::Parent), None) => *cell = None,
                     (Some(Place::Present), _) => {
                         let place = n * 3 * SPACE + page as usize + SPACE * pages_id as usize;
-                        let byte = u8::try_from(1 + place % 251).unwrap();
+                        // Half of the pages are like many others: equal below, or zeros.
+                        let byte = match place % 2 {
+                            0 => u8::try_from(page % 3).unwrap(),
+                            _ => u8::try_from(1 + place % 251).unwrap(),
+                        };
                         pages.append(&vec![byte; PAGE_SIZE as usize]).unwrap();
                         bytes.insert(page, byte);
                     }
@@ -136,13 +144,46 @@ impl World {
         let done = apply(plan, &(), &Cancel::default());
         if plan.is_possible() {
             done.unwrap();
-            plan.removals
-                .iter()
-                .for_each(|gone| drop(self.layers.remove(&gone.dir)));
+            plan.removals.iter().for_each(|gone| self.forget(&gone.dir));
         } else {
             done.unwrap_err();
         }
         plan.is_possible()
+    }
+
+    fn forget(&mut self, dir: &Path) {
+        self.layers.remove(dir);
+        self.lost.remove(dir);
+    }
+
+    /// Deduplicates a stack; what is planned twice has nothing left to do.
+    fn dedup(&mut self, dir: &Path, name: &str) {
+        let strategy = dedup::strategy(name).unwrap();
+        let single = Stack::open(dir).unwrap().depth() == 1;
+        if single && !strategy.is_lossless() {
+            dedup::plan(dir, strategy).unwrap_err();
+            return;
+        }
+        let plan = dedup::plan(dir, strategy).unwrap();
+        let done = dedup::apply(&plan, &(), &Cancel::default());
+        if !plan.is_possible() {
+            assert!(!strategy.is_lossless(), "{plan:?}");
+            done.unwrap_err();
+            return;
+        }
+        let freed = done.unwrap();
+        assert_eq!((freed.pages, freed.bytes), (plan.pages, plan.bytes));
+        let lost: Vec<PathBuf> = plan
+            .lost_layers()
+            .map(|victim| victim.dir.clone())
+            .collect();
+        assert!(name == "superseded" || lost.is_empty(), "{plan:?}");
+        for dir in lost {
+            self.layers.remove(&dir).unwrap();
+            self.lost.insert(dir);
+        }
+        let again = dedup::plan(dir, strategy).unwrap();
+        assert!(again.is_empty() && again.is_possible(), "{again:?}");
     }
 
     /// Every layer that is there gives what it should, and there is nothing else.
@@ -172,11 +213,20 @@ impl World {
             .unwrap()
             .map(|e| e.unwrap().path())
             .collect();
-        assert_eq!(here, self.layers.keys().cloned().collect());
+        assert_eq!(
+            here,
+            self.layers.keys().chain(&self.lost).cloned().collect()
+        );
         let catalog = Catalog::scan(&self.root).unwrap();
         for layer in catalog.layers() {
-            assert!(layer.is_restorable(), "{layer:?}");
+            let lost = self.lost.contains(&layer.dir);
+            assert_eq!(layer.is_restorable(), !lost, "{layer:?}");
         }
+        if catalog.layers().is_empty() {
+            return;
+        }
+        let verified = chain::verify(&self.root, Depth::Full, &(), &Cancel::default()).unwrap();
+        assert_eq!(verified.findings, vec![]);
     }
 }
 
@@ -191,6 +241,8 @@ enum Step {
     Pin(Index, bool),
     Label(Index),
     Dump(Index, [Option<Cells>; 3]),
+    Dedup(Index, &'static str),
+    Adopt(Index),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -204,6 +256,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<Index>(), any::<bool>()).prop_map(|(a, b)| Step::Pin(a, b)),
         1 => any::<Index>().prop_map(Step::Label),
         3 => (any::<Index>(), [map(), map(), map()]).prop_map(|(a, m)| Step::Dump(a, m)),
+        2 => any::<Index>().prop_map(|a| Step::Dedup(a, "unchanged")),
+        2 => any::<Index>().prop_map(|a| Step::Dedup(a, "zero")),
+        1 => any::<Index>().prop_map(|a| Step::Dedup(a, "superseded")),
+        1 => any::<Index>().prop_map(|a| Step::Dedup(a, "unneeded")),
+        1 => any::<Index>().prop_map(Step::Adopt),
     ]
 }
 
@@ -252,11 +309,27 @@ fn take(world: &mut World, step: Step) {
             let parent = world.pick(a);
             world.write(Some(&parent), &maps, true);
         }
+        Step::Dedup(a, strategy) => {
+            let dir = world.pick(a);
+            world.dedup(&dir, strategy);
+        }
+        Step::Adopt(a) => {
+            chain::adopt(&world.pick(a), &(), &Cancel::default()).unwrap();
+        }
     }
 }
 
+fn sequences() -> u32 {
+    let wanted = std::env::var("ICECORE_TEST_SEQUENCES");
+    wanted.ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig {
+        cases: sequences(),
+        max_shrink_time: 60_000,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn every_layer_that_stays_gives_the_same_memory(
         seeds in seeds(), steps in prop::collection::vec(step(), 1..8),

@@ -171,9 +171,13 @@ impl Sidecar {
                 continue;
             }
             if let Some(id) = pages_id(&name) {
-                self.pages.push(match kept.known_pages(id) {
-                    Some(known) => known.clone(),
-                    None => PagesDigest::of(&dir.join(&name), id)?,
+                let known = kept.known_pages(id).cloned().unwrap_or_default();
+                self.pages.push(if known.is_known() {
+                    known
+                } else {
+                    let mut new = PagesDigest::of(&dir.join(&name), id)?;
+                    new.zero(&known.zeros);
+                    new
                 });
                 continue;
             }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -12,7 +12,7 @@ use super::Images;
 use super::digest::pages_id;
 use super::frame::{self, Record};
 use super::pagemap::{Pagemap, PagemapId};
-use super::sidecar::{SIDECAR, Sidecar};
+use super::sidecar::{Extent, SIDECAR, Sidecar};
 use crate::error::{Error, Kind, Result};
 use crate::store::PartialDir;
 
@@ -24,6 +24,8 @@ pub struct LayerWriter {
     dir: PartialDir,
     /// Digests of files that were taken over: their content is not looked at again.
     kept: RefCell<Sidecar>,
+    /// A layer that exists is given new contents.
+    replaces: bool,
 }
 
 /// A pages file being written.
@@ -53,7 +55,7 @@ impl LayerWriter {
     /// # Errors
     /// When it is neither, or when another process is writing it.
     pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
-        PartialDir::create(dir).map(Self::of)
+        PartialDir::create(dir).map(|dir| Self::of(dir, false))
     }
 
     /// Begins new contents for the layer in `dir`; the commit puts them in its place in one step.
@@ -61,12 +63,16 @@ impl LayerWriter {
     /// # Errors
     /// When it is not there, or when another process is replacing it.
     pub fn replace(dir: impl AsRef<Path>) -> Result<Self> {
-        PartialDir::replace(dir).map(Self::of)
+        PartialDir::replace(dir).map(|dir| Self::of(dir, true))
     }
 
-    fn of(dir: PartialDir) -> Self {
+    fn of(dir: PartialDir, replaces: bool) -> Self {
         let kept = RefCell::default();
-        Self { dir, kept }
+        Self {
+            dir,
+            kept,
+            replaces,
+        }
     }
 
     /// Where the files are until the commit.
@@ -81,8 +87,22 @@ impl LayerWriter {
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(&path);
+            .open(&path)
+            .and_then(|file| self.give_to_owner(&path).map(|()| file));
         Ok((file.map_err(|e| Error::path("create", &path, e))?, path))
+    }
+
+    /// New contents belong to whom the old ones belonged.
+    fn give_to_owner(&self, path: &Path) -> io::Result<()> {
+        if !self.replaces {
+            return Ok(());
+        }
+        let dir = fs::metadata(self.dir.path())?;
+        let file = fs::metadata(path)?;
+        if (dir.uid(), dir.gid()) == (file.uid(), file.gid()) {
+            return Ok(());
+        }
+        chown(path, Some(dir.uid()), Some(dir.gid()))
     }
 
     fn write(&self, name: &str, data: &[u8]) -> Result<()> {
@@ -171,6 +191,19 @@ impl LayerWriter {
         Ok(())
     }
 
+    /// Writes a sidecar without digests of files, where there are none yet: of the pages files it
+    /// holds what was taken over or noted. None is written when there is nothing to note.
+    pub fn marks(&self, mut sidecar: Sidecar) -> Result<()> {
+        sidecar.pages.clone_from(&self.kept.borrow().pages);
+        sidecar
+            .pages
+            .retain(|pages| !pages.zeros.is_empty() || !pages.freed.is_empty());
+        if sidecar == Sidecar::default() {
+            return Ok(());
+        }
+        self.write(SIDECAR, &sidecar.to_file()?)
+    }
+
     /// Begins `pages-N.img`.
     pub fn pages(&self, pages_id: u32) -> Result<PagesFile> {
         let (file, path) = self.create_file(&format!("pages-{pages_id}.img"))?;
@@ -187,6 +220,11 @@ impl LayerWriter {
     pub fn sidecar(&self, mut sidecar: Sidecar) -> Result<()> {
         sidecar.digest(self.dir.path(), &self.kept.borrow())?;
         self.write(SIDECAR, &sidecar.to_file()?)
+    }
+
+    /// Notes that parts of `pages-N.img` that were left out (holes) are zeros.
+    pub fn zeros(&self, pages_id: u32, extents: &[Extent]) {
+        self.kept.borrow_mut().pages_of(pages_id).zero(extents);
     }
 
     /// Makes the `parent` link.

@@ -4,6 +4,7 @@ pub mod clone;
 pub mod cpu;
 pub mod descriptor;
 pub mod events;
+pub mod extents;
 pub mod kcmp;
 pub mod names;
 pub mod pagemap;

@@ -8,6 +8,7 @@ mod architecture;
 mod busy;
 mod commands;
 mod crash;
+mod dedup;
 mod demo;
 mod dump_restore;
 mod edit;

@@ -224,11 +224,15 @@ fn dedup_keeps_every_layer_that_it_does_not_name() {
     let mut sandbox = Sandbox::new();
     let target = sandbox.specimen_with(&[STILL], "writer", &["600"]);
     let made = drill(&sandbox, &target);
-    let plan = sandbox.icecore("dedup -D img/5 --dry-run").ok();
+    let plan = sandbox
+        .icecore("dedup -D img/5 --strategy superseded --dry-run")
+        .ok();
     eprintln!("{}", plan.stdout);
     restore(&sandbox, &target, &made[0]);
     sandbox.kill(&target);
-    sandbox.icecore("dedup -D img/5 --yes").ok();
+    sandbox
+        .icecore("dedup -D img/5 --strategy superseded --yes")
+        .ok();
     restore(&sandbox, &target, &made[4]);
     sandbox.kill(&target);
     // A consumed layer is refused, and nothing is started.

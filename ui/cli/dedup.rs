@@ -1,6 +1,7 @@
-//! `icecore dedup -D DIR`: give back pages that the layers below DIR store for nothing.
+//! `icecore dedup -D DIR`: give back pages that the layers of a stack store for nothing.
 //!
-//! The option is CRIU's. Unlike CRIU, it shows first what it would do and what that costs, and asks.
+//! The option is CRIU's. Unlike CRIU, it frees only what costs no layer anything, unless it is told
+//! to; and it shows first what it would do and what that costs, and asks.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -10,15 +11,21 @@ use icecore::dedup::{self, Freed, Plan};
 use icecore::{Cancel, Error, Kind, Result};
 use serde_json::json;
 
-/// Free what the layers below a layer store for nothing.
+use crate::format;
+
+/// Free what the layers of a stack store for nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The layer for whose benefit the layers below are punched.
+    /// The layer whose stack is deduplicated.
     #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
     pub images_dir: PathBuf,
-    /// How to find such pages.
-    #[arg(long, value_name = "NAME", default_value = "superseded")]
-    pub strategy: String,
+    /// What to free, one after the other: unchanged, zero, content (no layer loses anything), or
+    /// superseded (as criu does: the layers below stop being restorable).
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = ["unchanged", "zero"])]
+    pub strategy: Vec<String>,
+    /// With superseded: only what no restorable layer needs.
+    #[arg(long)]
+    pub keep_restorable: bool,
     /// Show what would be freed and what it costs; change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -30,43 +37,67 @@ pub(crate) struct Args {
     pub json: bool,
 }
 
-/// Plans, shows, asks, applies.
+/// Plans, shows, asks, applies; strategy by strategy.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut out = io::stdout().lock();
-    let plan = dedup::plan(&args.images_dir, dedup::strategy(&args.strategy)?)?;
-    if !args.json {
-        show(&mut out, &plan).map_err(output)?;
-    }
-    let refused = !plan.is_possible();
-    if refused || args.dry_run {
-        if args.json {
-            print(&mut out, &json!({ "plan": plan }))?;
-        }
-        if refused {
-            let what = format!(
-                "The layers below {} cannot be deduplicated",
-                plan.dir.display()
-            );
+    let mut steps = Vec::new();
+    for name in &args.strategy {
+        let name = match name.as_str() {
+            "superseded" if args.keep_restorable => "unneeded",
+            name => name,
+        };
+        let (plan, freed) = step(args, name, &mut out)?;
+        steps.push(json!({ "plan": plan, "freed": freed }));
+        if !plan.is_possible() {
+            if args.json {
+                print(&mut out, &json!({ "schema": "icecore/v1", "steps": steps }))?;
+            }
+            let dir = plan.dir.display();
+            let what = format!("The stack of {dir} cannot be deduplicated ({name})");
             return Err(Error::refused(what, plan.obstacles));
         }
-        return Ok(());
+    }
+    if args.json {
+        print(&mut out, &json!({ "schema": "icecore/v1", "steps": steps }))?;
+    }
+    Ok(())
+}
+
+/// One strategy; what was freed, unless it was not to be.
+fn step(args: &Args, name: &str, out: &mut impl Write) -> Result<(Plan, Option<Freed>)> {
+    let plan = dedup::plan(&args.images_dir, dedup::strategy(name)?)?;
+    if !args.json {
+        show(out, &plan).map_err(output)?;
+    }
+    if !plan.is_possible() || args.dry_run {
+        return Ok((plan, None));
     }
     if plan.lost_layers().next().is_some() && !args.yes {
-        confirm(&mut out, &plan)?;
+        confirm(out, &plan)?;
     }
     let freed = dedup::apply(&plan, &(), &Cancel::default())?;
-    if args.json {
-        return print(&mut out, &json!({ "plan": plan, "freed": freed }));
+    if !args.json && !plan.is_empty() {
+        done(out, &freed).map_err(output)?;
     }
-    done(&mut out, &freed).map_err(output)
+    Ok((plan, Some(freed)))
 }
 
 /// The plan, for people.
 fn show(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
     if plan.is_empty() {
-        return writeln!(out, "Nothing to free below {}", plan.dir.display());
+        return writeln!(
+            out,
+            "{}: nothing to free in the stack of {}",
+            plan.strategy,
+            plan.dir.display()
+        );
     }
-    writeln!(out, "Below {} ({}):", plan.dir.display(), plan.strategy)?;
+    writeln!(
+        out,
+        "{}, in the stack of {}:",
+        plan.strategy,
+        plan.dir.display()
+    )?;
     for cut in &plan.cuts {
         writeln!(
             out,
@@ -76,9 +107,21 @@ fn show(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
             cut.pagemap.file_name(),
             cut.ranges.len(),
         )?;
+        for part in &cut.mappings {
+            let bytes = format_size(part.bytes, BINARY);
+            writeln!(
+                out,
+                "              {bytes:>10}  {}",
+                format::plain(&part.mapping)
+            )?;
+        }
     }
     let total = format_size(plan.bytes, BINARY);
-    writeln!(out, "  {total:>10}  in all, {} pages", plan.pages)?;
+    writeln!(
+        out,
+        "  {total:>10}  in all, {}",
+        format::count(plan.pages, "page")
+    )?;
     for victim in plan.lost_layers() {
         writeln!(
             out,
@@ -126,8 +169,8 @@ fn done(out: &mut impl Write, freed: &Freed) -> io::Result<()> {
     let bytes = format_size(freed.bytes, BINARY);
     writeln!(
         out,
-        "Freed {bytes} ({} pages), as measured on the disk",
-        freed.pages
+        "Freed {bytes} ({}), as measured on the disk",
+        format::count(freed.pages, "page")
     )
 }
 

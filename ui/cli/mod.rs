@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Search(search::Args),
     /// Count the pages that a running tree writes
     Watch(watch::Args),
-    /// Free pages that upper layers override
+    /// Free pages that the layers of a stack store for nothing
     Dedup(dedup::Args),
     /// Check that every byte of a stack is still what was written
     Verify(verify::Args),
