@@ -164,7 +164,7 @@ fn thread_registers(pid: Pid, tid: Pid, memory: &Memory) -> Result<CoreEntry> {
             crate::Kind::Unsupported,
             format!("Thread {tid} of process {pid} uses CPU state {lost:#x} that no image holds"),
         )
-        .hint("AMX tiles cannot be saved; dump while the program does not use them"));
+        .hint("dump while the program does not use it"));
     }
     restart::hide_stop(&mut regs);
     abort_sequence(tid, memory, &mut regs);

@@ -117,7 +117,7 @@ impl Remote {
 
     fn run_batch(&mut self, calls: &mut [Call]) -> Result<()> {
         self.prepare(calls)?;
-        self.enter(stub::BATCH)?;
+        self.enter(self.site.stub + stub::BATCH)?;
         self.await_break()?;
         let mut entries = vec![0u8; calls.len() * ENTRY];
         self.read(self.site.batch.start + ENTRY as u64, &mut entries)?;
@@ -201,13 +201,26 @@ impl Remote {
             libc::SYS_exit_group,
             &[u64::from(code.cast_unsigned())],
         )])?;
-        self.enter(stub::BATCH)
+        self.enter(self.site.stub + stub::BATCH)
     }
 
-    /// Sets the registers to an entry of the stub and lets the thread run.
-    fn enter(&self, entry: u64) -> Result<()> {
+    /// Runs code that changes neither `rbx` nor the stack. Only in a process of our own making, where
+    /// the scratch area is executable.
+    ///
+    /// # Errors
+    /// When the thread died or the CPU does not know an instruction.
+    pub fn execute(&mut self, code: &[u8]) -> Result<()> {
+        self.prepare(&[])?;
+        let batch = self.site.stub + stub::BATCH;
+        let home = self.put(0, &[code, &stub::jump_to(batch)].concat())?;
+        self.enter(home)?;
+        self.await_break()
+    }
+
+    /// Sets the registers to our code at `entry` and lets the thread run.
+    fn enter(&self, entry: Vaddr) -> Result<()> {
         let mut regs = self.base;
-        regs.rip = self.site.stub + entry;
+        regs.rip = entry;
         regs.rbx = self.site.batch.start;
         regs.orig_rax = u64::MAX;
         ptrace::set_regs(self.tid, &regs).map_err(|e| self.lost("set the registers of", e))?;

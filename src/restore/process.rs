@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 
 use super::plan::{Body, Recorded};
-use crate::arch::core as registers;
+use crate::arch::{core as registers, tiles};
 use crate::chain::Stack;
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::files::{self, Opened};
@@ -129,6 +129,11 @@ pub(super) fn build_state(
         })
         .collect();
     state::restore(&mut threads)?;
+    for thread in &mut threads {
+        if registers::has_tiles(thread.core) {
+            thread.remote.execute(&tiles::TOUCH)?;
+        }
+    }
     let mut warnings: Vec<Obstacle> = threads
         .iter_mut()
         .flat_map(|t| std::mem::take(&mut t.warnings))

@@ -30,6 +30,7 @@ mod sched;
 mod seccomp;
 mod sigactions;
 mod switches;
+mod tiles;
 mod words;
 
 use crate::error::{Error, Obstacle, Result};
@@ -82,9 +83,11 @@ pub trait Resource: Sync {
 
 /// All kinds, in the order in which they are restored. Rules behind the order:
 /// signal actions before pending signals (SIG_IGN flushes); pending signals and timers, which take
-/// queue entries, and scheduling before limits; all that needs rights before credentials; the
+/// queue entries, and scheduling before limits; the permission for AMX, which asks for large
+/// alternate stacks, before these; all that needs rights before credentials; the
 /// parent-death signal after credentials (changing them clears it).
 pub static RESOURCES: &[&dyn Resource] = &[
+    &tiles::TilePermission,
     &process::Personality,
     &process::Recorded,
     &comm::Comm,

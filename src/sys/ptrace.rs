@@ -372,7 +372,7 @@ mod tests {
     use super::*;
     use crate::sys::clone::fork_idle;
 
-    /// Why AMX, 32-bit code and syscall user dispatch are not seen before the freeze.
+    /// Why 32-bit code and syscall user dispatch are not seen before the freeze.
     #[test]
     fn a_thread_that_was_not_stopped_tells_nothing_about_itself() {
         let child = fork_idle(None).unwrap();

@@ -195,6 +195,27 @@ fn a_process_with_a_root_directory_of_its_own_comes_back() {
 }
 
 #[test]
+fn tiles_come_back_and_may_still_be_used() {
+    round_trip("tiles", &[], &[("thread", "check"), ("later", "check")]);
+    round_trip("tiles", &[], &[("thread", "check"), ("later", "load")]);
+}
+
+#[test]
+fn tiles_may_first_be_used_after_a_restore() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("tiles", &[]);
+    dump_and_kill(&sandbox, &target, 1);
+    sandbox.icecore("restore -D 1 -d").ok();
+    target.ask_at("later", "load");
+    for desk in ["later", "thread", "main"] {
+        eprintln!("{desk}: {}", target.ask_at(desk, "check"));
+    }
+}
+
+#[test]
 fn eventfds_timerfds_signalfds_and_epoll_come_back() {
     round_trip("events", &[], &[]);
 }

@@ -33,6 +33,7 @@ mod sleepers;
 mod surroundings;
 mod terminals;
 mod threads;
+mod tiles;
 mod timers;
 mod tree;
 mod writer;
@@ -62,6 +63,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("surroundings", surroundings::run),
     ("terminals", terminals::run),
     ("threads", threads::run),
+    ("tiles", tiles::run),
     ("timers", timers::run),
     ("tree", tree::run),
     ("writer", writer::run),

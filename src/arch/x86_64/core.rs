@@ -20,9 +20,13 @@ const OPMASK: u32 = 5;
 const ZMM_UPPER: u32 = 6;
 const HI16_ZMM: u32 = 7;
 const PKRU: u32 = 9;
-const IN_IMAGE: u64 = 0b11 | 1 << YMM | 1 << OPMASK | 1 << ZMM_UPPER | 1 << HI16_ZMM | 1 << PKRU;
+const CRIUS: u64 = 0b11 | 1 << YMM | 1 << OPMASK | 1 << ZMM_UPPER | 1 << HI16_ZMM | 1 << PKRU;
+/// AMX: in fields of our own, and not in `xstate_bv`, by which CRIU would look for them.
+const TILE_CONFIG: u32 = 17;
+const TILES: u32 = super::tiles::COMPONENT;
+const IN_IMAGE: u64 = CRIUS | 1 << TILE_CONFIG | 1 << TILES;
 
-/// XSAVE components in use in `area` for which CRIU's image has no place (AMX tiles), as bits.
+/// XSAVE components in use in `area` for which the image has no place, as bits.
 pub fn not_in_image(area: &[u8]) -> u64 {
     if area.len() < XSAVE_HEADER_END {
         0
@@ -37,11 +41,12 @@ pub fn missing_here(core: &CoreEntry) -> Vec<String> {
 }
 
 fn missing(core: &CoreEntry, has: impl Fn(u32) -> bool) -> Vec<String> {
-    let used = core
+    let xsave = core
         .thread_info
         .as_ref()
-        .and_then(|info| info.fpregs.xsave.as_ref())
-        .map_or(0, |xsave| xsave.xstate_bv);
+        .and_then(|info| info.fpregs.xsave.as_ref());
+    let tiles = u64::from(has_tiles(core)) << TILES;
+    let used = xsave.map_or(0, |xsave| xsave.xstate_bv) | tiles;
     // x87 and SSE are everywhere; bit 63 tells a layout, not a component.
     let mut missing: Vec<String> = (2..63)
         .filter(|&n| used & 1 << n != 0 && !has(n))
@@ -49,11 +54,20 @@ fn missing(core: &CoreEntry, has: impl Fn(u32) -> bool) -> Vec<String> {
             YMM => "AVX".to_owned(),
             OPMASK | ZMM_UPPER | HI16_ZMM => "AVX-512".to_owned(),
             PKRU => "protection keys".to_owned(),
+            TILES => "AMX".to_owned(),
             n => format!("XSAVE component {n}"),
         })
         .collect();
     missing.dedup();
     missing
+}
+
+/// True when AMX tiles are in use in `core`: [`from_image`] then needs a thread that was
+/// [made ready](super::tiles) for them.
+pub fn has_tiles(core: &CoreEntry) -> bool {
+    let info = core.thread_info.as_ref();
+    let xsave = info.and_then(|info| info.fpregs.xsave.as_ref());
+    xsave.is_some_and(|xsave| xsave.tile_config.is_some() || xsave.tiles.is_some())
 }
 
 /// A core image that holds only registers: general ones and the XSAVE area as ptrace gives it.
@@ -158,8 +172,14 @@ fn regs_from_image(i: &UserX86RegsEntry) -> Regs {
 
 fn fpregs_to_image(area: &[u8]) -> UserX86FpregsEntry {
     let half = |at: usize| u32::from(u16::from_le_bytes([area[at], area[at + 1]]));
+    let in_use = |n: u32| {
+        let used = area.len() >= XSAVE_HEADER_END && word(area, XSTATE_BV) & 1 << n != 0;
+        used.then(|| component(area, n).to_vec())
+    };
     let xsave = (area.len() >= XSAVE_HEADER_END).then(|| UserX86XsaveEntry {
-        xstate_bv: word(area, XSTATE_BV) & IN_IMAGE,
+        xstate_bv: word(area, XSTATE_BV) & CRIUS,
+        tile_config: in_use(TILE_CONFIG),
+        tiles: in_use(TILES),
         ymmh_space: words32(component(area, YMM)),
         opmask_reg: words64(component(area, OPMASK)),
         zmm_upper: words64(component(area, ZMM_UPPER)),
@@ -216,6 +236,13 @@ fn fpregs_from_image(fp: &UserX86FpregsEntry, fresh: &[u8]) -> Vec<u8> {
         place64(ZMM_UPPER, &xsave.zmm_upper);
         place64(HI16_ZMM, &xsave.hi16_zmm);
         present &= xsave.xstate_bv;
+        for (n, bytes) in [(TILE_CONFIG, &xsave.tile_config), (TILES, &xsave.tiles)] {
+            let place = xsave_component(n).zip(bytes.as_ref());
+            if let Some(((at, len), bytes)) = place.filter(|((_, len), b)| *len == b.len()) {
+                put(&mut area, at, &bytes[..len]);
+                present |= 1 << n;
+            }
+        }
     }
     put(&mut area, XSTATE_BV, &present.to_le_bytes());
     area
@@ -300,7 +327,8 @@ mod tests {
             *byte = i.to_le_bytes()[0];
         }
         let mut bv = 0b11u64;
-        for n in [YMM, OPMASK, ZMM_UPPER, HI16_ZMM, PKRU] {
+        area.resize(16384, 0);
+        for n in [YMM, OPMASK, ZMM_UPPER, HI16_ZMM, PKRU, TILE_CONFIG, TILES] {
             if let Some((at, len)) = xsave_component(n) {
                 bv |= 1 << n;
                 for i in 0..len {
@@ -320,9 +348,29 @@ mod tests {
     }
 
     #[test]
-    fn tiles_are_reported_as_not_in_the_image() {
+    fn state_without_a_place_in_the_image_is_reported() {
         let mut area = vec![0u8; 1024];
-        put(&mut area, XSTATE_BV, &(1u64 << 18 | 0b111).to_le_bytes());
-        assert_eq!(not_in_image(&area), 1 << 18);
+        put(
+            &mut area,
+            XSTATE_BV,
+            &(1u64 << 19 | 1 << 18 | 0b111).to_le_bytes(),
+        );
+        assert_eq!(not_in_image(&area), 1 << 19);
+    }
+
+    #[test]
+    fn crius_part_of_the_image_does_not_tell_of_tiles() {
+        let mut area = vec![0u8; 16384];
+        put(
+            &mut area,
+            XSTATE_BV,
+            &(1u64 << TILES | 1 << TILE_CONFIG | 0b11).to_le_bytes(),
+        );
+        let core = to_image(&blank_regs(), &area);
+        assert!(has_tiles(&core));
+        let xsave = core.thread_info.as_ref().unwrap().fpregs.xsave.as_ref();
+        assert_eq!(xsave.unwrap().xstate_bv, 0b11);
+        assert_eq!(missing(&core, |_| false), ["AMX"]);
+        assert!(!has_tiles(&to_image(&blank_regs(), &[0; 4096])));
     }
 }

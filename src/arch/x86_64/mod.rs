@@ -4,6 +4,7 @@ pub mod core;
 mod features;
 pub mod restart;
 pub mod stub;
+pub mod tiles;
 
 pub use features::{instruction_sets, lacking};
 

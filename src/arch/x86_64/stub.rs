@@ -133,6 +133,14 @@ pub fn bytes(back: &Return<'_>) -> [u8; LEN] {
     out
 }
 
+/// Code that jumps to an address and changes no register.
+pub fn jump_to(address: Vaddr) -> [u8; 14] {
+    // jmp [rip], then the address.
+    let mut code = [0xff, 0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    code[6..].copy_from_slice(&address.to_le_bytes());
+    code
+}
+
 /// True when `bytes` (at least [`LEN`]) hold a stub of ours, whatever its constants: left behind by
 /// an engine that died. It is inert; the place can be used again.
 pub fn is_stub(bytes: &[u8]) -> bool {
