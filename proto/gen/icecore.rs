@@ -88,6 +88,13 @@ pub struct Sidecar {
     #[prost(string, repeated, tag = "40")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub instruction_sets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Identities of layers that squash made part of this one, 16 bytes each.
+    #[prost(bytes = "vec", optional, tag = "41")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::image::json::optional_bytes"
+    )]
+    pub squashed: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
     /// Digests of all files but pages and this one.
     #[prost(message, repeated, tag = "50")]
     #[serde(skip_serializing_if = "Vec::is_empty")]

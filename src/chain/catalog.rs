@@ -190,17 +190,24 @@ impl Catalog {
 
 /// Collects the layers in `dir` and below.
 fn search(dir: &Path, depth: usize, found: &mut Vec<PathBuf>, unreadable: &mut Vec<Obstacle>) {
+    let cannot = |error| {
+        let error = Error::path("read", dir, error);
+        let hint = "Layers in there are not listed; run as a user who may read it";
+        Obstacle::new(error.kind(), error.one_line(), hint)
+    };
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) => {
-            let error = Error::path("read", dir, error);
-            let hint = "Layers in there are not listed; run as a user who may read it";
-            unreadable.push(Obstacle::new(error.kind(), error.one_line(), hint));
-            return;
-        }
+        Err(error) => return unreadable.push(cannot(error)),
     };
     let mut is_layer = false;
-    for entry in entries.flatten() {
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                unreadable.push(cannot(error));
+                break;
+            }
+        };
         if is_staging(&entry.file_name()) {
             continue;
         }

@@ -45,6 +45,8 @@ pub struct Rewrite {
     pub into: Option<PathBuf>,
     /// The parent it will have.
     pub parent: Option<PathBuf>,
+    /// Layers that become part of it, as squash says.
+    pub joined: Vec<PathBuf>,
     /// Pages that it takes over from layers that are no longer below it.
     pub moved: Vec<Moved>,
     /// Number of those pages.
@@ -106,22 +108,26 @@ impl Plan {
     }
 
     pub(super) fn new(operation: &'static str, request: Request, family: &Family) -> Self {
-        let hidden = family.unreadable.iter().map(|unreadable| {
-            Obstacle::new(
-                unreadable.kind,
-                format!("Branches may be hidden: {}", unreadable.what),
-                "Run as a user who may read the directory",
-            )
-        });
-        Self {
+        let mut plan = Self {
             operation,
             rewrites: Vec::new(),
             removals: Vec::new(),
             obstacles: Vec::new(),
-            warnings: hidden.collect(),
+            warnings: Vec::new(),
             request,
             folders: family.folders(),
+        };
+        for unreadable in &family.unreadable {
+            let what = format!("Branches may be hidden: {}", unreadable.what);
+            if unreadable.kind == Kind::Permission {
+                let hint = "Run as a user who may read the directory";
+                plan.warnings
+                    .push(Obstacle::new(unreadable.kind, what, hint));
+            } else {
+                plan.obstacle(unreadable.kind, what, "Repair the disk, then try again");
+            }
         }
+        plan
     }
 
     pub(super) fn obstacle(&mut self, kind: Kind, what: String, hint: impl Into<String>) {
@@ -239,6 +245,7 @@ impl Plan {
             name: layer.name.clone(),
             into,
             parent,
+            joined: Vec::new(),
             moved: Vec::new(),
             pages: 0,
             bytes: 0,

@@ -7,7 +7,9 @@ use super::plan::{Rewrite, level_of, moving};
 use crate::chain::{self, Ranges, Resolved, Stack};
 use crate::error::{Error, Result};
 use crate::event::Cancel;
-use crate::image::{LayerWriter, Pagemap, PagemapId, PagesFile, Place, Run, SIDECAR, Sidecar};
+use crate::image::{
+    Images, LayerWriter, Pagemap, PagemapId, PagesFile, Place, Run, SIDECAR, Sidecar,
+};
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// Bytes moved at once.
@@ -75,6 +77,10 @@ pub(super) fn rewrite(rewrite: &Rewrite, cancel: &Cancel) -> Result<u64> {
         sidecar.pages_stored = Some(figures.stored);
         sidecar.pages_in_parent = Some(figures.in_parent);
         sidecar.bytes = Some(figures.stored * PAGE_SIZE);
+        let joined = joined(&rewrite.joined)?;
+        if !joined.is_empty() {
+            sidecar.squashed.get_or_insert_default().extend(joined);
+        }
         if rewrite.into.is_some() {
             sidecar.id = Sidecar::new_id()?;
             sidecar.pinned = None;
@@ -84,6 +90,18 @@ pub(super) fn rewrite(rewrite: &Rewrite, cancel: &Cancel) -> Result<u64> {
     cancel.check()?;
     writer.commit()?;
     Ok(figures.written)
+}
+
+/// Identities of the layers in `dirs`, and of those that are part of them, one after the other.
+fn joined(dirs: &[PathBuf]) -> Result<Vec<u8>> {
+    let mut ids = Vec::new();
+    for dir in dirs {
+        if let Some(sidecar) = Sidecar::read(&Images::open(dir)?)? {
+            ids.extend(sidecar.id);
+            ids.extend(sidecar.squashed.unwrap_or_default());
+        }
+    }
+    Ok(ids)
 }
 
 /// What a process that died while it replaced a sidecar left behind.

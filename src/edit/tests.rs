@@ -402,6 +402,24 @@ fn a_plan_that_is_out_of_date_is_refused() {
 }
 
 #[test]
+fn a_squash_that_was_cut_off_before_layers_went_is_finished_by_the_same_command() {
+    let root = scratch();
+    let [one, two, three] = line(root.path());
+    let before = root.path().join("before");
+    fs::create_dir(&before).unwrap();
+    let copies = line(&before);
+    apply(&squash(&one, &three).unwrap(), &(), &Cancel::default()).unwrap();
+    assert!(!one.exists() && !two.exists() && check_dir(&three).is_sound());
+    // As if it had been killed there.
+    fs::rename(&copies[0], &one).unwrap();
+    fs::rename(&copies[1], &two).unwrap();
+    let plan = squash(&one, &three).unwrap();
+    assert_eq!((plan.rewrites.len(), plan.removals.len()), (0, 2));
+    apply(&plan, &(), &Cancel::default()).unwrap();
+    assert!(!one.exists() && !two.exists() && check_dir(&three).is_sound());
+}
+
+#[test]
 fn pins_directories_inside_and_unfinished_dumps_are_in_the_way() {
     let root = scratch();
     let [one, two, _] = line(root.path());

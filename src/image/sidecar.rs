@@ -29,7 +29,7 @@ const FRESH: &str = "icecore.img.new";
 
 /// Fields that this version knows.
 const KNOWN: std::ops::RangeInclusive<u32> = 1..=20;
-const KNOWN_LATER: [u32; 4] = [40, 50, 51, 52];
+const KNOWN_LATER: [u32; 5] = [40, 41, 50, 51, 52];
 
 /// True for the files that make up a layer, besides the sidecar: what CRIU would read, and the
 /// figures of the dump. Logs and what a restore leaves behind are no part of it.

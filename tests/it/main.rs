@@ -13,6 +13,7 @@ mod demo;
 mod dump_restore;
 mod edit;
 mod errors;
+mod faults;
 mod files;
 mod inspect;
 mod interop;

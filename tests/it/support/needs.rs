@@ -17,6 +17,8 @@ pub enum Need {
     Criu,
     /// `crit` of that directory.
     Crit,
+    /// strace(1).
+    Strace,
     /// CPython 3.
     Python,
     /// `CAP_SYS_RESOURCE`, which root may lack. Only the CRIU that tests compare with needs it, so its
@@ -66,6 +68,7 @@ impl Need {
                     .then_some(())
                     .ok_or("root lacks CAP_SYS_RESOURCE".to_owned())
             }
+            Self::Strace => program("strace"),
             Self::Python => python().map(drop).ok_or("there is no python3".to_owned()),
         }
     }
@@ -87,6 +90,12 @@ pub fn criu() -> Result<PathBuf, String> {
         return Ok(root);
     }
     Err(format!("there is no CRIU in {}: {hint}", root.display()))
+}
+
+fn program(name: &str) -> Result<(), String> {
+    let found = std::process::Command::new(name).arg("--version").output();
+    let works = found.is_ok_and(|output| output.status.success());
+    works.then_some(()).ok_or(format!("there is no {name}"))
 }
 
 /// CPython of the system.

@@ -1,0 +1,213 @@
+//! Operations on stacks that are cut off at every system call, or meet a disk that is full or broken
+//! at every system call: every layer is bit for bit what it was, or the operation has done its work;
+//! and the same command finishes it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use icecore::chain::{Stack, check_dir};
+use tempfile::TempDir;
+
+use crate::support::faults::{CHANGES, FALLIBLE, failing_at, killed_at, points};
+use crate::support::{Need, Sandbox, require};
+
+const ICECORE: &str = env!("CARGO_BIN_EXE_icecore");
+
+/// Digest of the memory of each task and segment as of a layer, and of the files that never change.
+type Contents = BTreeMap<String, blake3::Hash>;
+
+fn contents(dir: &Path) -> Contents {
+    let report = check_dir(dir);
+    assert_eq!(report.obstacles, vec![], "{}", dir.display());
+    let stack = Stack::open(dir).unwrap();
+    let images = stack.tip().images();
+    let mut all = Contents::new();
+    for id in images.pagemaps().unwrap() {
+        let memory = stack.resolved(id).unwrap().checked();
+        let mut hasher = blake3::Hasher::new();
+        for run in memory.runs() {
+            let mut bytes = vec![0; usize::try_from(run.range.bytes()).unwrap()];
+            memory.read_at(run.range.start, &mut bytes).unwrap();
+            for (page, addr) in bytes.chunks(4096).zip((run.range.start..).step_by(4096)) {
+                hasher.update(&addr.to_le_bytes()).update(page);
+            }
+        }
+        all.insert(id.file_name(), hasher.finalize());
+    }
+    for name in images.names().unwrap() {
+        let pages = name.starts_with("pages-") || name.starts_with("pagemap-");
+        if !pages && name.ends_with(".img") && name != "icecore.img" {
+            all.insert(
+                name.clone(),
+                blake3::hash(&fs::read(dir.join(&name)).unwrap()),
+            );
+        }
+    }
+    all
+}
+
+/// A stack `1` … `5` of a real process, with a branch `2b` on `2`.
+struct Template {
+    dir: TempDir,
+    contents: BTreeMap<String, Contents>,
+}
+
+impl Template {
+    fn new() -> Self {
+        let dir = Self::scratch();
+        let mut sandbox = Sandbox::new();
+        let target = sandbox.specimen("writer", &["8"]);
+        let mut contents = BTreeMap::new();
+        let img = dir.path().join("img");
+        for layer in 1..=5 {
+            let (pid, place) = (target.pid, img.join(layer.to_string()));
+            let parent = match layer {
+                1 => String::new(),
+                _ => format!("--prev-images-dir ../{}", layer - 1),
+            };
+            let place = place.display();
+            let words = format!("dump -t {pid} -D {place} -R --track-mem {parent}");
+            sandbox.icecore(&words).ok();
+            target.ask(&format!("dirty 0 3 {layer}"));
+            target.ask(&format!("shared 2 {layer}"));
+        }
+        let branch = img.join("2b");
+        let words = format!("branch {} {}", img.join("2").display(), branch.display());
+        sandbox.icecore(&words).ok();
+        for name in ["1", "2", "3", "4", "5", "2b"] {
+            contents.insert(name.to_owned(), self::contents(&img.join(name)));
+        }
+        Self { dir, contents }
+    }
+
+    /// Where syncing is quick.
+    fn scratch() -> TempDir {
+        tempfile::Builder::new()
+            .prefix("icecore-test-")
+            .tempdir_in("/dev/shm")
+            .unwrap()
+    }
+
+    /// A copy to be worked on; its folder of layers.
+    fn copy(&self) -> (TempDir, PathBuf) {
+        let dir = Self::scratch();
+        let img = dir.path().join("img");
+        let from = self.dir.path().join("img");
+        let status = Command::new("cp")
+            .arg("-a")
+            .arg(&from)
+            .arg(&img)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        (dir, img)
+    }
+
+    /// Every layer in `img` is what it was; all but those in `gone` are there.
+    fn check(&self, what: &str, img: &Path, gone: &[&str]) {
+        for (name, expected) in &self.contents {
+            let dir = img.join(name);
+            if gone.contains(&name.as_str()) && !dir.exists() {
+                continue;
+            }
+            assert!(dir.exists(), "{what}: layer {name} is lost");
+            assert_eq!(&contents(&dir), expected, "{what}: layer {name}");
+        }
+    }
+
+    /// The command finishes what was begun, and leaves nothing else behind.
+    fn finish(&self, what: &str, img: &Path, gone: &[&str], command: &[&str]) {
+        let words = placed(img, command);
+        let output = Command::new(ICECORE).args(&words).output().unwrap();
+        let done = gone.iter().all(|name| !img.join(name).exists());
+        assert!(output.status.success() || done, "{what}: {output:?}");
+        // A look at the stack clears what the dead left.
+        let last = img.join("5");
+        let words = ["label", last.to_str().unwrap(), "x"];
+        let output = Command::new(ICECORE).args(words).output().unwrap();
+        assert!(output.status.success(), "{what}: {output:?}");
+        self.check(what, img, gone);
+        let mut names: Vec<String> = fs::read_dir(img)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let mut expected: Vec<String> = self.contents.keys().cloned().collect();
+        expected.retain(|name| !gone.contains(&name.as_str()));
+        assert_eq!(names, expected, "{what}");
+    }
+}
+
+/// The words of a command, with paths for `@NAME`.
+fn placed(img: &Path, command: &[&str]) -> Vec<String> {
+    let place = |word: &&str| match word.strip_prefix('@') {
+        Some(name) => img.join(name).display().to_string(),
+        None => (*word).to_owned(),
+    };
+    command.iter().map(place).collect()
+}
+
+/// Every operation with the layers that go.
+const OPERATIONS: &[(&[&str], &[&str])] = &[
+    (&["drop", "@2", "--yes"], &["2"]),
+    (&["squash", "@2", "@4", "--yes"], &["2", "3"]),
+];
+
+fn everywhere(set: &[&str], how: &dyn Fn(&crate::support::faults::Point, &[&str]) -> i32) {
+    let template = Template::new();
+    for (command, gone) in OPERATIONS {
+        let (_dir, img) = template.copy();
+        let log = template.dir.path().join("calls");
+        let words = placed(&img, command);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (points, code) = points(set, &log, ICECORE, &words);
+        assert_eq!(code, 0, "{command:?}");
+        template.finish("undisturbed", &img, gone, command);
+        let mut hit = 0;
+        for point in &points {
+            let what = format!("{command:?} at {} {}", point.call, point.number);
+            let (_dir, img) = template.copy();
+            let words = placed(&img, command);
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let code = how(point, &words);
+            hit += usize::from(code != 0);
+            template.check(&what, &img, gone);
+            template.finish(&what, &img, gone, command);
+        }
+        eprintln!(
+            "{command:?}: {} points, {hit} of them ended it",
+            points.len()
+        );
+        assert!(hit * 3 > points.len(), "{hit} of {}", points.len());
+    }
+}
+
+#[test]
+fn an_operation_killed_at_any_call_leaves_every_layer_as_it_was_or_as_it_should_be() {
+    if !require(&[Need::Root, Need::Strace]) {
+        return;
+    }
+    everywhere(CHANGES, &|point, words| killed_at(point, ICECORE, words));
+}
+
+#[test]
+fn an_operation_on_a_full_disk_changes_nothing_or_is_done() {
+    if !require(&[Need::Root, Need::Strace]) {
+        return;
+    }
+    everywhere(FALLIBLE, &|point, words| {
+        failing_at(point, "ENOSPC", ICECORE, words)
+    });
+}
+
+#[test]
+fn an_operation_on_a_broken_disk_changes_nothing_or_is_done() {
+    if !require(&[Need::Root, Need::Strace]) {
+        return;
+    }
+    everywhere(FALLIBLE, &|point, words| {
+        failing_at(point, "EIO", ICECORE, words)
+    });
+}
