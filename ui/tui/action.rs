@@ -352,18 +352,26 @@ const KEYS: usize = 13;
 /// What all keys do, in lines of at most `columns` columns.
 pub(crate) fn help(columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
-    for action in ACTIONS.iter().filter(|action| !action.help.is_empty()) {
-        let keys: Vec<String> = action.keys.iter().map(|key| key_name(*key)).collect();
-        let keys = match action.act {
-            Act::Up => "arrows hjkl".to_owned(),
-            _ => keys.join(" "),
-        };
-        let text = wrap(action.help, columns.saturating_sub(KEYS + 1));
-        for (n, part) in text.iter().enumerate() {
-            let keys = if n == 0 { keys.as_str() } else { "" };
+    let mut entry = |keys: &str, text: &str| {
+        for (n, part) in wrap(text, columns.saturating_sub(KEYS + 1))
+            .iter()
+            .enumerate()
+        {
+            let keys = if n == 0 { keys } else { "" };
             lines.push(format!(" {}{part}", fit(keys, KEYS)));
         }
+    };
+    for action in ACTIONS.iter().filter(|action| !action.help.is_empty()) {
+        let keys: Vec<String> = action.keys.iter().map(|key| key_name(*key)).collect();
+        match action.act {
+            Act::Up => entry("arrows hjkl", action.help),
+            _ => entry(&keys.join(" "), action.help),
+        }
     }
+    entry(
+        "mouse",
+        "a click selects, the wheel moves; text is selected with Shift held",
+    );
     lines.push(String::new());
     let map = "Map: every stored page in address order; colour and letter name the layer whose \
                bytes a restore of the selected layer would take (a is the layer itself). \u{25c6} \

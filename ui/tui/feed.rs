@@ -162,6 +162,7 @@ fn keys(stop: &AtomicBool, messages: &Sender<Msg>) {
             Ok(false) => continue,
             Ok(true) => match event::read() {
                 Ok(Input::Key(key)) => Msg::Key(key),
+                Ok(Input::Mouse(event)) => Msg::Mouse(event),
                 Ok(Input::Resize(columns, rows)) => Msg::Resize(columns, rows),
                 Ok(_) => continue,
                 Err(_) => Msg::Quit,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crossterm::event::KeyEvent;
+use crossterm::event::{KeyEvent, MouseEvent};
 use icecore::task::Tree;
 use icecore::{Error, Event, Pid, TargetState};
 
@@ -23,6 +23,8 @@ use crate::format;
 pub(crate) enum Msg {
     /// A key was pressed.
     Key(KeyEvent),
+    /// The mouse was moved or clicked.
+    Mouse(MouseEvent),
     /// The terminal has a new size (columns, rows).
     Resize(u16, u16),
     /// The processes were listed.

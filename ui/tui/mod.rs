@@ -22,6 +22,7 @@ mod look;
 mod map;
 mod message;
 mod model;
+mod mouse;
 mod popup;
 mod processes;
 mod reader;

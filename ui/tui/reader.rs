@@ -137,6 +137,13 @@ impl Reader {
         Turn::Stay
     }
 
+    /// Scrolls by lines, down or (negative) up.
+    pub(crate) fn scroll(&mut self, lines: isize, room: usize) {
+        let tab = self.tabs.get(self.at);
+        let end = tab.map_or(0, |tab| tab.lines.len().saturating_sub(room));
+        self.scroll = self.scroll.saturating_add_signed(lines).min(end);
+    }
+
     /// The keys that do something here.
     pub(crate) fn keys(&self) -> String {
         let mut keys = Vec::new();

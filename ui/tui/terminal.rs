@@ -5,6 +5,7 @@ use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossterm::cursor::Show;
+use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
 use crossterm::execute;
 use crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
@@ -38,7 +39,7 @@ impl Screen {
         }));
         enable_raw_mode().map_err(cannot)?;
         TAKEN.store(true, Ordering::SeqCst);
-        execute!(stdout(), EnterAlternateScreen).map_err(cannot)?;
+        execute!(stdout(), EnterAlternateScreen, EnableMouseCapture).map_err(cannot)?;
         Terminal::new(CrosstermBackend::new(stdout()))
             .map(Self)
             .map_err(cannot)
@@ -76,7 +77,13 @@ fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         // Nobody is left to tell when the terminal is gone.
         let _raw = disable_raw_mode();
-        let _screen = execute!(stdout(), EndSynchronizedUpdate, LeaveAlternateScreen, Show);
+        let _screen = execute!(
+            stdout(),
+            EndSynchronizedUpdate,
+            DisableMouseCapture,
+            LeaveAlternateScreen,
+            Show
+        );
         let _flushed = stdout().flush();
     }
 }

@@ -22,6 +22,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     match msg {
         Msg::Key(key) if key.kind == KeyEventKind::Release => {}
         Msg::Key(key) => press(model, key, &mut effects),
+        Msg::Mouse(event) => super::mouse::mouse(model, event),
         Msg::Resize(columns, rows) => model.size = (columns, rows),
         Msg::Processes(survey) => survey_taken(model, survey),
         Msg::Stacks(result) => listed(model, result),
@@ -498,7 +499,8 @@ fn newest_of_process(model: &Model) -> Option<usize> {
     model.layer_row(&newest)
 }
 
-fn travel(model: &mut Model, act: Act) {
+/// Moves the cursor of the pane with the keyboard.
+pub(super) fn travel(model: &mut Model, act: Act) {
     let page = usize::from(model.size.1 / 3).max(1);
     match model.focus {
         Focus::Processes => {
@@ -546,7 +548,7 @@ fn moved(at: usize, act: Act, row: usize, page: usize, last: usize) -> usize {
 }
 
 /// The layer next to row `to`, searched first in the direction of the movement.
-fn nearest_layer(rows: &[StackRow], from: usize, to: usize) -> usize {
+pub(super) fn nearest_layer(rows: &[StackRow], from: usize, to: usize) -> usize {
     let is_layer = |at: &usize| rows.get(*at).is_some_and(|row| row.layer().is_some());
     let down = || (to..rows.len()).find(is_layer);
     let up = || (0..=to).rev().find(is_layer);

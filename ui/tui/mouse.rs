@@ -1,0 +1,96 @@
+//! What the mouse does: a click selects what is under it, the wheel moves in the pane under it.
+
+use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
+use ratatui::layout::{Position, Rect};
+
+use super::action::Act;
+use super::model::{Focus, Model};
+use super::popup::Popup;
+use super::update::{nearest_layer, travel};
+use super::view;
+
+/// Lines that one notch of the wheel moves.
+const NOTCH: usize = 3;
+/// Rows of a pane above its list: frame and head.
+const ABOVE: u16 = 2;
+
+/// Takes an event in.
+pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
+    let turn = match event.kind {
+        MouseEventKind::ScrollUp => Some(Act::Up),
+        MouseEventKind::ScrollDown => Some(Act::Down),
+        MouseEventKind::Down(MouseButton::Left) | MouseEventKind::Drag(MouseButton::Left) => None,
+        _ => return,
+    };
+    match &mut model.popup {
+        Some(Popup::Reader(reader)) => {
+            let room = view::reader_room(model.size);
+            for _ in 0..NOTCH {
+                match turn {
+                    Some(Act::Up) => reader.scroll(-1, room),
+                    Some(_) => reader.scroll(1, room),
+                    None => {}
+                }
+            }
+            return;
+        }
+        // What is asked is answered by keys: no click starts anything by mistake.
+        Some(_) => return,
+        None => {}
+    }
+    let areas = view::areas(model.size, model.guide.is_some(), model.focus);
+    let at = Position::new(event.column, event.row);
+    let panes = [
+        (Focus::Processes, areas.processes),
+        (Focus::Stacks, areas.stacks),
+        (Focus::Map, areas.map),
+    ];
+    let Some((focus, area)) = panes.into_iter().find(|(_, area)| area.contains(at)) else {
+        return;
+    };
+    if let Some(act) = turn {
+        let before = std::mem::replace(&mut model.focus, focus);
+        let notch = if focus == Focus::Map { 1 } else { NOTCH };
+        (0..notch).for_each(|_| travel(model, act));
+        model.focus = before;
+        return;
+    }
+    model.focus = focus;
+    match focus {
+        Focus::Processes => {
+            if let Some(row) = row(area, at, model.process_cursor.offset, model.processes.len()) {
+                model.process_cursor.at = row;
+            }
+        }
+        Focus::Stacks => {
+            if let Some(row) = row(area, at, model.stack_cursor.offset, model.stacks.len()) {
+                let from = model.stack_cursor.at;
+                model.stack_cursor.at = nearest_layer(&model.stacks, from, row);
+            }
+        }
+        Focus::Map => pixel(model, area, at),
+    }
+}
+
+/// The row of a list under the mouse.
+fn row(area: Rect, at: Position, offset: usize, len: usize) -> Option<usize> {
+    let inside = at.y.checked_sub(area.y + ABOVE)?;
+    let row = offset + usize::from(inside);
+    (row < len && at.y + 1 < area.bottom()).then_some(row)
+}
+
+/// Puts the cursor of the map under the mouse.
+fn pixel(model: &mut Model, area: Rect, at: Position) {
+    let (columns, rows) = model.grid;
+    let (Some(x), Some(y)) = (at.x.checked_sub(area.x + 1), at.y.checked_sub(area.y + 1)) else {
+        return;
+    };
+    // Without letters a character shows two pixels, one above the other.
+    let y = if model.theme.letters() { y } else { y * 2 };
+    if x < columns && y < rows {
+        let pixel = usize::from(y) * usize::from(columns) + usize::from(x);
+        if pixel < model.pixels.pixels.len() {
+            model.pixel = pixel;
+        }
+    }
+}
