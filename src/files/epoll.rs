@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 use super::descriptor::{self, Descriptor};
-use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Place, Refusal, Reopened};
+use super::{Dumper, FileKind, Findings, Held, Opening, Place, Reopened};
 use crate::error::{Error, Kind, Result};
 use crate::image::proto::{EventpollFileEntry, EventpollTfdEntry, FdTypes, FileEntry};
 use crate::inject::Call;
@@ -26,10 +26,6 @@ impl FileKind for Epoll {
 
     fn recognises(&self, file: &Descriptor) -> bool {
         file.is_anonymous("eventpoll")
-    }
-
-    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
-        None
     }
 
     fn image_type(&self) -> FdTypes {
@@ -109,13 +105,7 @@ impl FileKind for Epoll {
 const EVENT: u64 = 12;
 
 fn part(entry: &FileEntry) -> Result<&EventpollFileEntry> {
-    let missing = || {
-        Error::corrupt(format!(
-            "files.img: entry {} is no epoll instance",
-            entry.id
-        ))
-    };
-    entry.epfd.as_ref().ok_or_else(missing)
+    super::part(entry, entry.epfd.as_ref(), "an epoll instance")
 }
 
 /// The watches of an instance, each under a number at which its process has the file open.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write as _;
 
 use super::descriptor::Descriptor;
-use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Dumper, FileKind, Findings, Held, Opening, Reopened};
 use crate::error::{Error, Result};
 use crate::image::proto::{EventfdFileEntry, FdTypes, FileEntry};
 use crate::sys::events;
@@ -23,10 +23,6 @@ impl FileKind for Eventfd {
 
     fn recognises(&self, file: &Descriptor) -> bool {
         file.is_anonymous("eventfd")
-    }
-
-    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
-        None
     }
 
     fn image_type(&self) -> FdTypes {
@@ -79,6 +75,5 @@ impl FileKind for Eventfd {
 }
 
 fn part(entry: &FileEntry) -> Result<&EventfdFileEntry> {
-    let missing = || Error::corrupt(format!("files.img: entry {} is no eventfd", entry.id));
-    entry.efd.as_ref().ok_or_else(missing)
+    super::part(entry, entry.efd.as_ref(), "an eventfd")
 }

@@ -57,7 +57,7 @@ pub use preflight::{Findings, highest_descriptor, preflight};
 pub use survey::{Survey, survey, survey_link};
 pub use tty::Session;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
 use crate::inject::Remote;
 use descriptor::Descriptor;
@@ -76,7 +76,10 @@ pub trait FileKind: Sync + fmt::Debug {
     }
 
     /// Why `file` cannot be dumped, if so.
-    fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal>;
+    fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
+        let _ = (file, outside, allow);
+        None
+    }
 
     /// CRIU's number for the kind.
     fn image_type(&self) -> FdTypes;
@@ -175,6 +178,11 @@ pub fn kind_of_entry(entry: &FileEntry) -> Option<&'static dyn FileKind> {
         .iter()
         .copied()
         .find(|kind| i32::from(kind.image_type()) == entry.r#type)
+}
+
+/// What an entry of `files.img` holds for its kind, which is named `what`.
+fn part<'a, T>(entry: &FileEntry, part: Option<&'a T>, what: &str) -> Result<&'a T> {
+    part.ok_or_else(|| Error::corrupt(format!("files.img: entry {} is not {what}", entry.id)))
 }
 
 /// Why `file` cannot be dumped, whatever its kind.

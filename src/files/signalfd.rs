@@ -3,7 +3,7 @@
 //! CRIU: `signalfd_entry`. Sources: signalfd(2), proc_pid_fdinfo(5).
 
 use super::descriptor::Descriptor;
-use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Dumper, FileKind, Findings, Held, Opening, Reopened};
 use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FileEntry, SignalfdEntry};
 use crate::sys::events;
@@ -19,10 +19,6 @@ impl FileKind for Signalfd {
 
     fn recognises(&self, file: &Descriptor) -> bool {
         file.is_anonymous("signalfd")
-    }
-
-    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
-        None
     }
 
     fn image_type(&self) -> FdTypes {
@@ -68,6 +64,5 @@ impl FileKind for Signalfd {
 }
 
 fn part(entry: &FileEntry) -> Result<&SignalfdEntry> {
-    let missing = || Error::corrupt(format!("files.img: entry {} is no signalfd", entry.id));
-    entry.sgfd.as_ref().ok_or_else(missing)
+    super::part(entry, entry.sgfd.as_ref(), "a signalfd")
 }

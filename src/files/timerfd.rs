@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use super::descriptor::Descriptor;
-use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
+use super::{Dumper, FileKind, Findings, Held, Opening, Reopened};
 use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FileEntry, TimerfdEntry};
 use crate::sys::events::{self, Timing};
@@ -26,10 +26,6 @@ impl FileKind for Timerfd {
 
     fn recognises(&self, file: &Descriptor) -> bool {
         file.is_anonymous("timerfd")
-    }
-
-    fn refusal(&self, _: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
-        None
     }
 
     fn image_type(&self) -> FdTypes {
@@ -98,8 +94,7 @@ impl FileKind for Timerfd {
 }
 
 fn part(entry: &FileEntry) -> Result<&TimerfdEntry> {
-    let missing = || Error::corrupt(format!("files.img: entry {} is no timerfd", entry.id));
-    entry.tfd.as_ref().ok_or_else(missing)
+    super::part(entry, entry.tfd.as_ref(), "a timerfd")
 }
 
 /// Nanoseconds below a second.
