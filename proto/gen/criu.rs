@@ -1448,6 +1448,30 @@ pub struct SkOptsEntry {
     #[prost(bool, optional, tag = "17")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub so_reuseport: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "18")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub so_broadcast: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "19")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub so_keepalive: ::core::option::Option<bool>,
+    #[prost(uint32, optional, tag = "20")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_keepcnt: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "21")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_keepidle: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "22")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_keepintvl: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "23")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub so_oobinline: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "24")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub so_linger: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "25")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub so_buf_lock: ::core::option::Option<u32>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -3117,6 +3141,24 @@ pub struct SkPacketEntry {
     #[prost(message, repeated, tag = "4")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scm: ::prost::alloc::vec::Vec<ScmEntry>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// SCM_CREDENTIALS, when the receiver asks for them.
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "1002")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: ::core::option::Option<u32>,
+    /// Name of the sender: a struct sockaddr without its family.
+    #[prost(bytes = "vec", optional, tag = "1003")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::image::json::optional_bytes"
+    )]
+    pub sender: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

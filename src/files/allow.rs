@@ -2,6 +2,29 @@
 
 use super::ghost::GHOST_LIMIT;
 
+/// Things that are allowed all, or by their inode numbers, or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Chosen {
+    /// None.
+    #[default]
+    None,
+    /// These.
+    Some(Vec<u64>),
+    /// All.
+    All,
+}
+
+impl Chosen {
+    /// True when this one is allowed.
+    pub fn allows(&self, inode: u64) -> bool {
+        match self {
+            Self::None => false,
+            Self::Some(inodes) => inodes.contains(&inode),
+            Self::All => true,
+        }
+    }
+}
+
 /// Requests; by default nothing is allowed that CRIU does not do unasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
@@ -11,6 +34,9 @@ pub struct Allow {
     pub link_remap: bool,
     /// The terminal of the target is one outside of it; ours is to stand for it (`--shell-job`).
     pub shell_job: bool,
+    /// Datagram sockets that are connected with a socket outside of the tree: after a restore they are
+    /// connected again by its name (`--ext-unix-sk`).
+    pub ext_unix_sk: Chosen,
 }
 
 impl Default for Allow {
@@ -19,6 +45,7 @@ impl Default for Allow {
             ghost_limit: GHOST_LIMIT,
             link_remap: false,
             shell_job: false,
+            ext_unix_sk: Chosen::None,
         }
     }
 }

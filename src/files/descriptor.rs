@@ -10,7 +10,9 @@ use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::socket::Nature;
 use crate::error::{Error, Result};
+use crate::sys::pidfd;
 use crate::units::Pid;
 
 /// The stat(2) of an open file, as far as kinds are told apart by it.
@@ -89,6 +91,8 @@ pub struct Descriptor {
     pub cloexec: bool,
     /// The remaining lines of fdinfo, e.g. `lock:`, `eventfd-count:`.
     pub details: Vec<(String, String)>,
+    /// What a socket was made as.
+    pub socket: Option<Nature>,
 }
 
 impl Descriptor {
@@ -106,6 +110,7 @@ impl Descriptor {
             return Ok(None);
         };
         let info = FdInfo::parse(&info);
+        let socket = (stat.file_type() == libc::S_IFSOCK).then(|| nature(pid, number));
         Ok(Some(Self {
             pid,
             comm: comm.to_owned(),
@@ -117,6 +122,7 @@ impl Descriptor {
             flags: info.flags & !libc::O_CLOEXEC.cast_unsigned(),
             cloexec: info.flags & libc::O_CLOEXEC.cast_unsigned() != 0,
             details: info.details,
+            socket: socket.flatten(),
         }))
     }
 
@@ -140,6 +146,7 @@ impl Descriptor {
             flags,
             cloexec: false,
             details: Vec::new(),
+            socket: None,
         }))
     }
 
@@ -207,6 +214,14 @@ pub fn comm(pid: Pid) -> String {
                 .to_owned()
         },
     )
+}
+
+/// What a socket of `pid` was made as; its descriptor is copied for a moment. `None` when it was closed
+/// meanwhile.
+fn nature(pid: Pid, number: RawFd) -> Option<Nature> {
+    let process = pidfd::open(pid).ok()?;
+    let copy = pidfd::get_fd(process, number).ok()?;
+    Nature::of(copy).ok()
 }
 
 /// Text and stat of a magic link; `None` when it is not there.

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use super::descriptor::{self, Descriptor, Stat};
@@ -15,7 +15,7 @@ use super::ghost::Ghosts;
 use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
-use super::{Allow, Outside, build_id, kind_of, refusal, tty};
+use super::{Allow, Outside, build_id, kind_of, refusal, tty, unix};
 use crate::error::{Error, Result};
 use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
@@ -50,6 +50,7 @@ pub struct Dumper {
     pub(super) segments: Segments,
     pub(super) ghosts: Ghosts,
     pub(super) terminals: tty::Found,
+    pub(super) unix: unix::Sockets,
     /// Entries of `files` that may be programs or libraries.
     programs: Vec<(usize, PathBuf, Stat)>,
 }
@@ -166,6 +167,8 @@ impl Dumper {
             "memfd.img",
             self.segments.all().iter().map(|segment| &segment.entry),
         )?;
+        self.unix.check()?;
+        writer.with_extra("sk-queues.img", self.unix.queues.records())?;
         self.ghosts.write(writer)?;
         self.terminals.write(writer)?;
         writer.with_extra("pipes-data.img", self.pipes.records())?;
@@ -176,6 +179,22 @@ impl Dumper {
     pub(super) fn new_id(&mut self) -> u32 {
         self.last_id += 1;
         self.last_id
+    }
+
+    /// What the user has allowed.
+    pub(super) fn allow(&self) -> &Allow {
+        &self.allow
+    }
+
+    /// The id of a file that is under way in a socket, from our copy of it, which must stay open.
+    pub(super) fn under_way(&mut self, copy: &OwnedFd) -> Result<u32> {
+        let me = Pid::this();
+        let cannot = |e| Error::os("Cannot open our own process", e);
+        let process = pidfd::open(me).map_err(cannot)?;
+        let gone = || Error::corrupt("A descriptor of ours is gone");
+        let number = copy.as_raw_fd();
+        let file = Descriptor::read(me, "icecore", number)?.ok_or_else(gone)?;
+        Ok(self.description(&process, &file, number)?.0)
     }
 
     /// The number of a FIFO in the images; `new` when it has none yet.

@@ -42,18 +42,21 @@ mod pipe;
 mod preflight;
 mod regular;
 mod signalfd;
+mod socket;
 mod survey;
 mod timerfd;
 mod tty;
+mod unix;
 mod unsupported;
 
-pub use allow::Allow;
+pub use allow::{Allow, Chosen};
 pub use dumper::{Dumper, Held};
 pub use install::install;
 pub use memfd::{OpenSegment, Segment};
 pub use opened::{Opened, Opening, open_all};
 pub use outside::{Holder, Outside};
 pub use preflight::{Findings, highest_descriptor, preflight};
+pub use socket::Nature;
 pub use survey::{Survey, survey, survey_link};
 pub use tty::Session;
 
@@ -144,6 +147,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &signalfd::Signalfd,
     &epoll::Epoll,
     &tty::Terminal,
+    &unix::Unix,
     &regular::Regular,
 ];
 
@@ -218,6 +222,7 @@ mod testing {
             flags: 0,
             cloexec: false,
             details: Vec::new(),
+            socket: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::memfd::OpenSegment;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
 use super::tty::Session;
-use super::{FileKind, Place, Reopened, kind_of_entry, owner, tty};
+use super::{FileKind, Place, Reopened, kind_of_entry, owner, tty, unix};
 use crate::error::{Error, Result};
 use crate::image::Images;
 use crate::image::proto::{
@@ -40,6 +40,8 @@ pub struct Opened {
     files: BTreeMap<u32, OpenFile>,
     segments: BTreeMap<u32, OpenSegment>,
     terminals: tty::Open,
+    /// Queues of unix sockets, to be filled.
+    unix: unix::build::Made,
     /// What became of [`FileKind::settle`], by file id.
     settled: RefCell<BTreeMap<u32, bool>>,
 }
@@ -85,6 +87,7 @@ impl Opened {
                 "File {id} watches descriptors that no process which has it has"
             )));
         }
+        self.unix.complete(&|id| self.fd(id))?;
         for (id, open) in &self.files {
             if let Some(owner) = &open.owner {
                 give_owner(*id, &open.file, owner)?;
@@ -143,6 +146,7 @@ pub struct Opening<'a> {
     pub(super) fifos: HashMap<u32, Ends>,
     pub(super) remaps: Remaps,
     pub(super) terminals: tty::Terminals,
+    unix: unix::build::Made,
 }
 
 impl<'a> Opening<'a> {
@@ -164,6 +168,11 @@ impl<'a> Opening<'a> {
     /// All entries, in no order.
     pub(super) fn entries(&self) -> impl Iterator<Item = &'a FileEntry> + '_ {
         self.entries.values().copied()
+    }
+
+    /// A unix socket of the layer, made already.
+    pub(super) fn unix_socket(&mut self, ino: u32) -> Option<OwnedFd> {
+        self.unix.take(ino)
     }
 
     /// Capacity and contents of a pipe or FIFO.
@@ -212,7 +221,10 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
     let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
     let least = above.max(highest_descriptor(images)? + 1);
     let remaps: Vec<RemapFilePathEntry> = images.all("remap-fpath.img")?;
-    make_room(least, entries.len() + inodes.len() + remaps.len())?;
+    let mut unix = unix::build::Made::make(images, &entries)?;
+    let files = entries.len() + inodes.len() + remaps.len() + unix.ends();
+    make_room(least, files)?;
+    unix.lift(|far| lift(far, least))?;
     let remaps = Remaps::new(&remaps);
     let mut opening = Opening {
         images,
@@ -231,6 +243,7 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
         least,
         pipes: HashMap::new(),
         fifos: HashMap::new(),
+        unix,
     };
     let mut opened = Opened::default();
     for entry in &entries {
@@ -255,6 +268,7 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
     }
     opened.segments = opening.segments;
     opened.terminals = opening.terminals.finish()?;
+    opened.unix = opening.unix;
     Ok(opened)
 }
 

@@ -5,10 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs;
+use std::{fmt, fs};
 
 use super::descriptor::{self, Stat};
 use super::tty::Surveyed;
+use super::unix::diag::Table;
 use crate::units::Pid;
 
 /// A process outside of the target.
@@ -26,6 +27,16 @@ pub struct Outside {
     holders: HashMap<(u64, u64), Holder>,
     /// The terminals of the target, whose other ends may be outside.
     pub(super) terminals: Option<Surveyed>,
+    /// Sockets of the target, by inode number.
+    pub(super) held: HashSet<u64>,
+    /// All unix sockets, when the target has some.
+    pub(super) unix: Option<Table>,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.comm, self.pid)
+    }
 }
 
 impl Outside {
@@ -63,12 +74,17 @@ impl Outside {
         }
         Self {
             holders,
-            terminals: None,
+            ..Self::default()
         }
     }
 
     /// An outsider that holds the file with this stat.
     pub fn holder(&self, stat: &Stat) -> Option<&Holder> {
-        self.holders.get(&(stat.dev, stat.ino))
+        self.holder_of(stat.dev, stat.ino)
+    }
+
+    /// An outsider that holds the file with this device and inode.
+    pub(super) fn holder_of(&self, dev: u64, ino: u64) -> Option<&Holder> {
+        self.holders.get(&(dev, ino))
     }
 }

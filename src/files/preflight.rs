@@ -171,7 +171,6 @@ fn tables(images: &Images) -> Result<Vec<(u32, Vec<FdinfoEntry>)>> {
 fn kind_name(entry: &FileEntry) -> String {
     match FdTypes::try_from(entry.r#type) {
         Ok(FdTypes::Inetsk) => "an internet socket".to_owned(),
-        Ok(FdTypes::Unixsk) => "a unix socket".to_owned(),
         Ok(FdTypes::Packetsk) => "a packet socket".to_owned(),
         Ok(FdTypes::Netlinksk) => "a netlink socket".to_owned(),
         Ok(FdTypes::Inotify) => "an inotify instance".to_owned(),

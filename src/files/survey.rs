@@ -4,11 +4,13 @@
 //! again by the dump half, which refuses by the same rules.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use super::descriptor::{self, Descriptor};
 use super::tty::Surveyed;
+use super::unix::diag::Table;
 use super::{Allow, Outside, Refusal, kind_of, refusal};
 use crate::error::{Obstacle, Result};
 use crate::units::Pid;
@@ -43,7 +45,22 @@ pub fn survey(pids: &[Pid], allow: &Allow) -> Result<Survey> {
     let asked = files
         .iter()
         .filter(|f| kind_of(f).is_some_and(super::FileKind::asks_outside));
-    let mut outside = Outside::scan(&target, &asked.map(|f| f.text.clone()).collect());
+    let mut texts: HashSet<OsString> = asked.map(|f| f.text.clone()).collect();
+    let sockets = files.iter().filter(|f| f.socket.is_some());
+    let held: HashSet<u64> = sockets.map(|f| f.stat.ino).collect();
+    let is_unix = |f: &Descriptor| f.socket.is_some_and(|s| s.domain == libc::AF_UNIX);
+    let unix = files.iter().any(is_unix).then(Table::read).transpose()?;
+    for other in unix
+        .iter()
+        .flat_map(|table| held.iter().flat_map(|ino| table.others(*ino)))
+    {
+        if !held.contains(&other.into()) {
+            texts.insert(format!("socket:[{other}]").into());
+        }
+    }
+    let mut outside = Outside::scan(&target, &texts);
+    outside.held = held;
+    outside.unix = unix;
     outside.terminals = Some(Surveyed::new(&files, pids));
     let mut found = Found::default();
     for file in &files {

@@ -180,7 +180,10 @@ fn sockets_and_large_deleted_files_are_named() {
     let survey = survey(&[child.pid()], &Allow::default()).unwrap();
     let whats: Vec<&str> = survey.obstacles.iter().map(|o| o.what.as_str()).collect();
     assert_eq!(whats.len(), 2, "{whats:?}");
-    assert!(whats.iter().any(|w| w.contains("a socket")), "{whats:?}");
+    assert!(
+        whats.iter().any(|w| w.contains("a unix socket")),
+        "{whats:?}"
+    );
     assert!(
         whats.iter().any(|w| w.contains("the deleted file")),
         "{whats:?}"
@@ -464,12 +467,17 @@ fn the_same_path_with_the_same_flags_is_one_file_and_programs_have_a_build_id() 
 }
 
 #[test]
-fn unsupported_descriptors_are_refused_by_the_dump_too() {
+fn connections_that_lead_out_of_the_tree_are_refused_by_the_dump_too() {
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let child = Sleeper::start(OwnedFd::from(socket), Stdio::null());
-    let error = Dumper::default().dump_task(child.pid(), 2).unwrap_err();
+    let mut dumper = Dumper::default();
+    dumper.dump_task(child.pid(), 2).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let writer = LayerWriter::create(dir.path().join("layer")).unwrap();
+    let error = dumper.finish(&writer).unwrap_err();
     assert_eq!(error.kind(), Kind::Unsupported);
-    assert!(error.obstacles()[0].what.contains("a socket"), "{error:?}");
+    let what = &error.obstacles()[0].what;
+    assert!(what.contains("outside of the tree"), "{error:?}");
 }
 
 /// A fork of this process, stopped under our control; killed on drop.

@@ -31,10 +31,8 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
     let text = file.shown();
     let (what, hint) = match (file.stat.file_type(), text.split_once(':')) {
         (libc::S_IFSOCK, _) => (
-            format!("a socket ({text})"),
-            "sockets cannot be dumped yet: close the connection, or dump the process before it \
-             opens it"
-                .to_owned(),
+            format!("a socket{} ({text})", family(file)),
+            CLOSE_IT.to_owned(),
         ),
         (libc::S_IFCHR, _) if is_terminal(file) => {
             (format!("the terminal {text}"), NO_TERMINAL.to_owned())
@@ -59,6 +57,19 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
         ),
     };
     Refusal { what, hint }
+}
+
+/// What is known of a socket, in words.
+fn family(file: &Descriptor) -> String {
+    let name = |nature: super::Nature| match nature.domain {
+        libc::AF_INET | libc::AF_INET6 => "the internet".to_owned(),
+        libc::AF_NETLINK => "netlink".to_owned(),
+        libc::AF_PACKET => "packets".to_owned(),
+        libc::AF_VSOCK => "virtual machines".to_owned(),
+        other => format!("family {other}"),
+    };
+    file.socket
+        .map_or_else(String::new, |nature| format!(" of {}", name(nature)))
 }
 
 /// Terminals by the major numbers of `Documentation/admin-guide/devices.txt`: consoles and serial

@@ -38,6 +38,17 @@ pub fn duplicate_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// A duplicate of descriptor `number` of this process, close-on-exec.
+///
+/// # Errors
+/// `EBADF` when it is not open.
+pub fn copy(number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: fcntl with a number as argument.
+    let new = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) })?;
+    // SAFETY: the kernel has just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
 /// The signal owner of the description behind `fd`.
 ///
 /// # Errors

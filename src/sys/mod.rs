@@ -15,6 +15,7 @@ pub mod rights;
 pub mod robust;
 pub mod scratch;
 pub mod shared;
+pub mod socket;
 pub mod tty;
 pub mod uffd;
 pub mod vm;

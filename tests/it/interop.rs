@@ -22,6 +22,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("nameless", &["modest", "link"]),
     ("pipes", &[]),
     ("terminals", &["modest"]),
+    ("sockets", &["modest"]),
     ("tree", &[]),
     ("writer", &[]),
 ];

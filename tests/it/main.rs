@@ -19,6 +19,7 @@ mod inspect;
 mod interop;
 mod keeper;
 mod python;
+mod sockets;
 mod specimens;
 mod stack;
 mod support;

@@ -47,7 +47,7 @@ fn a_bpf_map_is_an_obstacle() {
 
 #[test]
 fn a_socket_is_an_obstacle() {
-    refused("socket", &["socket", "descriptor 4", "pid 2"]);
+    refused("socket", &["socket of packets", "descriptor 4", "pid 2"]);
 }
 
 #[test]

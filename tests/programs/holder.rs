@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use crate::desk::{Answer, Desk, Program};
 use crate::kernel::{self, Region};
@@ -40,7 +41,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
                 &[128],
             ))
         }
-        "socket" => Some(kernel::call(libc::SYS_socket, [1, 1, 0, 0, 0, 0])),
+        "socket" => Some(kernel::call(libc::SYS_socket, [17, 3, 0, 0, 0, 0])),
         "inotify" => Some(kernel::call(libc::SYS_inotify_init1, [0; 6])),
         "pidfd" => {
             let pid = std::process::id().into();
@@ -165,6 +166,25 @@ fn hold(what: &str, desk: &Desk) {
             desk.wait_for("thread");
             desk.announce();
             kernel::end_thread();
+        }
+        "tied-socket" | "tied-datagrams" => {
+            // The other end is with a process that is no member of our tree.
+            let other = desk.dir().parent().unwrap().join("other");
+            if what == "tied-socket" {
+                std::mem::forget(UnixStream::connect(other).unwrap());
+            } else {
+                let socket = UnixDatagram::unbound().unwrap();
+                socket.connect(other).unwrap();
+                std::mem::forget(socket);
+            }
+        }
+        "server" => {
+            let path = desk.dir().parent().unwrap().join("other");
+            std::mem::forget(UnixListener::bind(&path).unwrap());
+        }
+        "syslog" => {
+            let path = desk.dir().parent().unwrap().join("other");
+            std::mem::forget(UnixDatagram::bind(&path).unwrap());
         }
         _ => {}
     }

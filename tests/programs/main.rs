@@ -30,6 +30,7 @@ mod settings;
 mod shared;
 mod signals;
 mod sleepers;
+mod sockets;
 mod surroundings;
 mod terminals;
 mod threads;
@@ -60,6 +61,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("signals", signals::run),
     ("settings", settings::run),
     ("sleepers", sleepers::run),
+    ("sockets", sockets::run),
     ("surroundings", surroundings::run),
     ("terminals", terminals::run),
     ("threads", threads::run),

@@ -1,7 +1,7 @@
 //! CRIU's options that allow something; shared by the commands that take them.
 
 use clap::Args as ClapArgs;
-use icecore::files::Allow;
+use icecore::files::{Allow, Chosen};
 
 /// What a dump may do on request only.
 #[derive(Debug, ClapArgs)]
@@ -15,6 +15,10 @@ pub(crate) struct DumpAllow {
     /// The tree was started from a terminal, which is not part of it
     #[arg(short = 'j', long)]
     shell_job: bool,
+    /// Datagram sockets connected with one outside of the tree (all, or the one with this inode
+    /// number) are connected again by its name after a restore
+    #[arg(long, value_name = "INODE", num_args = 0..=1, require_equals = true)]
+    ext_unix_sk: Option<Vec<u64>>,
 }
 
 impl From<&DumpAllow> for Allow {
@@ -23,7 +27,17 @@ impl From<&DumpAllow> for Allow {
             ghost_limit: args.ghost_limit,
             link_remap: args.link_remap,
             shell_job: args.shell_job,
+            ext_unix_sk: chosen(args.ext_unix_sk.as_deref()),
         }
+    }
+}
+
+/// An option that may be given without a value, or several times with one.
+fn chosen(given: Option<&[u64]>) -> Chosen {
+    match given {
+        None => Chosen::None,
+        Some([]) => Chosen::All,
+        Some(inodes) => Chosen::Some(inodes.to_vec()),
     }
 }
 

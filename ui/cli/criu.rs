@@ -51,10 +51,6 @@ const OPTIONS: &[(&str, &str)] = &[
         "let the program accept its connections first",
     ),
     (
-        "--ext-unix-sk",
-        "close the sockets first: sockets to processes outside of the tree cannot be dumped yet",
-    ),
-    (
         "--file-locks",
         "release the locks first: file locks cannot be dumped yet",
     ),

@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// This terminal stands for the one that the tree was started from
     #[arg(short = 'j', long)]
     shell_job: bool,
+    /// Accepted for CRIU's sake: the layer tells which sockets are connected by name
+    #[arg(long, hide = true)]
+    ext_unix_sk: bool,
     /// Do not track memory (a restored tree is tracked, so that the next layer can be a branch)
     #[arg(long)]
     no_track_mem: bool,

@@ -1,0 +1,234 @@
+//! Socket options by number, and what only ioctl(2) tells about sockets: socket(7), unix(7), tcp(7).
+#![expect(unsafe_code, reason = "options that have no safe wrapper")]
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixCredentials, sendmsg};
+
+/// `SIOCUNIXFILE` of `linux/un.h`: opens the file that a unix socket is bound to.
+const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
+
+/// Reads an option into `bytes`; the number of bytes (or of filter instructions) that it has.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn get(fd: impl AsFd, level: i32, name: i32, bytes: &mut [u8]) -> nix::Result<usize> {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut length = libc::socklen_t::try_from(bytes.len()).map_err(|_too_large| Errno::EINVAL)?;
+    // SAFETY: the kernel writes at most `length` bytes to `bytes`, which has as many.
+    let result =
+        unsafe { libc::getsockopt(fd, level, name, bytes.as_mut_ptr().cast(), &raw mut length) };
+    Errno::result(result)?;
+    usize::try_from(length).map_err(|_too_large| Errno::EINVAL)
+}
+
+/// Sets an option.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set(fd: impl AsFd, level: i32, name: i32, bytes: &[u8]) -> nix::Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    let length = libc::socklen_t::try_from(bytes.len()).map_err(|_too_large| Errno::EINVAL)?;
+    // SAFETY: the kernel reads `length` bytes of `bytes`, which has as many.
+    let result = unsafe { libc::setsockopt(fd, level, name, bytes.as_ptr().cast(), length) };
+    Errno::result(result).map(drop)
+}
+
+/// Reads an option that is an int.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn get_int(fd: impl AsFd, level: i32, name: i32) -> nix::Result<i32> {
+    let mut bytes = [0; 4];
+    get(fd, level, name, &mut bytes)?;
+    Ok(i32::from_le_bytes(bytes))
+}
+
+/// Sets an option that is an int.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn set_int(fd: impl AsFd, level: i32, name: i32, value: i32) -> nix::Result<()> {
+    set(fd, level, name, &value.to_le_bytes())
+}
+
+/// Number of instructions of the classic BPF filter on a socket (`SO_GET_FILTER`).
+///
+/// # Errors
+/// `EACCES` for a filter that is not classic.
+pub fn filter_length(fd: impl AsFd) -> nix::Result<usize> {
+    // With a length of 0 the kernel only tells how many there are.
+    get(fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [])
+}
+
+/// The file that a unix socket is bound to, as an `O_PATH` descriptor: its link in `/proc/self/fd`
+/// is the path.
+///
+/// # Errors
+/// `ENOENT` when it is bound to none, `EPERM` without `CAP_NET_ADMIN`.
+pub fn bound_file(fd: impl AsFd) -> nix::Result<OwnedFd> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: no argument is read.
+    let file = Errno::result(unsafe { libc::ioctl(fd, SIOCUNIXFILE) })?;
+    // SAFETY: the kernel has just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(file) })
+}
+
+/// An ioctl that writes one int, such as `SIOCOUTQ`.
+///
+/// # Errors
+/// As ioctl(2).
+pub fn queued(fd: impl AsFd, request: libc::Ioctl) -> nix::Result<usize> {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: all requests that are used with this write one int.
+    Errno::result(unsafe { libc::ioctl(fd, request, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Accepts a connection; the new descriptor is close-on-exec.
+///
+/// # Errors
+/// As accept(2).
+pub fn accept(listener: impl AsFd) -> nix::Result<OwnedFd> {
+    let listener = listener.as_fd().as_raw_fd();
+    let fd = nix::sys::socket::accept4(listener, nix::sys::socket::SockFlag::SOCK_CLOEXEC)?;
+    // SAFETY: the kernel has just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A message in the queue of a unix socket; it is still there.
+#[derive(Debug, Default)]
+pub struct Peeked {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// There was more than fits.
+    pub truncated: bool,
+    /// Copies of the descriptors under way with it.
+    pub descriptors: Vec<OwnedFd>,
+    /// pid, uid, gid of the sender, when the receiver asks for them.
+    pub credentials: Option<(i32, u32, u32)>,
+    /// Name of the sender: a path, which ends with NUL, or NUL and an abstract name.
+    pub sender: Option<Vec<u8>>,
+}
+
+/// Most descriptors in one message (`SCM_MAX_FD`).
+const MOST: usize = 253;
+
+/// Reads the message at the peeking offset of a unix socket (`SO_PEEK_OFF`) without taking it out;
+/// does not wait.
+///
+/// # Errors
+/// `EAGAIN` at the end of the queue.
+pub fn peek(fd: impl AsFd, most: usize) -> nix::Result<Peeked> {
+    let mut bytes = vec![0; most];
+    // Room for headers, descriptors and credentials; words, because headers are aligned.
+    let mut space = vec![0_u64; 20 + MOST.div_ceil(2)];
+    let mut name = [0_u8; size_of::<libc::sockaddr_un>()];
+    let mut iov = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a msghdr is numbers and pointers; all zero is a valid one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = name.as_mut_ptr().cast();
+    message.msg_namelen = u32::try_from(name.len()).unwrap_or(0);
+    message.msg_iov = &raw mut iov;
+    message.msg_iovlen = 1;
+    message.msg_control = space.as_mut_ptr().cast();
+    message.msg_controllen = space.len() * 8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `message` points to buffers of the lengths that it tells; all outlive the call.
+    let length = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut message, flags) };
+    bytes.truncate(Errno::result(length)?.cast_unsigned());
+    let mut peeked = Peeked {
+        bytes,
+        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+        ..Peeked::default()
+    };
+    let control: Vec<u8> = space.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut rest = control.get(..message.msg_controllen).unwrap_or_default();
+    while let Some((length, level, kind)) = header(rest) {
+        let words: Vec<i32> = rest
+            .get(16..length)
+            .unwrap_or_default()
+            .chunks_exact(4)
+            .map(|word| word.try_into().map_or(0, i32::from_le_bytes))
+            .collect();
+        match (level, kind, words.as_slice()) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS, numbers) => {
+                // SAFETY: the kernel has just made these descriptors, nobody else owns them.
+                let owned = |number: &RawFd| unsafe { OwnedFd::from_raw_fd(*number) };
+                peeked.descriptors.extend(numbers.iter().map(owned));
+            }
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS, &[pid, uid, gid]) => {
+                peeked.credentials = Some((pid, uid.cast_unsigned(), gid.cast_unsigned()));
+            }
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
+    }
+    let named = usize::try_from(message.msg_namelen).unwrap_or(0);
+    peeked.sender = name
+        .get(2..named)
+        .filter(|name| !name.is_empty())
+        .map(<[u8]>::to_vec);
+    Ok(peeked)
+}
+
+/// Length, level and type of the control message at the start of `bytes` (cmsg(3)).
+fn header(bytes: &[u8]) -> Option<(usize, i32, i32)> {
+    let length = usize::try_from(u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?)).ok()?;
+    let level = i32::from_le_bytes(bytes.get(8..12)?.try_into().ok()?);
+    let kind = i32::from_le_bytes(bytes.get(12..16)?.try_into().ok()?);
+    (length >= 16 && length <= bytes.len()).then_some((length, level, kind))
+}
+
+/// Sends one message over a connected unix socket, with descriptors and with credentials of another
+/// process; does not wait.
+///
+/// # Errors
+/// `EAGAIN` when there is no room, `ESRCH` when there is no such process.
+pub fn send(
+    fd: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[RawFd],
+    credentials: Option<(i32, u32, u32)>,
+) -> nix::Result<usize> {
+    let who =
+        credentials.map(|(pid, uid, gid)| UnixCredentials::from(libc::ucred { pid, uid, gid }));
+    let mut controls = Vec::new();
+    if !descriptors.is_empty() {
+        controls.push(ControlMessage::ScmRights(descriptors));
+    }
+    controls.extend(who.as_ref().map(ControlMessage::ScmCredentials));
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let fd = fd.as_fd().as_raw_fd();
+    sendmsg::<()>(fd, &[IoSlice::new(bytes)], &controls, flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_socket_tells_its_file_and_no_filter() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let file = bound_file(&socket).unwrap();
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert_eq!(link, path);
+        assert_eq!(filter_length(&socket), Ok(0));
+    }
+
+    #[test]
+    fn an_option_comes_back_as_set() {
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(queued(&socket, libc::TIOCOUTQ), Ok(0));
+        set_int(&socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 7).unwrap();
+        assert_eq!(get_int(&socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF), Ok(7));
+    }
+}

@@ -1,0 +1,118 @@
+//! Sockets: they come back from every layer with what was under way; where that is not possible, the
+//! target goes on undisturbed.
+
+use crate::support::{Need, Sandbox, assert_same_portrait, portrait, require};
+
+#[test]
+fn unix_sockets_come_back_from_every_layer_with_what_was_under_way() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("sockets", &[]);
+    target.check();
+    let pids = target.members();
+    let dump = |words: &str| {
+        sandbox
+            .icecore(&format!("dump -t {} {words}", target.pid))
+            .ok();
+    };
+    dump("-D 1 -R --track-mem");
+    target.check();
+    dump("-D 2 -R --track-mem --prev-images-dir ../1");
+    target.check();
+    dump("-D 3 --track-mem --prev-images-dir ../2");
+    sandbox.wait_gone(&pids);
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        target.runs();
+        target.check();
+        target.ask_at("child", "check");
+        target.ask("names");
+        target.ask_at("child", "drain");
+        sandbox.kill(&target);
+    }
+}
+
+/// A program that is tied to another one by a socket at `other`; words of the obstacle, and options
+/// that allow it.
+fn tied(server: &str, what: &str, words: &[&str], option: Option<&str>) {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let dir = sandbox.path("server");
+    std::fs::create_dir(&dir).unwrap();
+    let specimen = env!("CARGO_BIN_EXE_specimen");
+    let dir = dir.to_str().unwrap().to_owned();
+    let pid = sandbox.start("server.log", &[specimen, "holder", &dir, server]);
+    let other = sandbox.path("other");
+    crate::support::wait_until("the server is there", || other.exists().then_some(()));
+    let target = sandbox.specimen("holder", &[what]);
+    let before = portrait(&target);
+    for mode in ["", "-R", "--dry-run"] {
+        let words = format!("dump -t {} -D 1 {mode}", target.pid);
+        let run = sandbox.icecore(&words).fails(5);
+        for word in [
+            &format!("specimen (pid {pid})")[..],
+            "descriptor 4",
+            "try: ",
+        ] {
+            assert!(run.stderr.contains(word), "no {word} in: {}", run.stderr);
+        }
+        target.runs();
+        assert!(!sandbox.path("1").exists());
+    }
+    assert_same_portrait(what, &before, &portrait(&target));
+    let run = sandbox.icecore(&format!("dump -t {} -D 1", target.pid));
+    for word in words {
+        assert!(run.stderr.contains(word), "no {word} in: {}", run.stderr);
+    }
+    let Some(option) = option else { return };
+    sandbox
+        .icecore(&format!("dump -t {} -D 1 {option}", target.pid))
+        .ok();
+    sandbox.wait_gone(&[target.pid]);
+    sandbox.icecore("restore -D 1 -d").ok();
+    target.runs();
+    assert_eq!(target.check(), "1");
+}
+
+#[test]
+fn a_connection_with_a_process_outside_of_the_tree_is_an_obstacle_by_its_name() {
+    tied("server", "tied-socket", &["common ancestor", "other"], None);
+}
+
+#[test]
+fn a_datagram_socket_is_connected_again_by_name_when_that_is_allowed() {
+    tied(
+        "syslog",
+        "tied-datagrams",
+        &["--ext-unix-sk"],
+        Some("--ext-unix-sk"),
+    );
+}
+
+#[test]
+fn a_socket_whose_name_is_taken_is_an_obstacle_before_anything_is_made() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("sockets", &[]);
+    let pids = target.members();
+    sandbox
+        .icecore(&format!("dump -t {} -D 1", target.pid))
+        .ok();
+    sandbox.wait_gone(&pids);
+    let taken = std::os::unix::net::UnixDatagram::bind_addr(&{
+        use std::os::linux::net::SocketAddrExt as _;
+        let name = format!("icecore-specimen-{}", sandbox.path("sockets").display());
+        std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap()
+    });
+    let run = sandbox.icecore("restore -D 1 -d").fails(7);
+    assert!(run.stderr.contains("is in use"), "{}", run.stderr);
+    drop(taken);
+    sandbox.icecore("restore -D 1 -d").ok();
+    target.ask("drain");
+}
