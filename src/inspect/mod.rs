@@ -6,6 +6,8 @@
 //! never made up.
 
 mod cat;
+mod corefile;
+mod corenotes;
 mod descriptors;
 mod diff;
 mod pages;
@@ -16,6 +18,7 @@ mod tests;
 mod view;
 
 pub use cat::{Catted, cat};
+pub use corefile::{Exported, core_file};
 pub use diff::{Change, DescriptorDiff, Diff, MappingDiff, SegmentDiff, TaskDiff, diff};
 pub use pages::Pages;
 pub use search::{Found, Pattern, Place, search};

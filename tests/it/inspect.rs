@@ -193,3 +193,69 @@ fn a_diff_names_what_changed_and_nothing_else() {
     assert_eq!(same.stdout, "");
     sandbox.icecore("diff 1 2 --hex 10").fails(3);
 }
+
+#[test]
+fn gdb_reads_registers_memory_and_backtraces_of_a_core_file() {
+    if !require(&[Need::Root, Need::Gdb]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("threads", &[]);
+    let pid = target.pid;
+    sandbox
+        .icecore(&format!("dump -t {pid} -D 1 -R --track-mem"))
+        .ok();
+    target.check();
+    let threads = target.threads(pid);
+    let words = format!("dump -t {pid} -D 2 -R --track-mem --prev-images-dir ../1");
+    sandbox.icecore(&words).ok();
+    sandbox.icecore(&format!("core 2 {pid} -o core")).ok();
+    let shown = sandbox
+        .icecore(&format!("show 2 core-{pid} --json"))
+        .ok()
+        .stdout;
+    let image: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let info = &image["entries"][0]["thread_info"];
+    let register = |name: &str| info["gpregs"][name].as_u64().unwrap();
+    let (ip, sp, fs_base) = (register("ip"), register("sp"), register("fs_base"));
+    let word = |n: usize| info["fpregs"]["xmm_space"][n].as_u64().unwrap();
+    let asked = [
+        "info threads",
+        "bt",
+        "printf \"ip=%#lx sp=%#lx fs=%#lx xmm=%#x\\n\", $rip, $rsp, $fs_base, $xmm1.v4_int32[2]",
+        "printf \"word=%#lx\\n\", *(unsigned long *)$rsp",
+    ];
+    let mut args = vec!["-batch", "-nx"];
+    asked.iter().for_each(|line| args.extend(["-ex", line]));
+    args.extend([env!("CARGO_BIN_EXE_specimen"), "core"]);
+    let said = sandbox.run("gdb", &args).ok().stdout;
+    let expected = format!(
+        "ip={ip:#x} sp={sp:#x} fs={fs_base:#x} xmm={:#x}",
+        word(4 + 2)
+    );
+    let zero = |text: &str| text.replace("=0x0", "=0");
+    assert!(zero(&said).contains(&zero(&expected)), "{expected}\n{said}");
+    let found = said
+        .lines()
+        .filter(|line| line.contains("(LWP ") && !line.contains("Current"));
+    assert_eq!(found.count(), threads.len(), "{said}");
+    assert!(
+        said.contains("desk.rs") && said.contains("main ()"),
+        "no backtrace:\n{said}"
+    );
+    // The same word by our own means.
+    sandbox
+        .icecore(&format!("cat 2 {pid} {sp:x}+8 -o word"))
+        .ok();
+    let bytes: [u8; 8] = fs::read(sandbox.path("word")).unwrap().try_into().unwrap();
+    let expected = format!("word={:#x}", u64::from_le_bytes(bytes));
+    assert!(zero(&said).contains(&zero(&expected)), "{expected}\n{said}");
+    // Without holes, through a pipe, it is the same file.
+    let piped = format!(
+        "{} core 2 {pid} | cat > piped",
+        env!("CARGO_BIN_EXE_icecore")
+    );
+    sandbox.run("sh", &["-c", &piped]).ok();
+    let same = fs::read(sandbox.path("core")).unwrap() == fs::read(sandbox.path("piped")).unwrap();
+    assert!(same);
+}

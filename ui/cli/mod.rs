@@ -4,6 +4,7 @@ mod adopt;
 mod allow;
 mod cat;
 mod change;
+mod core;
 pub(crate) mod criu;
 mod dedup;
 mod demo;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
     Show(show::Args),
     /// Write memory of a process as of a layer
     Cat(cat::Args),
+    /// Write a process of a layer as a core file, for debuggers
+    Core(core::Args),
     /// Compare two layers of one tree
     Diff(diff::Args),
     /// Look for text or bytes in the memory of a layer
@@ -111,6 +114,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Stacks(args) => stacks::run(args),
         Command::Show(args) => show::run(args),
         Command::Cat(args) => cat::run(args),
+        Command::Core(args) => core::run(args),
         Command::Diff(args) => return diff::run(args),
         Command::Search(args) => return search::run(args),
         Command::Watch(args) => watch::run(args),
@@ -153,7 +157,11 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Prune(args) => args.options.json,
         Command::Label(_) | Command::Pin(_) | Command::Unpin(_) | Command::Branch(_) => false,
         Command::Doctor(args) => args.json,
-        Command::Cat(_) | Command::Demo(_) | Command::DemoTarget(_) | Command::Keeper(_) => false,
+        Command::Cat(_)
+        | Command::Core(_)
+        | Command::Demo(_)
+        | Command::DemoTarget(_)
+        | Command::Keeper(_) => false,
     }
 }
 

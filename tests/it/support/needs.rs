@@ -19,6 +19,8 @@ pub enum Need {
     Crit,
     /// strace(1).
     Strace,
+    /// gdb(1).
+    Gdb,
     /// CPython 3.
     Python,
     /// `CAP_SYS_RESOURCE`, which root may lack. Only the CRIU that tests compare with needs it, so its
@@ -69,6 +71,7 @@ impl Need {
                     .ok_or("root lacks CAP_SYS_RESOURCE".to_owned())
             }
             Self::Strace => program("strace"),
+            Self::Gdb => program("gdb"),
             Self::Python => python().map(drop).ok_or("there is no python3".to_owned()),
         }
     }

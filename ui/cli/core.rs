@@ -1,0 +1,53 @@
+//! `icecore core LAYER PID`: a process of a layer as a core file.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+
+use icecore::inspect::{self, View};
+use icecore::{Error, Kind, Result};
+
+/// Options of `core`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Directory of the layer
+    layer: PathBuf,
+    /// Process in it
+    pid: u32,
+    /// Write into this file rather than to stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Writes the core file.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let stdout = io::stdout();
+    let out = match &args.output {
+        Some(path) => File::create(path).map_err(|e| Error::path("create", path, e))?,
+        None if stdout.is_terminal() => {
+            return Err(
+                Error::new(Kind::Usage, "A core file is nothing for a terminal").hint(format!(
+                    "icecore core {} {} > core",
+                    args.layer.display(),
+                    args.pid
+                )),
+            );
+        }
+        None => {
+            let stdout = stdout.as_fd().try_clone_to_owned();
+            stdout
+                .map_err(|e| Error::io("Cannot write to stdout", e))?
+                .into()
+        }
+    };
+    let exported = inspect::core_file(&View::open(&args.layer)?, args.pid, out)?;
+    for part in exported.lost {
+        super::note(&format!(
+            "{}: {}",
+            part.range,
+            part.source.absence().unwrap_or_default()
+        ));
+    }
+    Ok(())
+}
