@@ -1,7 +1,7 @@
 //! `icecore dedup -D DIR`: give back pages that the layers of a stack store for nothing.
 //!
-//! The option is CRIU's. Unlike CRIU, it frees only what costs no layer anything, unless it is told
-//! to; and it shows first what it would do and what that costs, and asks.
+//! Option and default are CRIU's. Unlike CRIU, it shows first what it would do and what that costs,
+//! and asks; and it knows strategies that cost no layer anything.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     pub images_dir: PathBuf,
     /// What to free, one after the other: unchanged, zero, content (no layer loses anything), or
     /// superseded (as criu does: the layers below stop being restorable).
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = ["unchanged", "zero"])]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_values = ["superseded"])]
     pub strategy: Vec<String>,
     /// With superseded: only what no restorable layer needs.
     #[arg(long)]

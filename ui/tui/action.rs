@@ -126,7 +126,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Dedup,
         keys: &[KeyCode::Char('D')],
         short: "dedup",
-        help: "free what the selected layer overrides below it; shows the price first",
+        help: "free what the stack stores for nothing; shows what, and the price, first",
         available: |model| idle(model) && model.layer().is_some_and(|l| l.incremental),
     },
     Action {

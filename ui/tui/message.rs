@@ -98,6 +98,8 @@ pub(crate) enum Wish {
     Dedup {
         /// The layer.
         dir: PathBuf,
+        /// How, one after the other.
+        strategies: Vec<&'static str>,
         /// Layers that the preview said would be lost: no other may be.
         lost: Vec<PathBuf>,
     },

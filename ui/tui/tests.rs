@@ -727,6 +727,7 @@ fn made(model: &Model, (kind, a, b): (u8, u16, u16)) -> Msg {
                 "Do",
                 Wish::Dedup {
                     dir: "/x".into(),
+                    strategies: vec![],
                     lost: vec![],
                 },
                 true,

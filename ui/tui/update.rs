@@ -433,6 +433,7 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
         })),
         Act::Dedup => Some(Wish::Dedup {
             dir: model.layer()?.dir.clone(),
+            strategies: Vec::new(),
             lost: Vec::new(),
         }),
         _ => None,

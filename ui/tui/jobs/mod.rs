@@ -50,7 +50,11 @@ impl Jobs {
             Wish::Restore { dir, displaced } => {
                 self.restore(dir, displaced.as_ref(), &reporter, cancel)
             }
-            Wish::Dedup { dir, lost } => dedup::apply(dir, lost, &reporter, cancel),
+            Wish::Dedup {
+                dir,
+                strategies,
+                lost,
+            } => dedup::apply(dir, strategies, lost, &reporter, cancel),
             Wish::Edit(wish) => edit::apply(wish, &reporter, cancel),
         };
         let _closed = messages.send(Msg::Done(report.map_err(|e| (&e).into())));
