@@ -6,6 +6,7 @@
 
 mod adopt;
 mod catalog;
+mod census;
 mod check;
 mod hold;
 mod holes;
@@ -25,11 +26,13 @@ mod tests;
 
 pub use adopt::{Adopted, adopt};
 pub use catalog::Catalog;
+pub use census::{Census, Counted};
 pub use check::{Report, check, check_dir, check_memory};
 pub use hold::Held;
 pub(crate) use holes::{holes, lost};
 pub use layer::{Extent, Layer, State};
 pub(crate) use names::mappings;
+pub use names::named;
 pub use owner::{Descent, Missing, Owned, Ownership, Why};
 pub use ranges::Ranges;
 pub use resolved::Resolved;

@@ -19,6 +19,28 @@ pub(crate) fn mappings(images: &Images, id: PagemapId) -> Vec<(PageRange, String
         .collect()
 }
 
+/// The parts of `range` with the names of the mappings that they are in.
+pub fn named(mappings: &[(PageRange, String)], range: PageRange) -> Vec<(PageRange, String)> {
+    let mut parts = Vec::new();
+    let mut at = range.start;
+    let first = mappings.partition_point(|(mapped, _)| mapped.end <= range.start);
+    for (mapped, name) in &mappings[first..] {
+        let part = mapped.intersect(PageRange::new(at, range.end));
+        if part.is_empty() {
+            break;
+        }
+        if part.start > at {
+            parts.push((PageRange::new(at, part.start), "no mapping".to_owned()));
+        }
+        at = part.end;
+        parts.push((part, name.clone()));
+    }
+    if at < range.end {
+        parts.push((PageRange::new(at, range.end), "no mapping".to_owned()));
+    }
+    parts
+}
+
 /// As in `/proc/PID/maps` (proc_pid_maps(5)).
 fn name(vma: &VmaEntry, files: &[FileEntry]) -> String {
     let has = |bit: u32| vma.status & (1 << bit) != 0;

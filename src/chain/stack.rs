@@ -9,10 +9,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::layer::name_of;
+use super::names::mappings;
 use super::{Descent, Ownership, Resolved, Why};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Images, Pagemap, PagemapId, Sidecar};
-use crate::units::PAGE_SIZE;
+use crate::units::{PAGE_SIZE, PageRange};
 
 /// More layers than this are refused: CRIU would need as many open files per task.
 pub const MAX_DEPTH: usize = 4096;
@@ -44,6 +45,12 @@ impl Level {
     /// What we noted beside the images, if the layer is ours or was marked by us.
     pub fn sidecar(&self) -> Option<&Sidecar> {
         self.sidecar.as_ref()
+    }
+
+    /// The mappings of a task with their names, ascending (a segment is one), as far as the images
+    /// can be read. See [`named`](super::named).
+    pub fn mappings(&self, id: PagemapId) -> Vec<(PageRange, String)> {
+        mappings(&self.images, id)
     }
 
     /// The last part of the directory, for messages.

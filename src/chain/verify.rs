@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::names::mappings;
+use super::names::{mappings, named};
 use super::stack::pagemap;
 use super::{Catalog, Held, Stack, check};
 use crate::error::{Error, Kind, Result};
@@ -294,23 +294,10 @@ impl Places {
             let mappings = mappings(images, id);
             let mut offset = 0;
             for run in map.runs.iter().filter(|run| run.place == Place::Present) {
-                let mut at = run.start;
-                let end = run.range().end;
-                while at < end {
-                    let inside = mappings.iter().find(|(range, _)| range.contains(at));
-                    let (to, name) = match inside {
-                        Some((range, name)) => (range.end.min(end), name.as_str()),
-                        None => {
-                            let next = mappings.iter().map(|(range, _)| range.start);
-                            let next = next.filter(|start| *start > at).min().unwrap_or(end);
-                            (next.min(end), "no mapping")
-                        }
-                    };
-                    let file = offset + (at - run.start);
-                    let addresses = PageRange::new(at, to);
-                    let bytes = PageRange::new(file, file + addresses.bytes());
-                    parts.push((id, bytes, addresses, name.to_owned()));
-                    at = to;
+                for (addresses, name) in named(&mappings, run.range()) {
+                    let start = offset + (addresses.start - run.start);
+                    let bytes = PageRange::new(start, start + addresses.bytes());
+                    parts.push((id, bytes, addresses, name));
                 }
                 offset += run.pages * PAGE_SIZE;
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::frame::{self, Record};
-use super::pagemap::{Pagemap, PagemapId};
+use super::pagemap::{Pagemap, PagemapId, Runs};
 use crate::error::{Error, Kind, Result};
 
 /// One images directory, opened for reading.
@@ -115,6 +115,22 @@ impl Images {
         let map = Pagemap::decode(&name, &data).map_err(|e| self.inside(&e))?;
         self.refuse_excess(&map)?;
         Ok(Some(map))
+    }
+
+    /// The runs of a pagemap one after the other, if the layer has it: for stacks whose pagemaps are
+    /// too large to hold.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is no pagemap. A damaged entry is an error of the iterator.
+    pub fn runs(&self, id: PagemapId) -> Result<Option<Runs>> {
+        let path = self.dir.join(id.file_name());
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::path("open", &path, e)),
+        };
+        let runs = Runs::new(id.file_name(), file).map_err(|e| self.inside(&e))?;
+        Ok(Some(runs))
     }
 
     /// Refuses a pages file with more bytes than its pagemap explains: its offsets would be wrong.

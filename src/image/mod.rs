@@ -20,7 +20,7 @@ pub use digest::pages_id;
 pub use frame::Record;
 pub use images::Images;
 pub use kinds::{ImageKind, KINDS};
-pub use pagemap::{Pagemap, PagemapId, Place, Run};
+pub use pagemap::{Pagemap, PagemapId, Place, Run, Runs};
 pub use sidecar::{
     Consumed, Extent, FileDigest, PagesDigest, SIDECAR, Segment, Sidecar, Task, is_content,
 };

@@ -7,6 +7,9 @@
 //! stored pages, `compat_nr_pages` instead of `nr_pages`. An entry with anything unknown in it (such
 //! as the compressed pages of CRIU 4.3) is refused: to overlook it would mean wrong memory.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+
 use prost::Message as _;
 
 use super::frame;
@@ -120,8 +123,7 @@ impl Pagemap {
         let mut end = 0;
         for frame in frames {
             let (bytes, _) = frame?;
-            refuse_unknown(name, bytes, &[1, 2, 3, 4, 5])?;
-            let Some(run) = run(name, PagemapEntry::decode(bytes).map_err(damaged)?)? else {
+            let Some(run) = run(name, entry(name, bytes)?)? else {
                 continue;
             };
             if run.start < end {
@@ -174,6 +176,147 @@ impl Pagemap {
         } else if run.pages > 0 {
             self.runs.push(run);
         }
+    }
+}
+
+/// One entry. Stacks have millions of them, so the form that everybody writes is decoded by hand.
+fn entry(name: &str, bytes: &[u8]) -> Result<PagemapEntry> {
+    if let Some(entry) = usual(bytes) {
+        return Ok(entry);
+    }
+    refuse_unknown(name, bytes, &[1, 2, 3, 4, 5])?;
+    PagemapEntry::decode(bytes)
+        .map_err(|e| Error::corrupt(format!("Cannot decode {name}")).because(e))
+}
+
+/// The entry, if it has only numbers of known fields; what is odd in any way is left to the library.
+fn usual(mut bytes: &[u8]) -> Option<PagemapEntry> {
+    let mut entry = PagemapEntry::default();
+    while let [tag, rest @ ..] = bytes {
+        bytes = rest;
+        let value = varint(&mut bytes)?;
+        let small = || u32::try_from(value).ok();
+        match tag {
+            0x08 => entry.vaddr = value,
+            0x10 => entry.compat_nr_pages = small()?,
+            0x18 => entry.in_parent = Some(value != 0),
+            0x20 => entry.flags = Some(small()?),
+            0x28 => entry.nr_pages = Some(value),
+            _ => return None,
+        }
+    }
+    Some(entry)
+}
+
+/// A number in protobuf's encoding.
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..63).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The runs of a pagemap image, read one after the other: a stack may have more than fit into memory.
+#[derive(Debug)]
+pub struct Runs {
+    name: String,
+    file: BufReader<File>,
+    frame: Vec<u8>,
+    pages_id: u32,
+    end: Vaddr,
+    failed: bool,
+}
+
+impl Runs {
+    /// Begins to read the pagemap image `file`, called `name`.
+    pub(super) fn new(name: String, file: File) -> Result<Self> {
+        let mut runs = Self {
+            file: BufReader::with_capacity(1 << 16, file),
+            frame: Vec::new(),
+            pages_id: 0,
+            end: 0,
+            failed: false,
+            name,
+        };
+        let magic = frame::header(&runs.name)?;
+        let mut found = vec![0; magic.len()];
+        runs.file
+            .read_exact(&mut found)
+            .map_err(|e| Error::corrupt(format!("{} ends too early", runs.name)).because(e))?;
+        if found != magic {
+            return Err(Error::corrupt(format!("{} is no pagemap", runs.name)));
+        }
+        if !runs.next_frame()? {
+            return Err(Error::corrupt(format!("{} has no head record", runs.name)));
+        }
+        refuse_unknown(&runs.name, &runs.frame, &[1])?;
+        runs.pages_id = PagemapHead::decode(&runs.frame[..])
+            .map_err(|e| Error::corrupt(format!("Cannot decode {}", runs.name)).because(e))?
+            .pages_id;
+        Ok(runs)
+    }
+
+    /// N of `pages-N.img`.
+    pub fn pages_id(&self) -> u32 {
+        self.pages_id
+    }
+
+    /// Reads the next record into `frame`; false at the end of the file.
+    fn next_frame(&mut self) -> Result<bool> {
+        let damaged = |name: &str| Error::corrupt(format!("{name} ends in a record"));
+        let ahead = self.file.fill_buf();
+        let ahead = ahead.map_err(|e| Error::path("read", &self.name, e))?;
+        if ahead.is_empty() {
+            return Ok(false);
+        }
+        let mut len = [0; 4];
+        self.file
+            .read_exact(&mut len)
+            .map_err(|e| damaged(&self.name).because(e))?;
+        let len = usize::try_from(u32::from_le_bytes(len)).unwrap_or(usize::MAX);
+        // An entry has five numbers; a length that lies would cost memory.
+        if len > 4096 {
+            return Err(damaged(&self.name));
+        }
+        self.frame.resize(len, 0);
+        self.file
+            .read_exact(&mut self.frame)
+            .map_err(|e| damaged(&self.name).because(e))?;
+        Ok(true)
+    }
+
+    fn next_run(&mut self) -> Result<Option<Run>> {
+        while self.next_frame()? {
+            let Some(run) = run(&self.name, entry(&self.name, &self.frame)?)? else {
+                continue;
+            };
+            if run.start < self.end {
+                let what = format!("{} is not in ascending order at {:x}", self.name, run.start);
+                return Err(Error::corrupt(what));
+            }
+            self.end = run.range().end;
+            return Ok(Some(run));
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Runs {
+    type Item = Result<Run>;
+
+    fn next(&mut self) -> Option<Result<Run>> {
+        if self.failed {
+            return None;
+        }
+        let next = self.next_run().transpose();
+        self.failed = matches!(next, Some(Err(_)));
+        next
     }
 }
 
@@ -238,6 +381,8 @@ fn refuse_unknown(name: &str, bytes: &[u8], known: &[u32]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Seek as _, Write as _};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -252,6 +397,14 @@ mod tests {
             frame::put(&mut out, entry).unwrap();
         }
         out
+    }
+
+    /// The image as a file, read run by run.
+    fn streamed(image: &[u8]) -> Result<Runs> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(image).unwrap();
+        file.rewind().unwrap();
+        Runs::new(NAME.to_owned(), file)
     }
 
     fn entry(page: u64, pages: u64, flags: u32) -> PagemapEntry {
@@ -298,7 +451,9 @@ mod tests {
         #[test]
         fn a_pagemap_reads_back_as_written(map in pagemap()) {
             let image = map.encode(NAME).unwrap();
-            prop_assert_eq!(Pagemap::decode(NAME, &image).unwrap(), map);
+            prop_assert_eq!(&Pagemap::decode(NAME, &image).unwrap(), &map);
+            let runs: Vec<Run> = streamed(&image).unwrap().collect::<Result<_>>().unwrap();
+            prop_assert_eq!(runs, map.runs);
         }
 
         #[test]
@@ -306,8 +461,13 @@ mod tests {
             let mut image = map.encode(NAME).unwrap();
             let at = at.index(image.len());
             image[at] ^= 1_u8 << bit;
-            if let Ok(map) = Pagemap::decode(NAME, &image) {
-                map.stored_bytes();
+            let streamed = streamed(&image).and_then(Iterator::collect::<Result<Vec<Run>>>);
+            match Pagemap::decode(NAME, &image) {
+                Ok(map) => {
+                    map.stored_bytes();
+                    prop_assert_eq!(map.runs, streamed.unwrap());
+                }
+                Err(_) => drop(streamed.unwrap_err()),
             }
         }
 

@@ -15,6 +15,7 @@ pub(crate) mod dump;
 mod flatten;
 mod keeper;
 mod label;
+mod owners;
 mod prune;
 pub(crate) mod ps;
 pub(crate) mod restore;
@@ -75,6 +76,8 @@ pub(crate) enum Command {
     Dedup(dedup::Args),
     /// Check that every byte of a stack is still what was written
     Verify(verify::Args),
+    /// Tell what each layer of a stack stores, and how much of it is still needed
+    Owners(owners::Args),
     /// Give layers that CRIU made an identity and digests
     Adopt(adopt::Args),
     /// Call a layer something
@@ -121,6 +124,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Dedup(args) => dedup::run(args),
         Command::Verify(args) => return verify::run(args),
         Command::Adopt(args) => adopt::run(args),
+        Command::Owners(args) => owners::run(args),
         Command::Label(args) => label::label(args),
         Command::Pin(args) => label::pin(args),
         Command::Unpin(args) => label::unpin(args),
@@ -151,6 +155,7 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Dedup(args) => args.json,
         Command::Verify(args) => args.json,
         Command::Adopt(args) => args.json,
+        Command::Owners(args) => args.json,
         Command::Flatten(args) => args.options.json,
         Command::Drop(args) => args.options.json,
         Command::Squash(args) => args.options.json,

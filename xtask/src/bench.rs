@@ -163,24 +163,24 @@ fn theirs(
     target.end_restored()
 }
 
-fn ms(since: Instant) -> f64 {
+pub(crate) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap_or_default()
 }
 
 /// CRIU in a root file system of a newer Debian.
-struct Criu(PathBuf);
+pub(crate) struct Criu(PathBuf);
 
 impl Criu {
-    fn find() -> Option<Self> {
+    pub(crate) fn find() -> Option<Self> {
         let root = PathBuf::from(std::env::var_os("ICECORE_TEST_CRIU")?);
         root.join("usr/sbin/criu").exists().then_some(Self(root))
     }
 
-    fn run(&self, args: &[&str]) -> Result<()> {
+    pub(crate) fn run(&self, args: &[&str]) -> Result<()> {
         let status = Command::new(self.0.join("lib64/ld-linux-x86-64.so.2"))
             .arg("--library-path")
             .arg(self.0.join("usr/lib/x86_64-linux-gnu"))

@@ -3,9 +3,11 @@
 //! `cargo xtask proto` compiles `proto/*.proto` into `proto/gen`; with `--check` it only fails when
 //! that would change something. No `protoc` is needed: protox compiles, prost-build writes Rust.
 //!
-//! `cargo xtask bench [MIB] [ROUNDS]` measures dumps and restores beside CRIU's.
+//! `cargo xtask bench [MIB] [ROUNDS]` measures dumps and restores beside CRIU's; `cargo xtask
+//! bench-stacks [LAYERS] [PAGES] [DIRTY]` what is done with stacks.
 
 mod bench;
+mod bench_stacks;
 mod proto;
 
 use std::error::Error;
@@ -16,8 +18,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["proto"] => proto::write(),
         ["proto", "--check"] => proto::check(),
         ["bench", ..] => Ok(bench::run(&arguments[1..])?),
+        ["bench-stacks", ..] => Ok(bench_stacks::run(&arguments[1..])?),
+        // The process that opens a stack, so that its memory can be measured.
+        ["bench-census", _] => Ok(bench_stacks::census(&arguments[1])?),
         // The process that the benchmark dumps.
         ["bench-target", _, _] => Ok(bench::target(&arguments[1..])?),
-        _ => Err("usage: cargo xtask proto [--check] | bench [MIB] [ROUNDS]".into()),
+        _ => Err("usage: cargo xtask proto [--check] | bench [MIB] [ROUNDS] | bench-stacks [LAYERS] [PAGES] [DIRTY]".into()),
     }
 }
