@@ -8,6 +8,7 @@ use crate::files;
 use crate::image::proto::{CoreEntry, FsEntry, MmEntry, TaskCoreEntry};
 use crate::inject::{Infected, Remote, abort_sequence};
 use crate::memory::{Backing, Mapping, pages, policy, vmas};
+use crate::state::seccomp::Filters;
 use crate::state::{self, DumpThread};
 use crate::sys::ptrace;
 use crate::sys::vm::Memory;
@@ -75,6 +76,7 @@ pub(super) fn capture(
     mappings: Vec<Mapping>,
     files_id: u32,
     files: &mut files::Dumper,
+    filters: &mut Filters,
     warnings: &mut Vec<Obstacle>,
     in_leader: impl FnOnce(&mut Remote) -> Result<()>,
 ) -> Result<(Captured, Vec<i32>)> {
@@ -122,6 +124,7 @@ pub(super) fn capture(
             }
             Ok(())
         })?;
+        filters.dump(pid, *tid, core)?;
         core.thread_core.get_or_insert_default().cg_set = Some(CGROUP_SET);
         if let Some(task) = core.tc.as_mut() {
             task.exit_signal = exit_signal(process);

@@ -15,6 +15,7 @@ use crate::image::proto::{
 };
 use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
 use crate::memory::{mappings, pages, segments};
+use crate::state::seccomp::Filters;
 use crate::task::{Frozen, Life, Process};
 use crate::track::{self, Arming, DirtyTracker};
 use crate::units::PAGE_SIZE;
@@ -26,6 +27,7 @@ struct Snapshot {
     id: Vec<u8>,
     processes: Vec<(Process, Captured)>,
     files: files::Dumper,
+    filters: Filters,
     stored: pages::Stored,
     scanned: u64,
     freezing: Duration,
@@ -190,6 +192,7 @@ fn snapshot(
             mapped,
             files_id,
             &mut snapshot.files,
+            &mut snapshot.filters,
             &mut snapshot.warnings,
             |remote| {
                 arming = arm.map(|tracker| Arming::begin(&process, remote, tracker, keeper));
@@ -385,6 +388,9 @@ fn write(
         });
     }
     writer.all("pstree.img", &tree)?;
+    if let Some(filters) = snapshot.filters.image() {
+        writer.one("seccomp.img", &filters)?;
+    }
     writer.one("stats-dump", &stats(snapshot, freeze))?;
     let segments = sidecar::segments(snapshot.files.segments());
     std::mem::take(&mut snapshot.files).finish(writer)?;

@@ -9,6 +9,7 @@ use crate::image::proto::{
 };
 use crate::image::{Images, PagemapId};
 use crate::memory::space;
+use crate::state::seccomp::Filters;
 use crate::task::{self, Life};
 use crate::units::Pid;
 use crate::{arch, files, state};
@@ -59,6 +60,7 @@ pub struct Plan {
     pub layers: usize,
     pub(super) stack: Stack,
     pub(super) processes: Vec<Recorded>,
+    pub(super) filters: Filters,
 }
 
 impl Plan {
@@ -134,6 +136,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         warnings: Vec::new(),
         stack,
         processes,
+        filters: Filters::of(images.optional("seccomp.img")?),
     };
     let taken: Vec<Pid> = plan
         .ids()
@@ -149,6 +152,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
     for process in &plan.processes {
         for (tid, core) in &process.cores {
             plan.obstacles.extend(state::check_image(*tid, core));
+            plan.filters.chain(core)?;
             let missing = arch::core::missing_here(core);
             if !missing.is_empty() {
                 plan.obstacles.push(Obstacle::unsupported(

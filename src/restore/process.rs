@@ -11,6 +11,7 @@ use crate::image::PagemapId;
 use crate::image::proto::{CoreEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
 use crate::memory::{policy, pump, space};
+use crate::state::seccomp::Filters;
 use crate::state::{self, RestoreThread};
 use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
@@ -112,6 +113,7 @@ pub(super) fn build_state(
     pid: Pid,
     recorded: &Recorded,
     body: &Body,
+    filters: &Filters,
     remotes: &mut [Remote],
 ) -> Result<Vec<Obstacle>> {
     let leader_core = &recorded.cores[0].1;
@@ -128,6 +130,9 @@ pub(super) fn build_state(
             warnings: Vec::new(),
         })
         .collect();
+    for thread in &mut threads {
+        filters.restore(thread.remote, thread.core)?;
+    }
     state::restore(&mut threads)?;
     for thread in &mut threads {
         if registers::has_tiles(thread.core) {

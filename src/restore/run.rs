@@ -103,7 +103,13 @@ fn build(
         let Some(body) = &recorded.body else { continue };
         let pid = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
         let mut remotes = born.make_threads(&recorded.wanted)?;
-        warnings.extend(process::build_state(pid, recorded, body, &mut remotes)?);
+        warnings.extend(process::build_state(
+            pid,
+            recorded,
+            body,
+            &plan.filters,
+            &mut remotes,
+        )?);
         process::finish(pid, recorded, body, &mut remotes, &foothold)?;
     }
     Ok(pages)

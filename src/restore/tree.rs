@@ -559,7 +559,7 @@ fn pid_of(id: u32) -> Pid {
 
 /// Seizes a child that we forked ourselves and stops it.
 fn adopt(pid: Pid) -> Result<()> {
-    ptrace::seize(pid, OPTIONS)
+    task::seize(pid, OPTIONS)
         .and_then(|()| ptrace::interrupt(pid))
         .map_err(|e| Error::os(format!("Cannot attach to our own child {pid}"), e))?;
     await_birth(pid)

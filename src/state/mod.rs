@@ -27,7 +27,7 @@ mod process;
 mod rlimits;
 mod rseq;
 mod sched;
-mod seccomp;
+pub mod seccomp;
 mod sigactions;
 mod switches;
 mod tiles;

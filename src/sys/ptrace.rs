@@ -339,8 +339,46 @@ pub fn dispatches_syscalls(tid: Pid) -> nix::Result<bool> {
     Ok(raw[..8].iter().any(|byte| *byte != 0))
 }
 
+/// Seccomp filter number `index` of the thread, counted from the first one, as the bytes of its
+/// instructions (PTRACE_SECCOMP_GET_FILTER); `None` behind the last one.
+///
+/// # Errors
+/// EACCES without CAP_SYS_ADMIN, EMEDIUMTYPE for one that is no classic BPF.
+pub fn seccomp_filter(tid: Pid, index: usize) -> nix::Result<Option<Vec<u8>>> {
+    /// Instructions of the longest one (BPF_MAXINSNS), 8 bytes each.
+    const MOST: usize = 4096;
+    let mut program = vec![0u64; MOST];
+    let get = linux_raw_sys::ptrace::PTRACE_SECCOMP_GET_FILTER;
+    let place = program.as_mut_ptr().addr_exposed();
+    let length = match request_value(get, tid, index, place) {
+        Ok(length) => usize::try_from(length).unwrap_or(0),
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let instructions = program.iter().take(length);
+    Ok(Some(instructions.flat_map(|i| i.to_le_bytes()).collect()))
+}
+
+/// The SECCOMP_FILTER_FLAG_* of that filter (PTRACE_SECCOMP_GET_METADATA).
+///
+/// # Errors
+/// As [`seccomp_filter`].
+pub fn seccomp_flags(tid: Pid, index: usize) -> nix::Result<u32> {
+    // struct seccomp_metadata: the index, then the flags.
+    let mut metadata = [index as u64, 0];
+    let get = linux_raw_sys::ptrace::PTRACE_SECCOMP_GET_METADATA;
+    let place = metadata.as_mut_ptr().addr_exposed();
+    request(get, tid, size_of_val(&metadata), place)?;
+    Ok(u32::try_from(metadata[1]).unwrap_or(0))
+}
+
 /// `addr` and `data` are numbers, or the address of a live object of ours that fits the request.
 fn request(request: u32, tid: Pid, addr: usize, data: usize) -> nix::Result<()> {
+    request_value(request, tid, addr, data).map(drop)
+}
+
+/// The same, with what the request returns.
+fn request_value(request: u32, tid: Pid, addr: usize, data: usize) -> nix::Result<i64> {
     // SAFETY: the callers of this private function pass numbers, or the address of a local that
     // outlives the call and has the size that the request reads or writes.
     let result = unsafe {
@@ -351,7 +389,7 @@ fn request(request: u32, tid: Pid, addr: usize, data: usize) -> nix::Result<()> 
             ptr::with_exposed_provenance_mut::<libc::c_void>(data),
         )
     };
-    Errno::result(result).map(drop)
+    Errno::result(result)
 }
 
 /// The address of an object of ours as a number for [`request`].

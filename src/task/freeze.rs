@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -73,7 +74,7 @@ impl Frozen {
             }
             let mut asked = VecDeque::with_capacity(new.len());
             for tid in new {
-                match ptrace::seize(tid, 0).and_then(|()| ptrace::interrupt(tid)) {
+                match seize(tid, 0).and_then(|()| ptrace::interrupt(tid)) {
                     Ok(()) => asked.push_back(tid),
                     Err(Errno::ESRCH) => {}
                     // The kernel's answer for a thread that is ending.
@@ -207,6 +208,33 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         self.release(0);
     }
+}
+
+/// Attaches to a thread without stopping it; where we have the right, its seccomp filters do not hold
+/// for what it does while we trace it (PTRACE_O_SUSPEND_SECCOMP).
+///
+/// # Errors
+/// As [`ptrace::seize`].
+pub fn seize(tid: Pid, options: i32) -> nix::Result<()> {
+    if !may_suspend_seccomp() {
+        return ptrace::seize(tid, options);
+    }
+    let suspend = linux_raw_sys::ptrace::PTRACE_O_SUSPEND_SECCOMP;
+    match ptrace::seize(tid, options | suspend.cast_signed()) {
+        // No right after all (in a user namespace), or not a matter of seccomp: then for the same reason.
+        Err(Errno::EPERM | Errno::EINVAL) => ptrace::seize(tid, options),
+        result => result,
+    }
+}
+
+/// True when the confinement of others can be suspended: with CAP_SYS_ADMIN, when we are not confined.
+pub fn may_suspend_seccomp() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| {
+        let status = procfs::process::Process::myself().and_then(|me| me.status());
+        status.is_ok_and(|s| s.capeff & CAP_SYS_ADMIN != 0 && s.seccomp.unwrap_or(0) == 0)
+    })
 }
 
 /// Waits, a second at most, until init has taken note of the end of `pid`: until then its pid is not

@@ -6,6 +6,6 @@ pub mod sessions;
 mod tree;
 mod trees;
 
-pub use freeze::Frozen;
+pub use freeze::{Frozen, may_suspend_seccomp, seize};
 pub use tree::{Life, Process, members, process};
 pub use trees::{Tree, trees};

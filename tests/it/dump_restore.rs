@@ -216,6 +216,13 @@ fn tiles_may_first_be_used_after_a_restore() {
 }
 
 #[test]
+fn seccomp_filters_hold_again() {
+    let members = [("thread", "check"), ("child", "check")];
+    round_trip("confined", &[], &members);
+    round_trip("confined", &["plain"], &members);
+}
+
+#[test]
 fn eventfds_timerfds_signalfds_and_epoll_come_back() {
     round_trip("events", &[], &[]);
 }

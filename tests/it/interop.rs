@@ -15,6 +15,8 @@ const KINDS: &[(&str, &[&str])] = &[
     ("signals", &[]),
     ("timers", &[]),
     ("surroundings", &["modest"]),
+    ("confined", &[]),
+    ("confined", &["plain"]),
     ("creds", &["drop"]),
     ("creds", &["keep"]),
     ("descriptors", &["modest"]),

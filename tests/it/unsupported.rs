@@ -98,11 +98,6 @@ fn a_file_lock_is_an_obstacle() {
 }
 
 #[test]
-fn a_seccomp_filter_is_an_obstacle() {
-    refused("seccomp", &["seccomp", "process 2"]);
-}
-
-#[test]
 fn a_child_that_shares_the_memory_of_its_parent_is_an_obstacle() {
     refused("shared-memory-child", &["share their memory"]);
 }
@@ -153,22 +148,27 @@ fn a_pid_namespace_that_waits_for_its_first_child_is_an_obstacle() {
 
 #[test]
 fn a_thread_that_catches_its_own_system_calls_is_let_go_unharmed() {
+    let_go("dispatch", "catches its own system calls", &["watch -n 1"]);
+}
+
+#[test]
+fn a_thread_with_a_supervisor_of_its_system_calls_is_let_go_unharmed() {
+    let_go("supervised", "asks another process", &[]);
+}
+
+/// Dumps a holder of what only who traces it can tell: the freeze comes first. `also`: more commands that
+/// are refused.
+fn let_go(what: &str, words: &str, also: &[&str]) {
     if !require(&[Need::Root]) {
         return;
     }
     let mut sandbox = Sandbox::new();
-    let target = sandbox.specimen("holder", &["dispatch"]);
-    // Only who traces it can tell: the freeze comes first.
-    for command in [
-        "dump -D 1",
-        "dump -D 1 -R",
-        "dump -D 1 -R --track-mem",
-        "watch -n 1",
-    ] {
+    let target = sandbox.specimen("holder", &[what]);
+    let dumps = ["dump -D 1", "dump -D 1 -R", "dump -D 1 -R --track-mem"];
+    for command in dumps.iter().chain(also) {
         let run = sandbox
             .icecore(&format!("{command} -t {}", target.pid))
             .fails(5);
-        let words = "catches its own system calls";
         assert!(run.stderr.contains(words), "{}", run.stderr);
         target.runs();
         assert!(!sandbox.path("1").exists());

@@ -108,11 +108,15 @@ fn hold(what: &str, desk: &Desk) {
             file.lock().unwrap();
             std::mem::forget(file);
         }
-        "seccomp" => {
-            // One instruction: allow everything.
-            let filter: [u64; 1] = [0x7fff_0000 << 32 | 0x06];
-            let program = [1u64, (&raw const filter).expose_provenance() as u64];
-            kernel::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).unwrap();
+        "supervised" => {
+            // One instruction: SECCOMP_RET_USER_NOTIF to every call with a number that none has.
+            let filter = [
+                0x20u64,
+                u64::from(u32::MAX) << 32 | 1 << 24 | 0x15,
+                0x7fc0_0000 << 32 | 0x06,
+                0x7fff_0000 << 32 | 0x06,
+            ];
+            let program = [4u64, (&raw const filter).expose_provenance() as u64];
             let address = (&raw const program).expose_provenance() as u64;
             kernel::prctl(libc::PR_SET_SECCOMP, [2, address, 0, 0]).unwrap();
         }

@@ -12,6 +12,7 @@
 )]
 #![expect(unreachable_pub, reason = "a program has no outside")]
 
+mod confined;
 mod creds;
 mod descriptors;
 mod desk;
@@ -48,6 +49,7 @@ type Kind = fn(Desk, &[String]);
 
 /// All kinds.
 const KINDS: &[(&str, Kind)] = &[
+    ("confined", confined::run),
     ("creds", creds::run),
     ("descriptors", descriptors::run),
     ("events", events::run),
