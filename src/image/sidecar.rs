@@ -20,12 +20,10 @@ pub use super::proto::icecore::{
 };
 use super::{Images, frame};
 use crate::error::{Error, Result};
+use crate::store::FRESH;
 
 /// Name of the sidecar inside a layer.
 pub const SIDECAR: &str = "icecore.img";
-
-/// Where a new sidecar is written before it takes the place of the old one.
-const FRESH: &str = "icecore.img.new";
 
 /// Fields that this version knows.
 const KNOWN: std::ops::RangeInclusive<u32> = 1..=20;

@@ -30,4 +30,4 @@ mod staging;
 
 pub use lock::Lock;
 pub use partial::PartialDir;
-pub use staging::{clear, is_staging, remove};
+pub use staging::{FRESH, clear, is_staging, remove};

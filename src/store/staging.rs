@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use super::partial::{busy, lock, sync};
 use crate::error::{Error, Result};
 
+/// Where a new sidecar is written, inside a layer, before it takes the place of the old one.
+pub const FRESH: &str = "icecore.img.new";
+
 const SUFFIX: &[u8] = b".icecore";
 
 /// Where the new contents of `dir` are staged, and where it goes before it is taken apart.
@@ -25,7 +28,8 @@ pub fn is_staging(name: &OsStr) -> bool {
     name.len() > SUFFIX.len() + 1 && name.starts_with(b".") && name.ends_with(SUFFIX)
 }
 
-/// Removes what dead processes left behind in `folder`; what a living one works on stays.
+/// Removes what dead processes left behind in `folder`, which is locked; what a living one works on
+/// (that makes a layer of its own) stays.
 ///
 /// A folder that cannot be read or written has nothing that could be removed.
 pub fn clear(folder: &Path) {
@@ -35,6 +39,8 @@ pub fn clear(folder: &Path) {
         {
             tracing::debug!("left where it is: {}", e.one_line());
         }
+        // Whoever writes one holds the folder alone. There is hardly ever one.
+        drop(fs::remove_file(entry.path().join(FRESH)));
     }
 }
 

@@ -9,6 +9,7 @@ mod busy;
 mod commands;
 mod crash;
 mod dedup;
+mod dedup_faults;
 mod demo;
 mod dump_restore;
 mod edit;
