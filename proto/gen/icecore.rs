@@ -88,7 +88,7 @@ pub struct Sidecar {
     #[prost(string, repeated, tag = "40")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub instruction_sets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Identities of layers that squash made part of this one, 16 bytes each.
+    /// Identities of layers that were below this one and became part of it, 16 bytes each.
     #[prost(bytes = "vec", optional, tag = "41")]
     #[serde(
         skip_serializing_if = "Option::is_none",

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::image::proto::{CoreEntry, InventoryEntry, PstreeEntry};
 use crate::image::{Images, Place, Sidecar, pages_id};
 
+/// Bytes of an identity.
+const ID: usize = 16;
+
 /// Whether a layer can be used, as far as it can be told without reading its ancestors' pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -102,6 +105,9 @@ pub struct Layer {
     pub pinned: bool,
     /// The processes were frozen for so long, in nanoseconds.
     pub freeze_ns: Option<u64>,
+    /// Identities of layers that were below this one and became part of it.
+    #[serde(skip)]
+    pub(crate) parts: Vec<String>,
     /// A pages file with holes, while reading.
     #[serde(skip)]
     holes: Option<String>,
@@ -168,6 +174,7 @@ impl Layer {
             created_unix_ns: None,
             pinned: false,
             freeze_ns: None,
+            parts: Vec::new(),
             holes: None,
         }
     }
@@ -261,6 +268,8 @@ impl Layer {
         self.label.clone_from(&sidecar.label);
         self.pinned = sidecar.pinned.unwrap_or(false);
         self.freeze_ns = sidecar.freeze_ns;
+        let parts = sidecar.squashed.as_deref().unwrap_or_default();
+        self.parts = parts.chunks(ID).map(Sidecar::hex).collect();
         if let Some(mark) = &sidecar.consumed {
             self.set(
                 State::Consumed,

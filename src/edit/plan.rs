@@ -45,7 +45,7 @@ pub struct Rewrite {
     pub into: Option<PathBuf>,
     /// The parent it will have.
     pub parent: Option<PathBuf>,
-    /// Layers that become part of it, as squash says.
+    /// Layers that become part of it: those between it and the parent it will have.
     pub joined: Vec<PathBuf>,
     /// Pages that it takes over from layers that are no longer below it.
     pub moved: Vec<Moved>,
@@ -146,8 +146,11 @@ impl Plan {
                 .children(dir)
                 .filter(|child| !gone.contains(&child.dir))
             {
-                let heir = heir(family, layer, gone)?;
-                self.rebase(child, heir, None)?;
+                let mut joined = Vec::new();
+                let heir = heir(family, layer, gone, &mut joined)?;
+                if let Some(rewrite) = self.rebase(child, heir, None)? {
+                    rewrite.joined = joined;
+                }
             }
         }
         // Uppermost first: by the number of ancestors.
@@ -206,18 +209,18 @@ impl Plan {
         layer: &Layer,
         parent: Option<PathBuf>,
         into: Option<PathBuf>,
-    ) -> Result<()> {
+    ) -> Result<Option<&mut Rewrite>> {
         let dir = layer.dir.display();
         match layer.state {
             // It does not stand on that layer, whatever its link says.
-            State::Orphan => return Ok(()),
+            State::Orphan => return Ok(None),
             State::Partial => {
                 self.obstacle(
                     Kind::Busy,
                     format!("A dump into {dir} is not finished; it may need the pages below"),
                     "Wait for the dump; remove that directory if none is running",
                 );
-                return Ok(());
+                return Ok(None);
             }
             State::Consumed => {
                 self.obstacle(
@@ -225,7 +228,7 @@ impl Plan {
                     format!("Layer {dir} cannot be carried over: pages of it were freed by dedup"),
                     format!("It cannot be restored any more; drop it as well: icecore drop {dir}"),
                 );
-                return Ok(());
+                return Ok(None);
             }
             State::Complete | State::PreDump | State::Damaged => {}
         }
@@ -274,7 +277,7 @@ impl Plan {
             }
         }
         self.rewrites.push(rewrite);
-        Ok(())
+        Ok(self.rewrites.last_mut())
     }
 }
 
@@ -305,10 +308,16 @@ pub(super) fn level_of(stack: &Stack, dir: Option<&Path>) -> Result<usize> {
     })
 }
 
-/// The nearest ancestor of `layer` that stays.
-fn heir(family: &Family, layer: &Layer, gone: &BTreeSet<PathBuf>) -> Result<Option<PathBuf>> {
+/// The nearest ancestor of `layer` that stays; `passed` gets those that do not, `layer` first.
+fn heir(
+    family: &Family,
+    layer: &Layer,
+    gone: &BTreeSet<PathBuf>,
+    passed: &mut Vec<PathBuf>,
+) -> Result<Option<PathBuf>> {
     let mut at = layer;
     loop {
+        passed.push(at.dir.clone());
         match &at.parent {
             None => return Ok(None),
             Some(parent) if !gone.contains(parent) => return Ok(Some(parent.clone())),

@@ -103,7 +103,8 @@ pub fn prune(dir: &Path, keep: &Keep) -> Result<Plan> {
     Ok(plan)
 }
 
-/// The layers, tree by tree.
+/// The layers, tree by tree. What a prune that was cut off has left over still counts to the tree
+/// whose layers took over its pages: it would be a tree of its own, with newest layers of its own.
 fn trees(family: &Family) -> Vec<Vec<&Layer>> {
     let is_root = |layer: &&Layer| {
         layer
@@ -112,7 +113,7 @@ fn trees(family: &Family) -> Vec<Vec<&Layer>> {
             .is_none_or(|p| family.layer(p).is_err())
     };
     let mut seen = BTreeSet::new();
-    let mut trees = Vec::new();
+    let mut trees: Vec<Vec<&Layer>> = Vec::new();
     for root in family.layers().filter(is_root) {
         let mut tree = Vec::new();
         let mut todo = vec![root];
@@ -122,7 +123,18 @@ fn trees(family: &Family) -> Vec<Vec<&Layer>> {
                 todo.extend(family.children(&layer.dir));
             }
         }
-        trees.push(tree);
+        let of = |other: &Vec<&Layer>| tree.iter().any(|layer| is_part(layer, other));
+        let takes = |other: &Vec<&Layer>| other.iter().any(|layer| is_part(layer, &tree));
+        match trees.iter().position(|other| of(other) || takes(other)) {
+            Some(at) => trees[at].extend(tree),
+            None => trees.push(tree),
+        }
     }
     trees
+}
+
+/// True when `layer` became part of one of `others`.
+fn is_part(layer: &Layer, others: &[&Layer]) -> bool {
+    let takes = |id: &String| others.iter().any(|other| other.parts.contains(id));
+    layer.id.as_ref().is_some_and(takes)
 }

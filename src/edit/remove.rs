@@ -7,10 +7,6 @@ use super::family::{Family, settled};
 use super::plan::{Plan, Request};
 use crate::chain::{Layer, Stack};
 use crate::error::{Error, Kind, Result};
-use crate::image::Sidecar;
-
-/// Bytes of an identity.
-const ID: usize = 16;
 
 /// Plans to drop the layers in `dirs`: the layers that stand on them take over what they still need.
 ///
@@ -38,7 +34,7 @@ pub fn squash(from: &Path, to: &Path) -> Result<Plan> {
         .map(|level| level.dir().to_path_buf())
         .collect();
     let Some(end) = line.iter().position(|dir| *dir == from) else {
-        return rest(&from, &to, &stack, request);
+        return rest(&from, &to, request);
     };
     if end == 0 {
         let what = format!("{} is one layer already", to.display());
@@ -48,26 +44,15 @@ pub fn squash(from: &Path, to: &Path) -> Result<Plan> {
     let family = Family::around(&[to])?;
     let mut plan = Plan::new("squash", request, &family);
     plan.remove(&family, &gone)?;
-    if let Some(result) = plan
-        .rewrites
-        .iter_mut()
-        .find(|rewrite| rewrite.dir == line[0])
-    {
-        result.joined = gone.into_iter().collect();
-    }
     Ok(plan)
 }
 
 /// What is left of a squash that was cut off: `to` is done, and some of the layers that are part of
 /// it now are still there.
-fn rest(from: &Path, to: &Path, stack: &Stack, request: Request) -> Result<Plan> {
-    let sidecar = stack.tip().sidecar();
-    let squashed = sidecar
-        .and_then(|s| s.squashed.as_deref())
-        .unwrap_or_default();
-    let parts: BTreeSet<String> = squashed.chunks(ID).map(Sidecar::hex).collect();
-    let part = |layer: &Layer| layer.id.as_ref().is_some_and(|id| parts.contains(id));
+fn rest(from: &Path, to: &Path, request: Request) -> Result<Plan> {
     let family = Family::around(&[from.to_path_buf(), to.to_path_buf()])?;
+    let parts = &family.layer(to)?.parts;
+    let part = |layer: &Layer| layer.id.as_ref().is_some_and(|id| parts.contains(id));
     let mut gone = BTreeSet::new();
     let mut todo = vec![family.layer(from)?];
     while let Some(layer) = todo.pop() {

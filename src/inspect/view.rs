@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::space::Space;
-use crate::chain::Stack;
+use crate::chain::{Held, Stack};
 use crate::error::{Error, Kind, Result};
 use crate::image::proto::{CoreEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RegFileEntry};
 use crate::image::{Images, PagemapId};
@@ -38,9 +38,10 @@ pub(super) struct Segment {
     pub(super) size: u64,
 }
 
-/// A layer with its ancestors, open for looking.
+/// A layer with its ancestors, open for looking; nobody changes them meanwhile.
 #[derive(Debug)]
 pub struct View {
+    _held: Held,
     stack: Stack,
     tasks: Vec<Task>,
     files: BTreeMap<u32, FileEntry>,
@@ -51,8 +52,10 @@ impl View {
     /// Opens the layer in `dir` with everything below it.
     ///
     /// # Errors
-    /// When an ancestor is missing, or an image that is needed cannot be read.
+    /// When an ancestor is missing, somebody changes layers of the stack, or an image that is needed
+    /// cannot be read.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        let held = Held::shared(dir.as_ref())?;
         let stack = Stack::open(dir)?;
         let images = stack.tip().images();
         let mut files: BTreeMap<u32, FileEntry> = BTreeMap::new();
@@ -85,6 +88,7 @@ impl View {
             .collect();
         let tasks = tasks(images)?;
         Ok(Self {
+            _held: held,
             stack,
             tasks,
             files,

@@ -10,7 +10,7 @@ use std::process::Command;
 use icecore::chain::{Stack, check_dir};
 use tempfile::TempDir;
 
-use crate::support::faults::{CHANGES, FALLIBLE, failing_at, killed_at, points};
+use crate::support::faults::{CHANGES, FALLIBLE, Point, failing_at, killed_at, points};
 use crate::support::{Need, Sandbox, require};
 
 const ICECORE: &str = env!("CARGO_BIN_EXE_icecore");
@@ -105,37 +105,58 @@ impl Template {
         (dir, img)
     }
 
-    /// Every layer in `img` is what it was; all but those in `gone` are there.
-    fn check(&self, what: &str, img: &Path, gone: &[&str]) {
+    /// A copy for an operation.
+    fn copy_for(&self, operation: &Operation) -> (TempDir, PathBuf) {
+        let (dir, img) = self.copy();
+        for name in operation.without {
+            fs::remove_dir_all(img.join(name)).unwrap();
+        }
+        (dir, img)
+    }
+
+    /// Every layer in `img` is what it was, but for those that the operation may take or consume.
+    fn check(&self, what: &str, img: &Path, operation: &Operation) {
         for (name, expected) in &self.contents {
             let dir = img.join(name);
-            if gone.contains(&name.as_str()) && !dir.exists() {
+            let goes = operation.gone.contains(&name.as_str());
+            if operation.without.contains(&name.as_str()) || (goes && !dir.exists()) {
                 continue;
             }
             assert!(dir.exists(), "{what}: layer {name} is lost");
+            let report = check_dir(&dir);
+            if operation.consumed.contains(&name.as_str()) && !report.is_sound() {
+                assert!(
+                    report.obstacles[0].what.contains("consumed"),
+                    "{what}: {report:?}"
+                );
+                continue;
+            }
             assert_eq!(&contents(&dir), expected, "{what}: layer {name}");
         }
     }
 
     /// The command finishes what was begun, and leaves nothing else behind.
-    fn finish(&self, what: &str, img: &Path, gone: &[&str], command: &[&str]) {
-        let words = placed(img, command);
+    fn finish(&self, what: &str, img: &Path, operation: &Operation) {
+        let words = placed(img, operation.command);
         let output = Command::new(ICECORE).args(&words).output().unwrap();
-        let done = gone.iter().all(|name| !img.join(name).exists());
+        let done = operation.gone.iter().all(|name| !img.join(name).exists());
+        let done = done && !operation.gone.is_empty();
         assert!(output.status.success() || done, "{what}: {output:?}");
         // A look at the stack clears what the dead left.
         let last = img.join("5");
         let words = ["label", last.to_str().unwrap(), "x"];
         let output = Command::new(ICECORE).args(words).output().unwrap();
         assert!(output.status.success(), "{what}: {output:?}");
-        self.check(what, img, gone);
+        self.check(what, img, operation);
         let mut names: Vec<String> = fs::read_dir(img)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
         let mut expected: Vec<String> = self.contents.keys().cloned().collect();
-        expected.retain(|name| !gone.contains(&name.as_str()));
+        let left =
+            |name: &str| !operation.gone.contains(&name) && !operation.without.contains(&name);
+        expected.retain(|name| left(name));
         assert_eq!(names, expected, "{what}");
     }
 }
@@ -149,65 +170,138 @@ fn placed(img: &Path, command: &[&str]) -> Vec<String> {
     command.iter().map(place).collect()
 }
 
-/// Every operation with the layers that go.
-const OPERATIONS: &[(&[&str], &[&str])] = &[
-    (&["drop", "@2", "--yes"], &["2"]),
-    (&["squash", "@2", "@4", "--yes"], &["2", "3"]),
-];
+/// A command that changes a stack.
+#[derive(Debug)]
+struct Operation {
+    command: &'static [&'static str],
+    /// Layers that are not there from the start.
+    without: &'static [&'static str],
+    /// Layers that go.
+    gone: &'static [&'static str],
+    /// Layers that may become unrestorable, if they say so.
+    consumed: &'static [&'static str],
+}
 
-fn everywhere(set: &[&str], how: &dyn Fn(&crate::support::faults::Point, &[&str]) -> i32) {
+const DROP: Operation = Operation {
+    command: &["drop", "@2", "--yes"],
+    without: &[],
+    gone: &["2"],
+    consumed: &[],
+};
+const SQUASH: Operation = Operation {
+    command: &["squash", "@2", "@4", "--yes"],
+    without: &[],
+    gone: &["2", "3"],
+    consumed: &[],
+};
+const PRUNE: Operation = Operation {
+    command: &["prune", "@", "--keep-last", "2", "--yes"],
+    without: &["2b"],
+    gone: &["1", "2", "3"],
+    consumed: &[],
+};
+const UNCHANGED: Operation = Operation {
+    command: &["dedup", "-D", "@5", "--strategy", "unchanged", "--yes"],
+    without: &[],
+    gone: &[],
+    consumed: &[],
+};
+const ZERO: Operation = Operation {
+    command: &["dedup", "-D", "@5", "--strategy", "zero", "--yes"],
+    without: &[],
+    gone: &[],
+    consumed: &[],
+};
+const SUPERSEDED: Operation = Operation {
+    command: &["dedup", "-D", "@5", "--strategy", "superseded", "--yes"],
+    without: &["2b"],
+    gone: &[],
+    consumed: &["1", "2", "3", "4"],
+};
+
+type Fault = dyn Fn(&Point, &[&str]) -> i32;
+
+/// Runs the operation with a fault at each call of `set`.
+fn everywhere(operation: &Operation, set: &[&str], fault: &Fault) {
+    if !require(&[Need::Root, Need::Strace]) {
+        return;
+    }
     let template = Template::new();
-    for (command, gone) in OPERATIONS {
-        let (_dir, img) = template.copy();
-        let log = template.dir.path().join("calls");
-        let words = placed(&img, command);
+    let (_dir, img) = template.copy_for(operation);
+    let log = template.dir.path().join("calls");
+    let words = placed(&img, operation.command);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (points, code) = points(set, &log, ICECORE, &words);
+    assert_eq!(code, 0, "{operation:?}");
+    template.finish("undisturbed", &img, operation);
+    let mut hit = 0;
+    for point in &points {
+        let what = format!("{:?} at {} {}", operation.command, point.call, point.number);
+        let (_dir, img) = template.copy_for(operation);
+        let words = placed(&img, operation.command);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let (points, code) = points(set, &log, ICECORE, &words);
-        assert_eq!(code, 0, "{command:?}");
-        template.finish("undisturbed", &img, gone, command);
-        let mut hit = 0;
-        for point in &points {
-            let what = format!("{command:?} at {} {}", point.call, point.number);
-            let (_dir, img) = template.copy();
-            let words = placed(&img, command);
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let code = how(point, &words);
-            hit += usize::from(code != 0);
-            template.check(&what, &img, gone);
-            template.finish(&what, &img, gone, command);
-        }
-        eprintln!(
-            "{command:?}: {} points, {hit} of them ended it",
-            points.len()
-        );
-        assert!(hit * 3 > points.len(), "{hit} of {}", points.len());
+        let code = fault(point, &words);
+        hit += usize::from(code != 0);
+        template.check(&what, &img, operation);
+        template.finish(&what, &img, operation);
     }
+    eprintln!(
+        "{:?}: {} points, {hit} of them ended it",
+        operation.command,
+        points.len()
+    );
+    assert!(hit * 3 > points.len(), "{hit} of {}", points.len());
 }
 
-#[test]
-fn an_operation_killed_at_any_call_leaves_every_layer_as_it_was_or_as_it_should_be() {
-    if !require(&[Need::Root, Need::Strace]) {
-        return;
-    }
-    everywhere(CHANGES, &|point, words| killed_at(point, ICECORE, words));
-}
-
-#[test]
-fn an_operation_on_a_full_disk_changes_nothing_or_is_done() {
-    if !require(&[Need::Root, Need::Strace]) {
-        return;
-    }
-    everywhere(FALLIBLE, &|point, words| {
-        failing_at(point, "ENOSPC", ICECORE, words)
+fn kill(operation: &Operation) {
+    everywhere(operation, CHANGES, &|point, words| {
+        killed_at(point, ICECORE, words)
     });
 }
 
-#[test]
-fn an_operation_on_a_broken_disk_changes_nothing_or_is_done() {
-    if !require(&[Need::Root, Need::Strace]) {
-        return;
+fn fail(operation: &Operation) {
+    for errno in ["ENOSPC", "EIO"] {
+        everywhere(operation, FALLIBLE, &|point, words| {
+            failing_at(point, errno, ICECORE, words)
+        });
     }
-    everywhere(FALLIBLE, &|point, words| {
-        failing_at(point, "EIO", ICECORE, words)
-    });
+}
+
+#[test]
+fn a_drop_killed_at_any_call_leaves_every_layer_as_it_was_or_as_it_should_be() {
+    kill(&DROP);
+}
+
+#[test]
+fn a_squash_killed_at_any_call_leaves_every_layer_as_it_was_or_as_it_should_be() {
+    kill(&SQUASH);
+}
+
+#[test]
+fn a_prune_killed_at_any_call_leaves_every_layer_as_it_was_or_as_it_should_be() {
+    kill(&PRUNE);
+}
+
+#[test]
+fn a_dedup_killed_at_any_call_leaves_every_layer_exact_or_marked() {
+    for operation in [&UNCHANGED, &ZERO, &SUPERSEDED] {
+        kill(operation);
+    }
+}
+
+#[test]
+fn a_drop_on_a_full_or_broken_disk_changes_nothing_or_is_done() {
+    fail(&DROP);
+}
+
+#[test]
+fn a_squash_on_a_full_or_broken_disk_changes_nothing_or_is_done() {
+    fail(&SQUASH);
+}
+
+#[test]
+fn a_dedup_on_a_full_or_broken_disk_leaves_every_layer_exact_or_marked() {
+    for operation in [&UNCHANGED, &ZERO, &SUPERSEDED] {
+        fail(operation);
+    }
 }
