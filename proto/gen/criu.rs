@@ -1762,7 +1762,7 @@ pub struct IpOptsEntry {
     pub ttl: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InetSkEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -1815,6 +1815,22 @@ pub struct InetSkEntry {
     #[prost(message, optional, tag = "20")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_opts: ::core::option::Option<TcpOptsEntry>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// Further options that differ from those of a new socket.
+    #[prost(message, repeated, tag = "1000")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: ::prost::alloc::vec::Vec<SkOptionEntry>,
+}
+/// An option of getsockopt(2) that is an int.
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SkOptionEntry {
+    #[prost(sint32, required, tag = "1")]
+    pub level: i32,
+    #[prost(sint32, required, tag = "2")]
+    pub name: i32,
+    #[prost(sint32, required, tag = "3")]
+    pub value: i32,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -74,6 +74,10 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         }
     };
     let threads = frozen.threads();
+    let mut connections = Some(snapshot.files.connections());
+    if plan.options.after != After::Kill {
+        connections = None;
+    }
     // A target that goes on does so now; one that ends must not before its layer is safe.
     let (mut frozen, mut freeze) = match plan.options.after {
         After::Run => (None, frozen.thaw()),
@@ -97,6 +101,10 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         .map_err(|e| e.target(state))?;
     if let Some(frozen) = frozen.take() {
         frozen.kill()?;
+        // Nobody holds them any more: they end without a word.
+        if let Some(connections) = connections {
+            connections.end();
+        }
     }
     drop(held);
     if plan.options.auto_dedup && plan.parent.is_some() {

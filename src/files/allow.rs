@@ -37,6 +37,12 @@ pub struct Allow {
     /// Datagram sockets that are connected with a socket outside of the tree: after a restore they are
     /// connected again by its name (`--ext-unix-sk`).
     pub ext_unix_sk: Chosen,
+    /// Established TCP connections are saved, and go on after a restore (`--tcp-established`).
+    pub tcp_established: bool,
+    /// TCP connections are dropped: their sockets come back closed (`--tcp-close`).
+    pub tcp_close: bool,
+    /// Connections that were not accepted yet are dropped (`--skip-in-flight`).
+    pub skip_in_flight: bool,
 }
 
 impl Default for Allow {
@@ -46,6 +52,9 @@ impl Default for Allow {
             link_remap: false,
             shell_job: false,
             ext_unix_sk: Chosen::None,
+            tcp_established: false,
+            tcp_close: false,
+            skip_in_flight: false,
         }
     }
 }

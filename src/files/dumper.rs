@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::descriptor::{self, Descriptor, Stat};
 use super::ghost::Ghosts;
+use super::inet::tcp::{Connections, Stream};
 use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
@@ -51,6 +52,10 @@ pub struct Dumper {
     pub(super) ghosts: Ghosts,
     pub(super) terminals: tty::Found,
     pub(super) unix: unix::Sockets,
+    /// TCP connections that stand still.
+    pub(super) connections: Connections,
+    /// What was in them, by the names of their images.
+    pub(super) streams: Vec<(String, Stream)>,
     /// Entries of `files` that may be programs or libraries.
     programs: Vec<(usize, PathBuf, Stat)>,
 }
@@ -167,12 +172,20 @@ impl Dumper {
             "memfd.img",
             self.segments.all().iter().map(|segment| &segment.entry),
         )?;
+        for (name, stream) in &self.streams {
+            writer.with_extra(name, [(&stream.entry, stream.bytes.as_slice())])?;
+        }
         self.unix.check()?;
         writer.with_extra("sk-queues.img", self.unix.queues.records())?;
         self.ghosts.write(writer)?;
         self.terminals.write(writer)?;
         writer.with_extra("pipes-data.img", self.pipes.records())?;
         writer.with_extra("fifo-data.img", self.fifos.records())
+    }
+
+    /// The TCP connections that were stopped; they go on when this is dropped.
+    pub fn connections(&mut self) -> Connections {
+        std::mem::take(&mut self.connections)
     }
 
     /// The next unused id.

@@ -33,6 +33,7 @@ mod epoll;
 mod eventfd;
 mod fifo;
 mod ghost;
+mod inet;
 mod install;
 mod memfd;
 mod opened;
@@ -51,6 +52,7 @@ mod unsupported;
 
 pub use allow::{Allow, Chosen};
 pub use dumper::{Dumper, Held};
+pub use inet::tcp::Connections;
 pub use install::install;
 pub use memfd::{OpenSegment, Segment};
 pub use opened::{Opened, Opening, open_all};
@@ -148,6 +150,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &epoll::Epoll,
     &tty::Terminal,
     &unix::Unix,
+    &inet::Inet,
     &regular::Regular,
 ];
 

@@ -15,7 +15,7 @@ use super::memfd::OpenSegment;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
 use super::tty::Session;
-use super::{FileKind, Place, Reopened, kind_of_entry, owner, tty, unix};
+use super::{Allow, FileKind, Place, Reopened, kind_of_entry, owner, tty, unix};
 use crate::error::{Error, Result};
 use crate::image::Images;
 use crate::image::proto::{
@@ -137,6 +137,7 @@ fn give_owner(id: u32, file: &OwnedFd, owner: &Owner) -> Result<()> {
 #[derive(Debug)]
 pub struct Opening<'a> {
     images: &'a Images,
+    allow: &'a Allow,
     entries: HashMap<u32, &'a FileEntry>,
     serving: HashSet<u32>,
     inodes: HashMap<u32, MemfdInodeEntry>,
@@ -163,6 +164,11 @@ impl<'a> Opening<'a> {
     /// The layer.
     pub(super) fn images(&self) -> &'a Images {
         self.images
+    }
+
+    /// What the user has allowed.
+    pub(super) fn allow(&self) -> &'a Allow {
+        self.allow
     }
 
     /// All entries, in no order.
@@ -209,7 +215,7 @@ impl<'a> Opening<'a> {
 ///
 /// # Errors
 /// When a file cannot be opened as it was; nothing is left open.
-pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
+pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> {
     let mut entries: Vec<FileEntry> = images.all("files.img")?;
     let written = mapped_for_writing(images)?;
     for entry in entries.iter_mut().filter(|e| written.contains(&e.id)) {
@@ -228,6 +234,7 @@ pub fn open_all(images: &Images, above: RawFd) -> Result<Opened> {
     let remaps = Remaps::new(&remaps);
     let mut opening = Opening {
         images,
+        allow,
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
         serving: serving(&entries)
             .into_iter()

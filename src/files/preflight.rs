@@ -170,7 +170,6 @@ fn tables(images: &Images) -> Result<Vec<(u32, Vec<FdinfoEntry>)>> {
 /// The kind of an entry that no kind of ours is responsible for, in words.
 fn kind_name(entry: &FileEntry) -> String {
     match FdTypes::try_from(entry.r#type) {
-        Ok(FdTypes::Inetsk) => "an internet socket".to_owned(),
         Ok(FdTypes::Packetsk) => "a packet socket".to_owned(),
         Ok(FdTypes::Netlinksk) => "a netlink socket".to_owned(),
         Ok(FdTypes::Inotify) => "an inotify instance".to_owned(),

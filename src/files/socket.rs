@@ -22,6 +22,10 @@ pub struct Nature {
     pub listens: bool,
     /// `tcpi_state` of a TCP socket, 0 of others.
     pub tcp_state: u8,
+    /// Connections that it has yet to accept, when it is a TCP socket that listens.
+    pub pending: u32,
+    /// The most of them.
+    pub backlog: u32,
     /// It has a BPF filter.
     pub filtered: bool,
 }
@@ -40,13 +44,21 @@ impl Nature {
             protocol: of(libc::SO_PROTOCOL)?,
             listens: of(libc::SO_ACCEPTCONN)? != 0,
             tcp_state: 0,
+            pending: 0,
+            backlog: 0,
             // A filter that is not classic is not shown.
             filtered: filter_length(fd).map_or_else(|e| e == Errno::EACCES, |length| length != 0),
         };
         if nature.protocol == libc::IPPROTO_TCP {
-            let mut state = [0];
-            get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state)?;
-            nature.tcp_state = state[0];
+            // struct tcp_info: the state, and of a listener `tcpi_unacked` and `tcpi_sacked`.
+            let mut info = [0; 32];
+            get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+            let [state, .., a, b, c, d, e, f, g, h] = info;
+            nature.tcp_state = state;
+            if nature.listens {
+                nature.pending = u32::from_le_bytes([a, b, c, d]);
+                nature.backlog = u32::from_le_bytes([e, f, g, h]);
+            }
         }
         Ok(nature)
     }

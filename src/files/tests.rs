@@ -229,7 +229,7 @@ fn a_pipe_between_two_processes_keeps_its_contents_and_who_shares_which_end() {
         second.records("pipes-data.img").unwrap()
     );
 
-    let opened = open_all(&images, 500).unwrap();
+    let opened = open_all(&images, 500, &Allow::default()).unwrap();
     let (write, read) = (id(&images, 2, 1), id(&images, 3, 0));
     assert!(opened.fd(write).unwrap() >= 500 && opened.fd(read).unwrap() >= 500);
     let mut reader = reopened(&opened, read);
@@ -253,7 +253,7 @@ fn a_half_open_pipe_ends_after_its_contents() {
     File::from(write).write_all(b"last").unwrap();
     let child = Sleeper::start(read, Stdio::null());
     let images = layer(dir.path(), &[&child]);
-    let opened = open_all(&images, 500).unwrap();
+    let opened = open_all(&images, 500, &Allow::default()).unwrap();
     let mut all = Vec::new();
     reopened(&opened, id(&images, 2, 0))
         .read_to_end(&mut all)
@@ -290,7 +290,7 @@ fn files_keep_offset_and_flags() {
     assert!(sizes.contains(&Some(10)), "{sizes:?}");
     assert!(!sizes.contains(&Some(0)), "a log has no size: {sizes:?}");
 
-    let opened = open_all(&images, 0).unwrap();
+    let opened = open_all(&images, 0, &Allow::default()).unwrap();
     let mut data = reopened(&opened, id(&images, 2, 0));
     assert_eq!(data.stream_position().unwrap(), 4);
     assert_eq!(flags(&data) & libc::O_ACCMODE, libc::O_RDWR);
@@ -378,7 +378,7 @@ fn a_fifo_keeps_its_contents() {
         preflight(&images, &Allow::default()).unwrap(),
         (vec![], vec![])
     );
-    let opened = open_all(&images, 0).unwrap();
+    let opened = open_all(&images, 0, &Allow::default()).unwrap();
     let mut got = [0; 6];
     reopened(&opened, id(&images, 2, 0))
         .read_exact(&mut got)
@@ -424,7 +424,7 @@ fn a_memfd_keeps_name_size_and_seals_and_its_segment_is_told() {
         preflight(&images, &Allow::default()).unwrap(),
         (vec![], vec![])
     );
-    let opened = open_all(&images, 0).unwrap();
+    let opened = open_all(&images, 0, &Allow::default()).unwrap();
     let shmids: Vec<u32> = opened
         .segments()
         .map(|segment| segment.entry.shmid)
@@ -535,7 +535,7 @@ fn a_new_process_gets_exactly_the_descriptors_of_the_layer() {
     let child = Sleeper::start_with(read, log, write);
     let images = layer(dir.path(), &[&child]);
     drop(child);
-    let opened = open_all(&images, 100).unwrap();
+    let opened = open_all(&images, 100, &Allow::default()).unwrap();
     let mut table: Vec<FdinfoEntry> = images.all("fdinfo-2.img").unwrap();
     // A duplicate with close-on-exec, with a gap below it.
     let mut extra = table[1].clone();
@@ -646,7 +646,7 @@ fn event_descriptors_come_back_as_they_were() {
         preflight(&images, &Allow::default()).unwrap(),
         (vec![], vec![])
     );
-    let opened = open_all(&images, 0).unwrap();
+    let opened = open_all(&images, 0, &Allow::default()).unwrap();
     let second = Fork::new();
     let table: Vec<FdinfoEntry> = images.all("fdinfo-2.img").unwrap();
     second.run(|remote| install(remote, &table, &opened));

@@ -28,7 +28,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let _held = Held::shared(&plan.options.images_dir)?;
     reporter.report(Event::Phase("files"));
     let images = plan.stack.tip().images();
-    let opened = files::open_all(images, 0)?;
+    let opened = files::open_all(images, 0, &plan.options.allow)?;
     let mut pages = fill_segments(plan, &opened)?;
     reporter.report(Event::Phase("fork"));
     let ground = ground(plan)?;

@@ -63,6 +63,32 @@ pub fn filter_length(fd: impl AsFd) -> nix::Result<usize> {
     get(fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [])
 }
 
+/// Has a socket drop whatever arrives, until `SO_DETACH_FILTER`: a TCP connection is deaf then, and the
+/// other end sends again.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn attach_drop_filter(fd: impl AsFd) -> nix::Result<()> {
+    // BPF_RET | BPF_K with 0: keep nothing.
+    let mut program = [libc::sock_filter {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let filter = libc::sock_fprog {
+        len: 1,
+        filter: program.as_mut_ptr(),
+    };
+    let fd = fd.as_fd().as_raw_fd();
+    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let option = (&raw const filter).cast();
+    // SAFETY: the kernel reads `filter` and the one instruction it points to; both outlive the call.
+    let result =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, option, length) };
+    Errno::result(result).map(drop)
+}
+
 /// The file that a unix socket is bound to, as an `O_PATH` descriptor: its link in `/proc/self/fd`
 /// is the path.
 ///

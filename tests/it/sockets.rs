@@ -116,3 +116,83 @@ fn a_socket_whose_name_is_taken_is_an_obstacle_before_anything_is_made() {
     sandbox.icecore("restore -D 1 -d").ok();
     target.ask("drain");
 }
+
+#[test]
+fn internet_sockets_come_back_from_every_layer() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &[]);
+    let pids = target.members();
+    let dump = |words: &str| {
+        let words = format!("dump -t {} {words}", target.pid);
+        sandbox.icecore(&words).ok();
+    };
+    dump("-D 1 -R --track-mem");
+    target.check();
+    dump("-D 2 -R --track-mem --prev-images-dir ../1");
+    dump("-D 3 --track-mem --prev-images-dir ../2");
+    sandbox.wait_gone(&pids);
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        target.runs();
+        target.check();
+        target.ask_at("child", "talk");
+        sandbox.kill(&target);
+    }
+}
+
+#[test]
+fn established_connections_need_a_word_and_go_on_with_everything_under_way() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &["connected"]);
+    let pids = target.members();
+    let before = portrait(&target);
+    for mode in ["", "-R", "--dry-run"] {
+        let words = format!("dump -t {} -D 1 {mode}", target.pid);
+        let run = sandbox.icecore(&words).fails(5);
+        assert!(run.stderr.contains("--tcp-established"), "{}", run.stderr);
+    }
+    assert_same_portrait("internet", &before, &portrait(&target));
+    let dump = |words: &str| {
+        let words = format!("dump -t {} --tcp-established {words}", target.pid);
+        sandbox.icecore(&words).ok();
+    };
+    dump("-D 1 -R --track-mem");
+    dump("-D 2 -R --track-mem --prev-images-dir ../1");
+    assert_eq!(target.check(), "2 connections");
+    dump("-D 3 --track-mem --prev-images-dir ../2");
+    sandbox.wait_gone(&pids);
+    let run = sandbox.icecore("restore -D 3 -d").fails(5);
+    assert!(run.stderr.contains("--tcp-established"), "{}", run.stderr);
+    for layer in [2, 3, 1] {
+        let words = format!("restore -D {layer} -d --tcp-established");
+        sandbox.icecore(&words).ok();
+        target.runs();
+        assert_eq!(target.check(), "2 connections");
+        target.ask_at("child", "talk");
+        sandbox.kill(&target);
+    }
+}
+
+#[test]
+fn connections_are_dropped_when_that_is_asked_for() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for (dump, restore) in [("--tcp-close", ""), ("--tcp-established", "--tcp-close")] {
+        let mut sandbox = Sandbox::new();
+        let target = sandbox.specimen("internet", &["connected"]);
+        let pids = target.members();
+        let words = format!("dump -t {} -D 1 {dump}", target.pid);
+        sandbox.icecore(&words).ok();
+        sandbox.wait_gone(&pids);
+        sandbox.icecore(&format!("restore -D 1 -d {restore}")).ok();
+        target.runs();
+        target.ask("dropped");
+    }
+}

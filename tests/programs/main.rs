@@ -19,6 +19,7 @@ mod desk;
 mod events;
 mod guards;
 mod holder;
+mod internet;
 mod kernel;
 mod memory;
 mod nameless;
@@ -55,6 +56,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("events", events::run),
     ("guards", guards::run),
     ("holder", holder::run),
+    ("internet", internet::run),
     ("memory", memory::run),
     ("nameless", nameless::run),
     ("pipes", pipes::run),

@@ -3,6 +3,27 @@
 use clap::Args as ClapArgs;
 use icecore::files::{Allow, Chosen};
 
+/// What becomes of TCP connections, at a dump and at a restore.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Tcp {
+    /// Save established TCP connections; they go on after a restore
+    #[arg(long, conflicts_with = "tcp_close")]
+    tcp_established: bool,
+    /// Drop TCP connections: their sockets come back closed
+    #[arg(long)]
+    tcp_close: bool,
+}
+
+impl From<&Tcp> for Allow {
+    fn from(args: &Tcp) -> Self {
+        Self {
+            tcp_established: args.tcp_established,
+            tcp_close: args.tcp_close,
+            ..Self::default()
+        }
+    }
+}
+
 /// What a dump may do on request only.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DumpAllow {
@@ -19,6 +40,11 @@ pub(crate) struct DumpAllow {
     /// number) are connected again by its name after a restore
     #[arg(long, value_name = "INODE", num_args = 0..=1, require_equals = true)]
     ext_unix_sk: Option<Vec<u64>>,
+    /// Drop TCP connections that were not accepted yet
+    #[arg(long)]
+    skip_in_flight: bool,
+    #[command(flatten)]
+    tcp: Tcp,
 }
 
 impl From<&DumpAllow> for Allow {
@@ -28,6 +54,9 @@ impl From<&DumpAllow> for Allow {
             link_remap: args.link_remap,
             shell_job: args.shell_job,
             ext_unix_sk: chosen(args.ext_unix_sk.as_deref()),
+            skip_in_flight: args.skip_in_flight,
+            tcp_established: args.tcp.tcp_established,
+            tcp_close: args.tcp.tcp_close,
         }
     }
 }

@@ -39,18 +39,6 @@ const COMMANDS: &[(&str, &str)] = &[
 /// Options of criu(8), and what to do instead.
 const OPTIONS: &[(&str, &str)] = &[
     (
-        "--tcp-established",
-        "close the connections first: established TCP cannot be dumped yet",
-    ),
-    (
-        "--tcp-close",
-        "close the connections first: established TCP cannot be dumped yet",
-    ),
-    (
-        "--skip-in-flight",
-        "let the program accept its connections first",
-    ),
-    (
         "--file-locks",
         "release the locks first: file locks cannot be dumped yet",
     ),

@@ -10,6 +10,7 @@ use icecore::{Cancel, Error, Pid, Result};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::json;
 
+use super::allow::Tcp;
 use super::{Log, line, ourselves};
 use crate::format;
 
@@ -28,6 +29,8 @@ pub(crate) struct Args {
     /// This terminal stands for the one that the tree was started from
     #[arg(short = 'j', long)]
     shell_job: bool,
+    #[command(flatten)]
+    tcp: Tcp,
     /// Accepted for CRIU's sake: the layer tells which sockets are connected by name
     #[arg(long, hide = true)]
     ext_unix_sk: bool,
@@ -65,7 +68,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         track: !args.no_track_mem,
         allow: Allow {
             shell_job: args.shell_job,
-            ..Allow::default()
+            ..Allow::from(&args.tcp)
         },
         any_cpu: args.cpu_cap == CpuCap::None,
         keeper: ourselves()?,

@@ -4,6 +4,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use nix::sys::socket::sockopt;
 use nix::unistd::geteuid;
 
 use super::sandbox::Tools;
@@ -26,6 +27,8 @@ pub enum Need {
     /// `CAP_SYS_RESOURCE`, which root may lack. Only the CRIU that tests compare with needs it, so its
     /// absence is no failure even when tests are strict.
     SysResource,
+    /// A kernel on which CRIU 4.1 can dump internet sockets; as excusable.
+    InternetByCriu,
 }
 
 /// True when everything is there; prints why not otherwise.
@@ -37,7 +40,7 @@ pub fn require(needs: &[Need]) -> bool {
     for need in needs {
         if let Err(reason) = need.check() {
             let strict = std::env::var_os("ICECORE_TEST_STRICT").is_some_and(|v| v == "1");
-            let excusable = *need == Need::SysResource;
+            let excusable = matches!(need, Need::SysResource | Need::InternetByCriu);
             assert!(!strict || excusable, "missing: {reason}");
             // Not by eprintln: of a test that passes, cargo shows nothing that goes through it.
             let test = std::thread::current().name().unwrap_or("?").to_owned();
@@ -72,6 +75,12 @@ impl Need {
             }
             Self::Strace => program("strace"),
             Self::Gdb => program("gdb"),
+            Self::InternetByCriu => {
+                let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+                let asked = nix::sys::socket::getsockopt(&socket, sockopt::PassCred);
+                let why = "CRIU 4.1 cannot dump internet sockets on this kernel (SO_PASSCRED)";
+                asked.map(drop).map_err(|_refused| why.to_owned())
+            }
             Self::Python => python().map(drop).ok_or("there is no python3".to_owned()),
         }
     }

@@ -1,0 +1,536 @@
+//! TCP and UDP over IPv4 and IPv6.
+//!
+//! CRIU: `inet_sk_entry` per description; the two ends of a connection in `tcp-stream-INO.img` (see
+//! [`tcp`]). Datagrams that wait in a UDP socket are not saved, as the network may lose them, too.
+//! A connection is saved with `--tcp-established`; with `--tcp-close` its socket comes back closed.
+//! Sources: ip(7), ipv6(7), tcp(7), udp(7).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::net::if_::{if_nameindex, if_nametoindex};
+use nix::sys::socket::{
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
+    SockaddrStorage, bind, connect, getpeername, getsockname, listen, shutdown, socket,
+};
+
+pub(in crate::files) mod tcp;
+
+use super::descriptor::Descriptor;
+use super::socket::{options, set_options};
+use super::{Allow, Dumper, FileKind, Findings, Held, Nature, Opening, Outside, Refusal, Reopened};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::proto::{
+    FdTypes, FileEntry, InetSkEntry, IpOptsEntry, SkOptionEntry, TcpOptsEntry,
+};
+use crate::sys::socket::{get_int, set_int};
+
+/// States of a socket, as the kernel and the images number them.
+const ESTABLISHED: u32 = 1;
+const SYN_SENT: u32 = 2;
+const CLOSE: u32 = 7;
+const LISTEN: u32 = 10;
+
+/// `AF_INET`, `AF_INET6`.
+#[derive(Debug)]
+pub(super) struct Inet;
+
+impl FileKind for Inet {
+    fn name(&self) -> &'static str {
+        "internet socket"
+    }
+
+    fn recognises(&self, file: &Descriptor) -> bool {
+        file.socket.is_some_and(|nature| {
+            matches!(nature.domain, libc::AF_INET | libc::AF_INET6)
+                && matches!(nature.protocol, libc::IPPROTO_TCP | libc::IPPROTO_UDP)
+        })
+    }
+
+    fn refusal(&self, file: &Descriptor, _: &Outside, allow: &Allow) -> Option<Refusal> {
+        let nature = file.socket?;
+        if nature.filtered {
+            return Some(Refusal {
+                what: format!("an internet socket with a BPF filter ({})", file.shown()),
+                hint: "have the program detach the filter before the dump".to_owned(),
+            });
+        }
+        if nature.pending != 0 && !allow.skip_in_flight && !allow.tcp_close {
+            return Some(Refusal {
+                what: format!(
+                    "a TCP socket ({}) with {} connections to be accepted",
+                    file.shown(),
+                    nature.pending
+                ),
+                hint: "try again when the program has accepted them, or drop them with \
+                       --skip-in-flight"
+                    .to_owned(),
+            });
+        }
+        if !is_connection(nature) || allow.tcp_close {
+            return None;
+        }
+        let state = u32::from(nature.tcp_state);
+        if state != ESTABLISHED {
+            return Some(Refusal {
+                what: format!(
+                    "a TCP connection ({}) that is {}",
+                    file.shown(),
+                    in_words(state)
+                ),
+                hint: "try again later, or drop all connections with --tcp-close".to_owned(),
+            });
+        }
+        (!allow.tcp_established).then(|| Refusal {
+            what: format!("an established TCP connection ({})", file.shown()),
+            hint: "dump with --tcp-established to save it, with --tcp-close to drop it".to_owned(),
+        })
+    }
+
+    fn image_type(&self) -> FdTypes {
+        FdTypes::Inetsk
+    }
+
+    fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
+        enter(&held, id, dumper)
+    }
+
+    fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()> {
+        check(part(entry)?, findings)
+    }
+
+    fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
+        let entry = part(entry)?;
+        let cannot = |e| Error::os(format!("Cannot make {}", shown(entry)), e);
+        let file = if is_connected_tcp(entry) {
+            match tcp::Stream::read(opening.images(), entry.ino)? {
+                Some(stream) if !opening.allow().tcp_close => tcp::reopen(entry, &stream)?,
+                _ => closed(entry).map_err(cannot)?,
+            }
+        } else {
+            reopen(entry).map_err(cannot)?
+        };
+        Ok(Some(Reopened {
+            file,
+            flags: entry.flags,
+            fown: entry.fown,
+        }))
+    }
+
+    fn start(&self, entry: &FileEntry, file: &OwnedFd) -> Result<()> {
+        let entry = part(entry)?;
+        if is_connected_tcp(entry) {
+            tcp::go_on(file, entry.opts.reuseaddr.unwrap_or(false))
+                .map_err(|e| Error::os(format!("Cannot let {} go on", shown(entry)), e))?;
+        }
+        Ok(())
+    }
+}
+
+fn part(entry: &FileEntry) -> Result<&InetSkEntry> {
+    let missing = || {
+        Error::corrupt(format!(
+            "files.img: entry {} is no internet socket",
+            entry.id
+        ))
+    };
+    entry.isk.as_ref().ok_or_else(missing)
+}
+
+/// A TCP socket with another end.
+fn is_connection(nature: Nature) -> bool {
+    nature.protocol == libc::IPPROTO_TCP && !matches!(u32::from(nature.tcp_state), CLOSE | LISTEN)
+}
+
+fn is_connected_tcp(entry: &InetSkEntry) -> bool {
+    entry.proto.cast_signed() == libc::IPPROTO_TCP && !matches!(entry.state, CLOSE | LISTEN)
+}
+
+/// A state that cannot be saved, in words.
+fn in_words(state: u32) -> &'static str {
+    match state {
+        SYN_SENT => "being made",
+        4 | 5 | 11 => "closed at this end",
+        8 | 9 => "closed at the other end",
+        _ => "being closed",
+    }
+}
+
+/// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
+const MORE: &[(i32, i32)] = &[
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    (libc::IPPROTO_IP, libc::IP_RECVTTL),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IP, libc::IP_RECVERR),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+];
+
+/// The same, of UDP only: an accepted connection shows what its first packet had.
+const MULTICAST: &[(i32, i32)] = &[
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+];
+
+fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
+    let file = held.file;
+    let (Some(nature), Some(copy)) = (file.socket, &held.copy) else {
+        return Err(Error::corrupt(format!(
+            "{} has no descriptor",
+            file.shown()
+        )));
+    };
+    let cannot = |e| Error::os(format!("Cannot look into {}", file.shown()), e);
+    let ino = u32::try_from(file.stat.ino).map_err(|e| {
+        Error::new(
+            Kind::Unsupported,
+            format!("{} has too large a number", file.shown()),
+        )
+        .because(e)
+    })?;
+    let local = address(&getsockname(copy.as_raw_fd()).map_err(cannot)?);
+    let remote = match getpeername(copy.as_raw_fd()) {
+        Ok(remote) => address(&remote),
+        Err(Errno::ENOTCONN) => None,
+        Err(e) => return Err(cannot(e)),
+    };
+    let is_tcp = nature.protocol == libc::IPPROTO_TCP;
+    let state = match (is_tcp, remote) {
+        (true, _) => nature.tcp_state.into(),
+        (false, Some(_)) => ESTABLISHED,
+        (false, None) => CLOSE,
+    };
+    let state = if state == SYN_SENT { CLOSE } else { state };
+    let mut entry = InetSkEntry {
+        id,
+        ino,
+        family: nature.domain.cast_unsigned(),
+        r#type: nature.kind.cast_unsigned(),
+        proto: nature.protocol.cast_unsigned(),
+        state,
+        src_port: local.map_or(0, |a| a.port().into()),
+        dst_port: remote.map_or(0, |a| a.port().into()),
+        flags: file.flags,
+        backlog: nature.backlog,
+        src_addr: words(local, nature.domain),
+        dst_addr: words(remote, nature.domain),
+        fown: held.fown,
+        opts: options(copy).map_err(cannot)?,
+        ifname: local.and_then(interface),
+        ..InetSkEntry::default()
+    };
+    kinds_options(copy, &mut entry).map_err(cannot)?;
+    if is_connected_tcp(&entry) && !dumper.allow().tcp_close {
+        let name = format!("tcp-stream-{ino:x}.img");
+        let stream = dumper.connections.save(copy).map_err(cannot)?;
+        dumper.streams.push((name, stream));
+    }
+    dumper.push(FileEntry {
+        r#type: FdTypes::Inetsk.into(),
+        id,
+        isk: Some(entry),
+        ..FileEntry::default()
+    });
+    Ok(())
+}
+
+/// Options of IP, TCP and UDP.
+fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) -> nix::Result<()> {
+    let number = |level, name| get_int(socket, level, name).map(i32::cast_unsigned);
+    let switch = |level, name| number(level, name).ok().map(|value| value != 0);
+    let ip = libc::IPPROTO_IP;
+    entry.ip_opts = Some(IpOptsEntry {
+        freebind: switch(ip, libc::IP_FREEBIND).filter(|on| *on),
+        pktinfo: switch(ip, libc::IP_PKTINFO).filter(|on| *on),
+        tos: number(ip, libc::IP_TOS).ok().filter(|tos| *tos != 0),
+        ttl: number(ip, libc::IP_TTL).ok(),
+        ..IpOptsEntry::default()
+    });
+    if is_v6(entry) {
+        entry.v6only = switch(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    }
+    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
+        let tcp = libc::IPPROTO_TCP;
+        let [count, idle, interval] = [libc::TCP_KEEPCNT, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL]
+            .map(|n| number(tcp, n).ok());
+        entry.tcp_opts = Some(TcpOptsEntry {
+            cork: switch(tcp, libc::TCP_CORK),
+            nodelay: switch(tcp, libc::TCP_NODELAY),
+            keepcnt: count,
+            keepidle: idle,
+            keepintvl: interval,
+        });
+        // Where CRIU before 4.2 has them.
+        entry.opts.tcp_keepcnt = count;
+        entry.opts.tcp_keepidle = idle;
+        entry.opts.tcp_keepintvl = interval;
+    }
+    let usual = new(entry)?;
+    let multicast: &[_] = if entry.proto.cast_signed() == libc::IPPROTO_UDP {
+        MULTICAST
+    } else {
+        &[]
+    };
+    for &(level, name) in MORE.iter().chain(multicast) {
+        let (Ok(is), Ok(was)) = (get_int(socket, level, name), get_int(&usual, level, name)) else {
+            continue;
+        };
+        if is != was {
+            entry.options.push(SkOptionEntry {
+                level,
+                name,
+                value: is,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Sets what has to be set before the socket gets its address, and everything else.
+fn set_kinds_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
+    let set = |level, name, value: Option<u32>| match value {
+        Some(value) => set_int(socket, level, name, value.cast_signed()),
+        None => Ok(()),
+    };
+    let ip = libc::IPPROTO_IP;
+    if let Some(options) = &entry.ip_opts {
+        set(ip, libc::IP_FREEBIND, options.freebind.map(u32::from))?;
+        set(ip, libc::IP_PKTINFO, options.pktinfo.map(u32::from))?;
+        set(ip, libc::IP_TOS, options.tos)?;
+        set(ip, libc::IP_TTL, options.ttl)?;
+    }
+    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
+        let tcp = libc::IPPROTO_TCP;
+        let options = entry.tcp_opts.unwrap_or_default();
+        set(
+            tcp,
+            libc::TCP_KEEPCNT,
+            options.keepcnt.or(entry.opts.tcp_keepcnt),
+        )?;
+        set(
+            tcp,
+            libc::TCP_KEEPIDLE,
+            options.keepidle.or(entry.opts.tcp_keepidle),
+        )?;
+        set(
+            tcp,
+            libc::TCP_KEEPINTVL,
+            options.keepintvl.or(entry.opts.tcp_keepintvl),
+        )?;
+        set(tcp, libc::TCP_NODELAY, options.nodelay.map(u32::from))?;
+        set(tcp, libc::TCP_CORK, options.cork.map(u32::from))?;
+    }
+    for option in &entry.options {
+        set_int(socket, option.level, option.name, option.value)?;
+    }
+    set_options(socket, &entry.opts)
+}
+
+/// Takes IPv4 or not. Before a socket has an address: with one of IPv6 it takes no IPv4 anyway.
+fn v6only(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
+    let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    match entry.v6only.map(i32::from) {
+        Some(only) if get_int(socket, level, name)? != only => set_int(socket, level, name, only),
+        _ => Ok(()),
+    }
+}
+
+fn is_v6(entry: &InetSkEntry) -> bool {
+    entry.family == libc::AF_INET6.cast_unsigned()
+}
+
+fn new(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
+    let family = if is_v6(entry) {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    let kind = SockType::try_from(entry.r#type.cast_signed())?;
+    socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// A socket that is not the end of a TCP connection.
+fn reopen(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
+    let socket = new(entry)?;
+    v6only(&socket, entry)?;
+    set_kinds_options(&socket, entry)?;
+    if entry.src_port != 0 {
+        bound(&socket, entry)?;
+    }
+    if entry.state == LISTEN {
+        let backlog = i32::try_from(entry.backlog).unwrap_or(i32::MAX);
+        listen(&socket, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))?;
+    }
+    if entry.state == ESTABLISHED {
+        connect(
+            socket.as_raw_fd(),
+            &*raw(entry, &entry.dst_addr, entry.dst_port)?,
+        )?;
+    }
+    Ok(socket)
+}
+
+/// A socket whose connection has ended: reads end, writes fail.
+fn closed(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
+    let socket = new(entry)?;
+    set_kinds_options(&socket, entry)?;
+    match shutdown(socket.as_raw_fd(), Shutdown::Both) {
+        Ok(()) | Err(Errno::ENOTCONN) => Ok(socket),
+        Err(e) => Err(e),
+    }
+}
+
+/// Binds to the local address. What is left of connections of a former life is no hindrance.
+fn bound(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
+    let reuse = |on| set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, i32::from(on));
+    let wanted = entry.opts.reuseaddr.unwrap_or(false);
+    let is_tcp = entry.proto.cast_signed() == libc::IPPROTO_TCP;
+    if is_tcp {
+        reuse(true)?;
+    }
+    bind(
+        socket.as_raw_fd(),
+        &*raw(entry, &entry.src_addr, entry.src_port)?,
+    )?;
+    if is_tcp { reuse(wanted) } else { Ok(()) }
+}
+
+/// Is its address free?
+fn check(entry: &InetSkEntry, findings: &mut Findings<'_>) -> Result<()> {
+    if is_connected_tcp(entry) {
+        let saved = findings.has_image(&format!("tcp-stream-{:x}.img", entry.ino));
+        if saved && !findings.allow.tcp_established && !findings.allow.tcp_close {
+            findings.obstacle(Obstacle::unsupported(
+                format!(
+                    "The layer has an established TCP connection ({})",
+                    shown(entry)
+                ),
+                "restore with --tcp-established to go on with it, with --tcp-close to drop it",
+            ));
+        }
+        return Ok(());
+    }
+    if entry.src_port == 0 {
+        return Ok(());
+    }
+    let tried = new(entry).and_then(|socket| {
+        v6only(&socket, entry)?;
+        set_kinds_options(&socket, entry)?;
+        bound(&socket, entry)
+    });
+    let (what, hint) = match tried {
+        Ok(()) => return Ok(()),
+        Err(Errno::EADDRINUSE) => (
+            "is in use",
+            "end the program that has it (ss -lntup shows it)".to_owned(),
+        ),
+        Err(Errno::EADDRNOTAVAIL) => (
+            "is none of this machine",
+            "give a network interface this address (ip address add)".to_owned(),
+        ),
+        Err(e) => ("cannot be had", format!("the kernel says: {}", e.desc())),
+    };
+    let what = format!("The address of {} {what}", shown(entry));
+    findings.obstacle(Obstacle::new(Kind::Busy, what, hint));
+    Ok(())
+}
+
+/// A socket in words.
+fn shown(entry: &InetSkEntry) -> String {
+    let protocol = if entry.proto.cast_signed() == libc::IPPROTO_TCP {
+        "TCP"
+    } else {
+        "UDP"
+    };
+    let at = |words: &[u32], port: u32| {
+        let ip = ip(words).map_or_else(
+            || "?".to_owned(),
+            |ip| match ip {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            },
+        );
+        format!("{ip}:{port}")
+    };
+    let mut text = format!("{protocol} socket {}", at(&entry.src_addr, entry.src_port));
+    if entry.dst_port != 0 {
+        text.push_str(&format!(" to {}", at(&entry.dst_addr, entry.dst_port)));
+    }
+    text
+}
+
+/// The address that system calls give.
+fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = storage
+        .as_sockaddr_in()
+        .map(|a| SocketAddr::from((a.ip(), a.port())));
+    v4.or_else(|| {
+        let v6 = storage.as_sockaddr_in6()?;
+        let address = std::net::SocketAddrV6::new(v6.ip(), v6.port(), v6.flowinfo(), v6.scope_id());
+        Some(address.into())
+    })
+}
+
+/// The bytes of an address in words, as in memory.
+fn words(address: Option<SocketAddr>, family: i32) -> Vec<u32> {
+    let octets = match address.map(|address| address.ip()) {
+        Some(IpAddr::V4(ip)) => ip.octets().to_vec(),
+        Some(IpAddr::V6(ip)) => ip.octets().to_vec(),
+        None if family == libc::AF_INET6 => vec![0; 16],
+        None => vec![0; 4],
+    };
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
+    octets.chunks_exact(4).map(word).collect()
+}
+
+fn ip(words: &[u32]) -> Option<IpAddr> {
+    let octets: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    if let Ok(octets) = <[u8; 16]>::try_from(&*octets) {
+        return Some(Ipv6Addr::from(octets).into());
+    }
+    let octets: [u8; 4] = octets.get(..4)?.try_into().ok()?;
+    Some(Ipv4Addr::from(octets).into())
+}
+
+/// The interface that a link-local address belongs to.
+fn interface(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V6(address) = address else {
+        return None;
+    };
+    let scope = address.scope_id();
+    let all = if_nameindex().ok()?;
+    let found = all
+        .iter()
+        .find(|interface| scope != 0 && interface.index() == scope);
+    found.map(|interface| interface.name().to_string_lossy().into_owned())
+}
+
+/// An address for system calls.
+fn raw(entry: &InetSkEntry, words: &[u32], port: u32) -> nix::Result<Box<dyn SockaddrLike>> {
+    let port = u16::try_from(port).map_err(|_too_large| Errno::EINVAL)?;
+    Ok(match ip(words).ok_or(Errno::EINVAL)? {
+        IpAddr::V4(ip) => Box::new(SockaddrIn::from(std::net::SocketAddrV4::new(ip, port))),
+        IpAddr::V6(ip) => {
+            let scope = entry.ifname.as_deref().map_or(Ok(0), if_nametoindex)?;
+            Box::new(SockaddrIn6::from(std::net::SocketAddrV6::new(
+                ip, port, 0, scope,
+            )))
+        }
+    })
+}

@@ -1,0 +1,293 @@
+//! Established TCP connections, taken over and made again by `TCP_REPAIR`.
+//!
+//! From the moment that a connection is looked at until the target is gone (or runs again), a filter on
+//! its socket drops whatever arrives: the other end sends it again later. In repair mode the end of the
+//! target closes it without a word. Between the end of the target and its restore nothing answers for
+//! it: a segment of the other end would be answered by a reset. CRIU prevents that by rules of the
+//! packet filter, which stay until the restore; icecore makes none, see the README.
+//!
+//! CRIU: `tcp_stream_entry`, then the bytes received and not read, then those sent and not
+//! acknowledged, or not sent. Sources: tcp(7), `net/ipv4/tcp.c`, CRIU's documentation of TCP.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, bind, connect, recv, send};
+use prost::Message as _;
+
+use super::{new, raw, set_kinds_options, shown, v6only};
+use crate::error::{Error, Result};
+use crate::image::Images;
+use crate::image::proto::{InetSkEntry, TcpStreamEntry};
+use crate::sys::socket::{attach_drop_filter, get, get_int, queued, set, set_int};
+
+/// `linux/tcp.h`, `linux/sockios.h`.
+const TCP: i32 = libc::IPPROTO_TCP;
+const TCP_TIMESTAMP: i32 = 24;
+const TCP_REPAIR_WINDOW: i32 = 29;
+const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+const NO_QUEUE: i32 = 0;
+const RECEIVED: i32 = 1;
+const SENT: i32 = 2;
+/// Bits of `tcpi_options`: timestamps, selective acknowledgements, window scaling.
+const TIMESTAMPS: u32 = 1;
+const SACK: u32 = 2;
+const SCALING: u32 = 4;
+/// Codes of TCP's options.
+const MSS: u32 = 2;
+const WINDOW: u32 = 3;
+const SACK_PERMITTED: u32 = 4;
+const TIMESTAMP: u32 = 8;
+
+/// A saved connection.
+#[derive(Clone, Debug)]
+pub(in crate::files) struct Stream {
+    /// Numbers.
+    pub(in crate::files) entry: TcpStreamEntry,
+    /// Both queues.
+    pub(in crate::files) bytes: Vec<u8>,
+}
+
+impl Stream {
+    /// From a layer; `None` when the connection was not saved.
+    pub(super) fn read(images: &Images, ino: u32) -> Result<Option<Self>> {
+        let name = format!("tcp-stream-{ino:x}.img");
+        let Some(record) = images.records(&name)?.into_iter().next() else {
+            return Ok(None);
+        };
+        let entry = TcpStreamEntry::decode(&*record.bytes)
+            .map_err(|e| Error::corrupt(format!("Cannot decode {name}")).because(e))?;
+        Ok(Some(Self {
+            entry,
+            bytes: record.extra,
+        }))
+    }
+}
+
+/// Connections in repair mode, deaf. When dropped, they go on.
+#[derive(Debug, Default)]
+pub struct Connections(Vec<(OwnedFd, bool)>);
+
+impl Connections {
+    /// Stops a connection of the frozen target and reads it.
+    pub(super) fn save(&mut self, socket: &OwnedFd) -> nix::Result<Stream> {
+        attach_drop_filter(socket)?;
+        let reuse = get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)? != 0;
+        let copy = socket.try_clone().map_err(|_full| Errno::EMFILE)?;
+        self.0.push((copy, reuse));
+        set_int(socket, TCP, libc::TCP_REPAIR, 1)?;
+        save(socket)
+    }
+
+    /// The target has ended: its connections end without a word.
+    pub fn end(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        for (socket, reuse) in &self.0 {
+            // The other end is told our window, and sends again what was dropped.
+            let on = set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
+                .and_then(|()| go_on(socket, *reuse));
+            if let Err(errno) = on {
+                tracing::warn!("A connection does not go on: {errno}");
+            }
+        }
+    }
+}
+
+fn save(socket: &OwnedFd) -> nix::Result<Stream> {
+    let mut info = [0; 8];
+    get(socket, TCP, libc::TCP_INFO, &mut info)?;
+    let options: u32 = info[5].into();
+    let scales: u32 = info[6].into();
+    let number = |name| get_int(socket, TCP, name).map(i32::cast_unsigned);
+    let length = |count: usize| u32::try_from(count).map_err(|_too_large| Errno::EOVERFLOW);
+    set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, RECEIVED)?;
+    let inq_seq = number(libc::TCP_QUEUE_SEQ)?;
+    let mut bytes = queue(socket, queued(socket, libc::FIONREAD)?)?;
+    let inq_len = length(bytes.len())?;
+    set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, SENT)?;
+    let outq_seq = number(libc::TCP_QUEUE_SEQ)?;
+    let out = queue(socket, queued(socket, libc::TIOCOUTQ)?)?;
+    let outq_len = length(out.len())?;
+    bytes.extend(out);
+    let unsent = length(queued(socket, SIOCOUTQNSD)?)?;
+    set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)?;
+    let mut window = [0; 20];
+    get(socket, TCP, TCP_REPAIR_WINDOW, &mut window)?;
+    let word = |n: usize| {
+        let bytes = window
+            .get(n * 4..n * 4 + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes.map(u32::from_le_bytes)
+    };
+    let scaled = options & SCALING != 0;
+    let entry = TcpStreamEntry {
+        inq_len,
+        inq_seq,
+        outq_len,
+        outq_seq,
+        opt_mask: options & (TIMESTAMPS | SACK | SCALING),
+        snd_wscale: if scaled { scales & 0xf } else { 0 },
+        mss_clamp: number(libc::TCP_MAXSEG)?,
+        rcv_wscale: Some(if scaled { scales >> 4 } else { 0 }),
+        timestamp: (options & TIMESTAMPS != 0)
+            .then(|| number(TCP_TIMESTAMP))
+            .transpose()?,
+        cork: Some(number(libc::TCP_CORK)? != 0),
+        nodelay: Some(number(libc::TCP_NODELAY)? != 0),
+        unsq_len: Some(unsent),
+        snd_wl1: word(0),
+        snd_wnd: word(1),
+        max_window: word(2),
+        rcv_wnd: word(3),
+        rcv_wup: word(4),
+    };
+    Ok(Stream { entry, bytes })
+}
+
+/// The bytes of the chosen queue; they stay in it.
+fn queue(socket: &OwnedFd, length: usize) -> nix::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    if length == 0 {
+        return Ok(bytes);
+    }
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let count = recv(socket.as_raw_fd(), &mut bytes, flags)?;
+    if count == length {
+        Ok(bytes)
+    } else {
+        Err(Errno::EIO)
+    }
+}
+
+/// Makes the end of a connection again, still in repair mode.
+pub(super) fn reopen(entry: &InetSkEntry, stream: &Stream) -> Result<OwnedFd> {
+    make(entry, stream).map_err(|e| {
+        let error = Error::os(format!("Cannot make the connection of {}", shown(entry)), e);
+        match e {
+            Errno::EADDRINUSE => {
+                error.hint("end what uses the address, or restore with --tcp-close")
+            }
+            _ => error.hint("restore with --tcp-close: connections are dropped"),
+        }
+    })
+}
+
+fn make(
+    entry: &InetSkEntry,
+    Stream {
+        entry: saved,
+        bytes,
+    }: &Stream,
+) -> nix::Result<OwnedFd> {
+    let socket = new(entry)?;
+    let number = |name, value: u32| set_int(&socket, TCP, name, value.cast_signed());
+    set_int(&socket, TCP, libc::TCP_REPAIR, 1)?;
+    set_int(&socket, TCP, libc::TCP_REPAIR_QUEUE, SENT)?;
+    number(
+        libc::TCP_QUEUE_SEQ,
+        saved.outq_seq.wrapping_sub(saved.outq_len),
+    )?;
+    set_int(&socket, TCP, libc::TCP_REPAIR_QUEUE, RECEIVED)?;
+    number(
+        libc::TCP_QUEUE_SEQ,
+        saved.inq_seq.wrapping_sub(saved.inq_len),
+    )?;
+    set_int(&socket, TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)?;
+    v6only(&socket, entry)?;
+    bind(
+        socket.as_raw_fd(),
+        &*raw(entry, &entry.src_addr, entry.src_port)?,
+    )?;
+    connect(
+        socket.as_raw_fd(),
+        &*raw(entry, &entry.dst_addr, entry.dst_port)?,
+    )?;
+    let mut options = vec![(MSS, saved.mss_clamp)];
+    if saved.opt_mask & SCALING != 0 {
+        options.push((
+            WINDOW,
+            saved.snd_wscale | saved.rcv_wscale.unwrap_or(0) << 16,
+        ));
+    }
+    if saved.opt_mask & SACK != 0 {
+        options.push((SACK_PERMITTED, 0));
+    }
+    if saved.opt_mask & TIMESTAMPS != 0 {
+        options.push((TIMESTAMP, 0));
+    }
+    let pairs = options.iter().flat_map(|(code, value)| [*code, *value]);
+    let raw_options: Vec<u8> = pairs.flat_map(u32::to_le_bytes).collect();
+    set(&socket, TCP, libc::TCP_REPAIR_OPTIONS, &raw_options)?;
+    if let Some(timestamp) = saved.timestamp {
+        number(TCP_TIMESTAMP, timestamp)?;
+    }
+    for name in [libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE] {
+        set_int(&socket, libc::SOL_SOCKET, name, 1 << 26)?;
+    }
+    let length = |count: u32| usize::try_from(count).unwrap_or(0);
+    let (received, out) = bytes
+        .split_at_checked(length(saved.inq_len))
+        .ok_or(Errno::EBADMSG)?;
+    let unsent = length(saved.unsq_len.unwrap_or(0));
+    let sent = out.len().checked_sub(unsent).ok_or(Errno::EBADMSG)?;
+    let (sent, unsent) = out.split_at(sent);
+    fill(&socket, RECEIVED, received)?;
+    fill(&socket, SENT, sent)?;
+    let window = [
+        saved.snd_wl1,
+        saved.snd_wnd,
+        saved.max_window,
+        saved.rcv_wnd,
+        saved.rcv_wup,
+    ];
+    if let [Some(a), Some(b), Some(c), Some(d), Some(e)] = window {
+        let words: Vec<u8> = [a, b, c, d, e]
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        set(&socket, TCP, TCP_REPAIR_WINDOW, &words)?;
+    }
+    set_kinds_options(&socket, entry)?;
+    if let Some(nodelay) = saved.nodelay {
+        set_int(&socket, TCP, libc::TCP_NODELAY, nodelay.into())?;
+    }
+    if !unsent.is_empty() {
+        // What was never sent goes the usual way; in repair mode it would count as sent.
+        set_int(&socket, TCP, libc::TCP_REPAIR, -1)?;
+        all(&socket, unsent)?;
+        set_int(&socket, TCP, libc::TCP_REPAIR, 1)?;
+    }
+    Ok(socket)
+}
+
+/// Puts bytes into a queue.
+fn fill(socket: &OwnedFd, queue: i32, bytes: &[u8]) -> nix::Result<()> {
+    set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, queue)?;
+    all(socket, bytes)?;
+    set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)
+}
+
+fn all(socket: &OwnedFd, mut bytes: &[u8]) -> nix::Result<()> {
+    while !bytes.is_empty() {
+        let most = bytes.len().min(1 << 16);
+        let part = bytes.get(..most).unwrap_or(bytes);
+        let sent = send(socket.as_fd().as_raw_fd(), part, MsgFlags::MSG_DONTWAIT)?;
+        bytes = bytes.get(sent..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Ends the repair mode of a connection: the other end is asked where it stands. The kernel forgets
+/// `SO_REUSEADDR` then.
+pub(super) fn go_on(socket: &OwnedFd, reuse: bool) -> nix::Result<()> {
+    if get_int(socket, TCP, libc::TCP_REPAIR)? == 0 {
+        return Ok(());
+    }
+    set_int(socket, TCP, libc::TCP_REPAIR, 0)?;
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, reuse.into())
+}
