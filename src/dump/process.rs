@@ -125,6 +125,7 @@ pub(super) fn capture(
             Ok(())
         })?;
         filters.dump(pid, *tid, core)?;
+        state::dispatch::dump(*tid, core);
         core.thread_core.get_or_insert_default().cg_set = Some(CGROUP_SET);
         if let Some(task) = core.tc.as_mut() {
             task.exit_signal = exit_signal(process);

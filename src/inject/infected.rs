@@ -252,12 +252,10 @@ fn before(tid: Pid, memory: &Memory) -> Result<Before> {
                 .hint("only 64-bit programs can be dumped"),
         );
     }
-    // Its calls, ours included, could end in a signal instead. A kernel that cannot tell (EIO) leaves
-    // that to be noticed by the first call.
-    if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
-        let what = format!("Thread {tid} catches its own system calls (syscall user dispatch)");
+    if catches_calls(tid, memory) {
+        let what = format!("Thread {tid} catches its own system calls at this moment");
         return Err(Error::new(Kind::Unsupported, what)
-            .hint("run the program without it; it is used by Wine and by sandboxes"));
+            .hint("try again when its selector allows them (syscall user dispatch)"));
     }
     restart::hide_stop(&mut regs);
     abort_sequence(tid, memory, &mut regs);
@@ -266,6 +264,18 @@ fn before(tid: Pid, memory: &Memory) -> Result<Before> {
         regs,
         mask: ptrace::sigmask(tid).map_err(lost)?,
     })
+}
+
+/// True when the thread's calls, ours included, would end in a signal: its selector says so, or cannot
+/// be read (PR_SET_SYSCALL_USER_DISPATCH, prctl(2)). A kernel that cannot tell (EIO) leaves that to be
+/// noticed by the first call. To switch it off would not be safe: it would stay off if we died.
+fn catches_calls(tid: Pid, memory: &Memory) -> bool {
+    const ALLOW: [u8; 1] = [0];
+    let Ok([mode, selector, ..]) = ptrace::syscall_dispatch(tid) else {
+        return false;
+    };
+    let mut says = [1];
+    mode != 0 && (memory.read(selector, &mut says).is_err() || says != ALLOW)
 }
 
 /// Threads and children.

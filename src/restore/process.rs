@@ -170,6 +170,7 @@ pub(super) fn finish(
         ptrace::set_xstate(*tid, &mut area).map_err(cannot)?;
         ptrace::set_regs(*tid, &regs).map_err(cannot)?;
         ptrace::set_sigmask(*tid, mask(core)).map_err(cannot)?;
+        state::dispatch::restore(*tid, core)?;
     }
     Ok(())
 }

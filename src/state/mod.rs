@@ -14,6 +14,7 @@ mod caps;
 mod cgroup;
 mod comm;
 mod creds;
+pub mod dispatch;
 pub mod fs;
 mod futex;
 mod itimers;

@@ -321,22 +321,28 @@ pub fn rseq_configuration(tid: Pid) -> nix::Result<Option<RseqConfiguration>> {
     }))
 }
 
-/// Whether the thread's system calls may be turned into SIGSYS (PR_SET_SYSCALL_USER_DISPATCH, prctl(2);
+/// Mode (0: off), address of the selector, offset and length of the code whose calls are exempt: which
+/// system calls of the thread are turned into SIGSYS (PR_SET_SYSCALL_USER_DISPATCH, prctl(2);
 /// PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4).
 ///
 /// # Errors
 /// EIO on kernels without it, ESRCH when the thread is gone or not stopped.
-pub fn dispatches_syscalls(tid: Pid) -> nix::Result<bool> {
-    /// `struct ptrace_sud_config`: mode, selector, offset, length.
-    const SIZE: usize = 32;
-    let mut raw = [0u8; SIZE];
-    request(
-        linux_raw_sys::ptrace::PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
-        tid,
-        SIZE,
-        raw.as_mut_ptr().addr_exposed(),
-    )?;
-    Ok(raw[..8].iter().any(|byte| *byte != 0))
+pub fn syscall_dispatch(tid: Pid) -> nix::Result<[u64; 4]> {
+    let mut config = [0u64; 4];
+    let get = linux_raw_sys::ptrace::PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG;
+    let place = config.as_mut_ptr().addr_exposed();
+    request(get, tid, size_of_val(&config), place)?;
+    Ok(config)
+}
+
+/// Sets what [`syscall_dispatch`] gives (PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, Linux 6.4).
+///
+/// # Errors
+/// EIO on kernels without it, EINVAL or EFAULT for what prctl(2) would not take.
+pub fn set_syscall_dispatch(tid: Pid, mut config: [u64; 4]) -> nix::Result<()> {
+    let set = linux_raw_sys::ptrace::PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG;
+    let place = config.as_mut_ptr().addr_exposed();
+    request(set, tid, size_of_val(&config), place)
 }
 
 /// Seccomp filter number `index` of the thread, counted from the first one, as the bytes of its
@@ -417,7 +423,7 @@ mod tests {
         seize(child, libc::PTRACE_O_EXITKILL).unwrap();
         assert_eq!(regs(child).unwrap_err(), Errno::ESRCH);
         assert_eq!(xstate(child).unwrap_err(), Errno::ESRCH);
-        assert_eq!(dispatches_syscalls(child).unwrap_err(), Errno::ESRCH);
+        assert_eq!(syscall_dispatch(child).unwrap_err(), Errno::ESRCH);
         interrupt(child).unwrap();
         assert_eq!(wait(child).unwrap(), Stop::Interrupt);
         assert!(regs(child).is_ok() && xstate(child).is_ok());

@@ -216,6 +216,11 @@ fn tiles_may_first_be_used_after_a_restore() {
 }
 
 #[test]
+fn calls_that_a_thread_catches_itself_are_caught_again() {
+    round_trip("dispatch", &[], &[]);
+}
+
+#[test]
 fn seccomp_filters_hold_again() {
     let members = [("thread", "check"), ("child", "check")];
     round_trip("confined", &[], &members);

@@ -142,10 +142,14 @@ fn hold(what: &str, desk: &Desk) {
             });
         }
         "dispatch" => {
-            // PR_SET_SYSCALL_USER_DISPATCH on; a selector of zeros lets every call through.
-            let selector: &'static mut u64 = Box::leak(Box::new(0));
-            let selector = std::ptr::from_mut(selector).expose_provenance() as u64;
-            kernel::prctl(59, [1, 0, 0, selector]).unwrap();
+            // A thread that makes no call, and whose calls would come back to it.
+            std::thread::spawn(|| {
+                let selector = crate::dispatch::begin();
+                selector.store(1, std::sync::atomic::Ordering::SeqCst);
+                loop {
+                    std::hint::spin_loop();
+                }
+            });
         }
         "thread-net" => {
             let (tell, told) = std::sync::mpsc::channel();

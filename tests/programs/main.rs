@@ -16,6 +16,7 @@ mod confined;
 mod creds;
 mod descriptors;
 mod desk;
+mod dispatch;
 mod events;
 mod guards;
 mod holder;
@@ -53,6 +54,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("confined", confined::run),
     ("creds", creds::run),
     ("descriptors", descriptors::run),
+    ("dispatch", dispatch::run),
     ("events", events::run),
     ("guards", guards::run),
     ("holder", holder::run),
