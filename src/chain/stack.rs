@@ -12,7 +12,8 @@ use super::layer::name_of;
 use super::names::mappings;
 use super::{Descent, Ownership, Resolved, Why};
 use crate::error::{Error, Kind, Result};
-use crate::image::{Images, Pagemap, PagemapId, Sidecar};
+use crate::image::{Images, Pagemap, PagemapId, SIDECAR, Sidecar};
+use crate::store::is_staging;
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// More layers than this are refused: CRIU would need as many open files per task.
@@ -184,33 +185,66 @@ impl Stack {
 }
 
 /// The directory of the parent of a layer, if it has one. It exists, or this fails.
+///
+/// The `parent` link leads there. Where it leads nowhere, or to another layer than the recorded one,
+/// the parent may have been renamed: then it is found by its identity, beside the layer.
 pub(super) fn parent_dir(images: &Images, sidecar: Option<&Sidecar>) -> Result<Option<PathBuf>> {
     let dir = images.dir();
+    let wanted = sidecar.map(|s| s.parent_id.as_slice()).unwrap_or_default();
     let Some(target) = images.parent_link()? else {
-        if sidecar.is_some_and(|s| !s.parent_id.is_empty()) {
-            return Err(Error::corrupt(format!(
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        return sibling(dir, wanted).map(Some).ok_or_else(|| {
+            Error::corrupt(format!(
                 "Layer {} has lost its `parent` link (it was made on top of another layer)",
                 dir.display()
             ))
             .hint(format!(
                 "Link it again: ln -s ../PARENT {}/parent",
                 dir.display()
-            )));
-        }
-        return Ok(None);
+            ))
+        });
     };
-    canonical(&dir.join(&target)).map(Some).map_err(|e| {
-        Error::new(
-            e.kind(),
-            format!(
-                "The parent {} of layer {} is missing",
-                target.display(),
-                dir.display()
-            ),
-        )
-        .because(e)
-        .hint("Put the parent directory back where it was; every ancestor is needed")
-    })
+    match canonical(&dir.join(&target)) {
+        Ok(found) if wanted.is_empty() || is(&found, wanted) => Ok(Some(found)),
+        // The caller says what is wrong with the one that is there.
+        Ok(found) => Ok(Some(sibling(dir, wanted).unwrap_or(found))),
+        Err(e) => sibling(dir, wanted).map(Some).ok_or_else(|| {
+            Error::new(
+                e.kind(),
+                format!(
+                    "The parent {} of layer {} is missing",
+                    target.display(),
+                    dir.display()
+                ),
+            )
+            .because(e)
+            .hint("Put the parent directory back where it was; every ancestor is needed")
+        }),
+    }
+}
+
+/// True when the layer in `dir` has this identity.
+fn is(dir: &Path, id: &[u8]) -> bool {
+    let sidecar = Images::open(dir).and_then(|images| Sidecar::read(&images));
+    sidecar.is_ok_and(|sidecar| sidecar.is_some_and(|s| s.id == id))
+}
+
+/// The layer beside `dir` with this identity; of several copies the first by name.
+fn sibling(dir: &Path, id: &[u8]) -> Option<PathBuf> {
+    if id.is_empty() {
+        return None;
+    }
+    let entries = fs::read_dir(dir.parent()?).ok()?;
+    let mut beside: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| !is_staging(&entry.file_name()))
+        .map(|entry| entry.path())
+        .filter(|path| path != dir && path.join(SIDECAR).is_file())
+        .collect();
+    beside.sort();
+    beside.into_iter().find(|path| is(path, id))
 }
 
 /// Checks that the layer in `parent_dir` is the one that the layer in `dir` was made on.

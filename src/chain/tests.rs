@@ -106,6 +106,29 @@ fn another_layer_in_the_place_of_the_parent_is_noticed() {
 }
 
 #[test]
+fn a_parent_that_was_renamed_is_found_by_its_identity() {
+    let root = scratch();
+    let one = Made::new("1", None, BASE).id(1, None).write(root.path());
+    let two = Made::new("2", Some("../1"), TOP)
+        .id(2, Some(1))
+        .write(root.path());
+    let base = root.path().join("base");
+    fs::rename(&one, &base).unwrap();
+    assert_eq!(check_dir(&two).obstacles, vec![]);
+    let catalog = Catalog::scan(root.path()).unwrap();
+    assert!(catalog.layers().iter().all(|layer| layer.is_restorable()));
+    assert_eq!(catalog.trees().len(), 1);
+    // Another layer takes the old name.
+    Made::new("1", None, BASE).id(9, None).write(root.path());
+    let stack = Stack::open(&two).unwrap();
+    assert_eq!(stack.levels()[1].dir(), base.canonicalize().unwrap());
+    fs::remove_file(two.join("parent")).unwrap();
+    assert_eq!(check_dir(&two).obstacles, vec![]);
+    fs::remove_dir_all(&base).unwrap();
+    assert!(only_obstacle(&two).contains("lost its `parent` link"));
+}
+
+#[test]
 fn a_stack_that_is_too_deep_is_refused() {
     let root = scratch();
     for n in 0..=MAX_DEPTH {

@@ -182,12 +182,14 @@ fn a_layer_whose_parent_is_gone_is_not_restored() {
     let Some((sandbox, target)) = dumped() else {
         return;
     };
-    fs::rename(sandbox.path("1"), sandbox.path("elsewhere")).unwrap();
+    // Renamed beside its child, it would be found by its identity.
+    fs::create_dir(sandbox.path("away")).unwrap();
+    fs::rename(sandbox.path("1"), sandbox.path("away/1")).unwrap();
     let run = sandbox.icecore("restore -D 2 -d");
     assert!(matches!(run.code, 3 | 4), "{run:?}");
     explained(&run);
     sandbox.wait_gone(&[target.pid]);
-    fs::rename(sandbox.path("elsewhere"), sandbox.path("1")).unwrap();
+    fs::rename(sandbox.path("away/1"), sandbox.path("beside")).unwrap();
     sandbox.icecore("restore -D 2 -d").ok();
     target.check();
 }
@@ -223,6 +225,8 @@ fn a_layer_with_another_parent_is_not_restored() {
         .icecore(&format!("dump -t {} -D 1", target.pid))
         .ok();
     sandbox.wait_gone(&[target.pid]);
+    fs::create_dir(sandbox.path("away")).unwrap();
+    fs::rename(sandbox.path("old"), sandbox.path("away/old")).unwrap();
     no_restore(&sandbox, &target, "2", 4);
 }
 
