@@ -20,6 +20,7 @@ mod inspect;
 mod interop;
 mod keeper;
 mod python;
+mod servers;
 mod sockets;
 mod specimens;
 mod stack;

@@ -29,6 +29,8 @@ pub enum Need {
     SysResource,
     /// A kernel on which CRIU 4.1 can dump internet sockets; as excusable.
     InternetByCriu,
+    /// A server.
+    Program(&'static str),
 }
 
 /// True when everything is there; prints why not otherwise.
@@ -75,6 +77,12 @@ impl Need {
             }
             Self::Strace => program("strace"),
             Self::Gdb => program("gdb"),
+            Self::Program(name) => {
+                let there = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
+                    .iter()
+                    .any(|dir| std::path::Path::new(dir).join(name).exists());
+                there.then_some(()).ok_or(format!("there is no {name}"))
+            }
             Self::InternetByCriu => {
                 let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
                 let asked = nix::sys::socket::getsockopt(&socket, sockopt::PassCred);

@@ -1,0 +1,306 @@
+//! Real servers, unmodified: several incremental layers with different state, then restored from each
+//! layer in turn and asked over their own protocol for their state.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use crate::support::{Need, Sandbox, require, wait_until};
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Connects as soon as somebody listens.
+fn connect(port: u16) -> TcpStream {
+    wait_until("the server listens", || {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()
+    })
+}
+
+/// All processes of the tree of `pid` inside.
+fn tree(sandbox: &Sandbox, pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        let path = sandbox.proc(&format!("{pid}/task/{pid}/children"));
+        let children = fs::read_to_string(path).unwrap_or_default();
+        all.extend(
+            children
+                .split_whitespace()
+                .map(|pid| pid.parse::<i32>().unwrap()),
+        );
+        next += 1;
+    }
+    all
+}
+
+fn kill(sandbox: &Sandbox, pid: i32) {
+    let all = tree(sandbox, pid);
+    for pid in &all {
+        sandbox.run("kill", &["-KILL", &pid.to_string()]);
+    }
+    sandbox.wait_gone(&all);
+}
+
+/// A client of redis.
+struct Redis(BufReader<TcpStream>);
+
+impl Redis {
+    fn new(port: u16) -> Self {
+        Self(BufReader::new(connect(port)))
+    }
+
+    fn send(&mut self, words: &[&str]) {
+        let mut text = format!("*{}\r\n", words.len());
+        for word in words {
+            text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn ask(&mut self, words: &[&str]) -> String {
+        self.send(words);
+        let line = self.line();
+        match line.strip_prefix('$') {
+            Some("-1") => "nothing".to_owned(),
+            Some(length) => {
+                let mut bytes = vec![0; length.parse::<usize>().unwrap() + 2];
+                self.0.read_exact(&mut bytes).unwrap();
+                String::from_utf8(bytes).unwrap().trim_end().to_owned()
+            }
+            None => line,
+        }
+    }
+}
+
+#[test]
+fn redis_comes_back_from_each_of_three_layers_with_its_hundred_thousand_keys() {
+    if !require(&[Need::Root, Need::Program("redis-server")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let port = free_port();
+    let text = port.to_string();
+    let dir = sandbox.path("run").to_str().unwrap().to_owned();
+    let words = [
+        "--port",
+        &text,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        &dir,
+    ];
+    let pid = sandbox.start("redis.log", &[&["redis-server"][..], &words].concat());
+    let mut client = Redis::new(port);
+    // Sent while answers are read, so that neither side waits for ever.
+    let mut sender = Redis(BufReader::new(client.0.get_ref().try_clone().unwrap()));
+    let keys = std::thread::spawn(move || {
+        for n in 0..100_000 {
+            sender.send(&["SET", &format!("key:{n}"), &format!("value {n}")]);
+        }
+    });
+    for _ in 0..100_000 {
+        assert_eq!(client.line(), "+OK");
+    }
+    keys.join().unwrap();
+    for layer in 1..=3 {
+        let now = layer.to_string();
+        assert_eq!(client.ask(&["SET", "layer", &now]), "+OK");
+        assert_eq!(
+            client.ask(&["SET", &format!("only:{layer}"), "here"]),
+            "+OK"
+        );
+        drop(client);
+        let mode = match layer {
+            1 => "-R --track-mem".to_owned(),
+            2 => "-R --track-mem --prev-images-dir ../1".to_owned(),
+            _ => "--prev-images-dir ../2".to_owned(),
+        };
+        // The server closes the connection of its client when it comes to it.
+        wait_until("the dump is possible", || {
+            let run = sandbox.icecore(&format!("dump -t {pid} -D {layer} {mode}"));
+            assert!(
+                run.code == 0 || run.stderr.contains("TCP"),
+                "{}",
+                run.stderr
+            );
+            (run.code == 0).then_some(())
+        });
+        if layer == 3 {
+            break;
+        }
+        client = Redis::new(port);
+    }
+    sandbox.wait_gone(&[pid]);
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        let mut client = Redis::new(port);
+        assert_eq!(client.ask(&["GET", "layer"]), layer.to_string());
+        for n in 1..=3 {
+            let should = if n <= layer { "here" } else { "nothing" };
+            assert_eq!(client.ask(&["GET", &format!("only:{n}")]), should);
+        }
+        assert_eq!(client.ask(&["DBSIZE"]), format!(":{}", 100_001 + layer));
+        for n in [0, 1, 4_711, 99_999] {
+            assert_eq!(
+                client.ask(&["GET", &format!("key:{n}")]),
+                format!("value {n}")
+            );
+        }
+        assert_eq!(client.ask(&["SET", "layer", "more"]), "+OK");
+        kill(&sandbox, pid);
+    }
+}
+
+#[test]
+fn a_client_of_redis_stays_connected_or_is_dropped_as_wished() {
+    if !require(&[Need::Root, Need::Program("redis-server")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let port = free_port();
+    let text = port.to_string();
+    let words = [
+        "redis-server",
+        "--port",
+        &text,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+    ];
+    let pid = sandbox.start("redis.log", &words);
+    let mut client = Redis::new(port);
+    assert_eq!(client.ask(&["SET", "a", "1"]), "+OK");
+    let refused = sandbox.icecore(&format!("dump -t {pid} -D 1")).fails(5);
+    assert!(
+        refused.stderr.contains("--tcp-established"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(client.ask(&["GET", "a"]), "1");
+    let words = format!("dump -t {pid} -D 1 --tcp-established");
+    sandbox.icecore(&words).ok();
+    sandbox.wait_gone(&[pid]);
+    sandbox.icecore("restore -D 1 -d --tcp-established").ok();
+    assert_eq!(client.ask(&["GET", "a"]), "1");
+    assert_eq!(client.ask(&["SET", "a", "2"]), "+OK");
+    sandbox
+        .icecore(&format!("dump -t {pid} -D 2 --tcp-close"))
+        .ok();
+    sandbox.wait_gone(&[pid]);
+    drop(client);
+    sandbox.icecore("restore -D 2 -d").ok();
+    let mut client = Redis::new(port);
+    assert_eq!(client.ask(&["GET", "a"]), "2");
+    wait_until("the dropped client is forgotten", || {
+        let all = client.ask(&["CLIENT", "LIST"]);
+        (all.lines().count() == 1).then_some(())
+    });
+}
+
+/// Asks nginx for a page; the body of the answer.
+fn page(port: u16, path: &str) -> String {
+    let mut client = connect(port);
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    client.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[test]
+fn nginx_comes_back_from_each_of_three_layers_with_workers_of_another_user() {
+    if !require(&[Need::Root, Need::Program("nginx")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let port = free_port();
+    let dir = sandbox.path("nginx");
+    fs::create_dir(&dir).unwrap();
+    // The workers have to reach it.
+    let open: fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    for path in [sandbox.path(""), dir.clone()] {
+        fs::set_permissions(path, open.clone()).unwrap();
+    }
+    fs::write(dir.join("page"), "the page\n").unwrap();
+    let d = dir.display();
+    let config = format!(
+        "daemon off; worker_processes 2; user www-data; pid {d}/pid; error_log {d}/error;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{ access_log {d}/access; client_body_temp_path {d}/b; proxy_temp_path {d}/p;\n\
+         fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;\n\
+         server {{ listen 127.0.0.1:{port}; root {d}; location /status {{ stub_status; }} }} }}\n"
+    );
+    let file = dir.join("nginx.conf");
+    fs::write(&file, config).unwrap();
+    let error = dir.join("error");
+    let words = [
+        "nginx",
+        "-c",
+        file.to_str().unwrap(),
+        "-e",
+        error.to_str().unwrap(),
+    ];
+    let pid = sandbox.start("nginx.log", &words);
+    assert_eq!(page(port, "/page"), "the page\n");
+    wait_until("the workers are there", || {
+        (tree(&sandbox, pid).len() == 3).then_some(())
+    });
+    let pids = tree(&sandbox, pid);
+    let count = |port| -> u32 {
+        let text = page(port, "/status");
+        let line = text.lines().nth(2).unwrap();
+        line.split_whitespace().nth(2).unwrap().parse().unwrap()
+    };
+    let mut counts = Vec::new();
+    for layer in 1..=3 {
+        page(port, "/page");
+        counts.push(count(port));
+        let mode = match layer {
+            1 => "-R --track-mem",
+            2 => "-R --track-mem --prev-images-dir ../1",
+            _ => "--prev-images-dir ../2",
+        };
+        wait_until("the dump is possible", || {
+            let run = sandbox.icecore(&format!("dump -t {pid} -D {layer} {mode}"));
+            assert!(
+                run.code == 0 || run.stderr.contains("TCP"),
+                "{}",
+                run.stderr
+            );
+            (run.code == 0).then_some(())
+        });
+    }
+    sandbox.wait_gone(&pids);
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        assert_eq!(count(port), counts[layer - 1] + 1);
+        assert_eq!(page(port, "/page"), "the page\n");
+        assert_eq!(tree(&sandbox, pid), pids);
+        for worker in &pids[1..] {
+            let status = fs::read_to_string(sandbox.proc(&format!("{worker}/status"))).unwrap();
+            assert!(!status.contains("Uid:\t0"), "{status}");
+        }
+        // The master still governs: it makes new workers.
+        sandbox.run("kill", &["-HUP", &pid.to_string()]).ok();
+        wait_until("new workers", || {
+            let now = tree(&sandbox, pid);
+            (now.len() == 3 && now[1..] != pids[1..]).then_some(())
+        });
+        assert_eq!(page(port, "/page"), "the page\n");
+        kill(&sandbox, pid);
+    }
+}
