@@ -5,12 +5,18 @@
 //!
 //! `cargo xtask bench [MIB] [ROUNDS]` measures dumps and restores beside CRIU's; `cargo xtask
 //! bench-stacks [LAYERS] [PAGES] [DIRTY]` what is done with stacks.
+//!
+//! `cargo xtask screenshots` draws the demo's screens into `assets`.
 
 mod bench;
 mod bench_stacks;
 mod proto;
+mod screenshots;
 
 use std::error::Error;
+
+const USAGE: &str = "usage: cargo xtask proto [--check] | bench [MIB] [ROUNDS] | \
+                     bench-stacks [LAYERS] [PAGES] [DIRTY] | screenshots";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["bench-census", _] => Ok(bench_stacks::census(&arguments[1])?),
         // The process that the benchmark dumps.
         ["bench-target", _, _] => Ok(bench::target(&arguments[1..])?),
-        _ => Err("usage: cargo xtask proto [--check] | bench [MIB] [ROUNDS] | bench-stacks [LAYERS] [PAGES] [DIRTY]".into()),
+        ["screenshots"] => Ok(screenshots::run()?),
+        _ => Err(USAGE.into()),
     }
 }
