@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod error;
 mod format;
+mod home;
 mod tui;
 
 use std::process::ExitCode;

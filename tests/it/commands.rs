@@ -113,3 +113,36 @@ fn watching_counts_written_pages_without_stopping_anything() {
     target.runs();
     target.check();
 }
+
+#[test]
+fn layers_in_the_store_are_made_and_found_by_name() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("writer", &["50"]);
+    let store = sandbox.path("store").display().to_string();
+    let with_store = |words: &str| {
+        let mut args = vec![
+            format!("ICECORE_STORE={store}"),
+            env!("CARGO_BIN_EXE_icecore").to_owned(),
+        ];
+        args.extend(words.split_whitespace().map(str::to_owned));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        sandbox.run("env", &args).ok().stdout
+    };
+    with_store(&format!("snap {} web", target.pid));
+    target.ask("dirty 0 5 3");
+    let second = json(&with_store(&format!("snap {} --json", target.pid)));
+    assert!(
+        second["layer"].as_str().unwrap().ends_with("web/2"),
+        "{second}"
+    );
+    assert!(second["pages_in_parent"].as_u64() > Some(30), "{second}");
+    target.runs();
+    assert!(with_store("verify web/2").contains("2 layers"));
+    assert!(with_store("stacks web").contains("2 layers"));
+    sandbox.kill(&target);
+    with_store("restore -d -D web/1");
+    target.runs();
+}

@@ -12,7 +12,7 @@ use crate::format;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A layer (adopted with its ancestors), or a directory of layers
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_parser = crate::home::place)]
     dir: PathBuf,
     /// Print the result as JSON
     #[arg(long)]

@@ -13,6 +13,7 @@ use crate::format;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory of the layer
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
     /// Process in it
     pid: u32,

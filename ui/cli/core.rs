@@ -12,6 +12,7 @@ use icecore::{Error, Kind, Result};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory of the layer
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
     /// Process in it
     pid: u32,

@@ -17,7 +17,7 @@ use crate::format;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The layer whose stack is deduplicated.
-    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".", value_parser = crate::home::place)]
     pub images_dir: PathBuf,
     /// What to free, one after the other: unchanged, zero, content (no layer loses anything), or
     /// superseded (as criu does: the layers below stop being restorable).

@@ -13,8 +13,10 @@ use crate::format;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory of the first layer
+    #[arg(value_parser = crate::home::place)]
     from: PathBuf,
     /// Directory of the second layer
+    #[arg(value_parser = crate::home::place)]
     to: PathBuf,
     /// Show the page at this address in both layers instead
     #[arg(long, value_name = "ADDR", value_parser = address)]

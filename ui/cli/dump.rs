@@ -110,7 +110,7 @@ pub(crate) fn as_text(o: &Outcome) -> String {
     text
 }
 
-fn as_json(o: &Outcome) -> String {
+pub(crate) fn as_json(o: &Outcome) -> String {
     json!({
         "schema": "icecore/v1",
         "layer": o.dir,

@@ -10,6 +10,7 @@ use super::change;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory of the layer
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
     /// Leave it as it is, and make a new layer here
     #[arg(long, value_name = "DIR")]

@@ -10,6 +10,7 @@ use super::line;
 #[derive(Debug, clap::Args)]
 pub(crate) struct LabelArgs {
     /// Directory of the layer
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
     /// What to call it; nothing takes the label away
     #[arg(default_value = "", hide_default_value = true)]
@@ -20,6 +21,7 @@ pub(crate) struct LabelArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct PinArgs {
     /// Directory of the layer
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
 }
 
@@ -27,6 +29,7 @@ pub(crate) struct PinArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct BranchArgs {
     /// Directory of the layer to stand on
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
     /// Directory of the new layer
     new: PathBuf,

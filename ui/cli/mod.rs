@@ -21,6 +21,7 @@ pub(crate) mod ps;
 pub(crate) mod restore;
 pub(crate) mod search;
 mod show;
+mod snap;
 mod squash;
 pub(crate) mod stacks;
 pub(crate) mod verify;
@@ -54,6 +55,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Freeze a process tree into a new layer
     Dump(dump::Args),
+    /// Add a layer to the stack of a running process, where named stacks are kept
+    Snap(snap::Args),
     /// Let a layer run again
     Restore(restore::Args),
     /// List the running process trees
@@ -112,6 +115,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     let done = match command {
         Command::Dump(args) => dump::run(args),
+        Command::Snap(args) => snap::run(args),
         Command::Restore(args) => return restore::run(args),
         Command::Ps(args) => ps::run(args),
         Command::Stacks(args) => stacks::run(args),
@@ -145,6 +149,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
 pub(crate) fn wants_json(command: &Command) -> bool {
     match command {
         Command::Dump(args) => args.json,
+        Command::Snap(args) => args.json,
         Command::Restore(args) => args.json,
         Command::Ps(args) => args.json,
         Command::Stacks(args) => args.json,

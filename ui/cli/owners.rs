@@ -18,7 +18,7 @@ const CONTENT: [&str; 3] = ["unchanged", "zero", "content"];
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The layer whose stack is looked at
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_parser = crate::home::place)]
     layer: PathBuf,
     /// List the runs of this task instead: addresses, owner, place in its pages file
     #[arg(long, value_name = "PID", conflicts_with = "content")]

@@ -11,7 +11,7 @@ use super::change;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where the layers are; each tree of them is pruned by itself
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_parser = crate::home::place)]
     dir: PathBuf,
     /// Keep the newest N layers
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]

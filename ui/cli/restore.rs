@@ -18,7 +18,7 @@ use crate::format;
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// The layer
-    #[arg(short = 'D', long, value_name = "DIR", default_value = ".")]
+    #[arg(short = 'D', long, value_name = "DIR", default_value = ".", value_parser = crate::home::place)]
     images_dir: PathBuf,
     /// Do not wait for the tree: init becomes its parent
     #[arg(short = 'd', long)]

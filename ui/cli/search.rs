@@ -19,6 +19,7 @@ const SHOWN: usize = 80;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory of the layer
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
     /// Text to look for
     #[arg(required_unless_present_any = ["bytes", "regex"], conflicts_with_all = ["bytes", "regex"])]

@@ -11,6 +11,7 @@ use super::line;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Directory of the layer, or one image inside of it
+    #[arg(value_parser = crate::home::place)]
     layer: PathBuf,
     /// File to show, e.g. pagemap-42 (default: list the files)
     file: Option<String>,

@@ -12,7 +12,7 @@ use icecore::{Error, Result};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to look, directories below included.
-    #[arg(value_name = "DIR", default_value = ".")]
+    #[arg(value_name = "DIR", default_value = ".", value_parser = crate::home::place)]
     pub dir: PathBuf,
     /// Print the catalog as JSON.
     #[arg(long)]

@@ -14,7 +14,7 @@ use crate::format;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A layer (verified with its ancestors), or a directory of layers
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_parser = crate::home::place)]
     dir: PathBuf,
     /// Check the structure only: small images, sizes, holes
     #[arg(long, conflicts_with = "full")]

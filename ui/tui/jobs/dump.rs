@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use icecore::chain::{Catalog, Layer, State};
+use icecore::chain::Catalog;
 use icecore::dump::{self, After};
 use icecore::{Cancel, Error, Kind, PAGE_SIZE, Pid, Reporter, Result, task, track};
 
 use super::{Jobs, first_line, obstacles, shown};
 use crate::cli::dump as dump_line;
 use crate::format;
+use crate::home::{next_free, parent_of, stack_name};
 use crate::tui::message::{Made, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
@@ -179,52 +180,4 @@ impl Jobs {
             result: Made::Layer(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir)),
         })
     }
-}
-
-/// The layer that a dump of a process goes on top of: the one that tracking continues, or else the
-/// newest of the same process, with which it is compared.
-fn parent_of(layers: &[Layer], root: Pid, comm: &str, since: Option<&str>) -> Option<PathBuf> {
-    let usable = |layer: &&Layer| layer.state == State::Complete;
-    let continued = since.and_then(|id| {
-        let same = |layer: &&Layer| layer.id.as_deref() == Some(id);
-        layers.iter().filter(usable).find(same)
-    });
-    let pid = u32::try_from(root.as_raw()).ok();
-    let newest = || {
-        layers
-            .iter()
-            .filter(usable)
-            .filter(|layer| layer.root == pid && layer.comm.as_deref() == Some(comm))
-            .max_by_key(|layer| layer.created_unix_ns)
-    };
-    continued.or_else(newest).map(|layer| layer.dir.clone())
-}
-
-/// The directory of a new stack: the name of the program may have any bytes, a directory may not.
-fn stack_name(comm: &str, root: Pid) -> String {
-    let safe: String = comm
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    format!("{}-{root}", safe.trim_start_matches('.'))
-}
-
-/// The next number in `stack` that no entry has.
-fn next_free(stack: &Path) -> PathBuf {
-    let highest = fs::read_dir(stack)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            name.trim_end_matches(".partial").parse::<u64>().ok()
-        })
-        .max();
-    stack.join((highest.unwrap_or(0) + 1).to_string())
 }
