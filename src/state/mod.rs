@@ -18,6 +18,7 @@ pub mod dispatch;
 pub mod fs;
 mod futex;
 mod itimers;
+mod ldt;
 pub mod mm;
 mod oom;
 mod pdeath;
@@ -89,6 +90,7 @@ pub trait Resource: Sync {
 /// parent-death signal after credentials (changing them clears it).
 pub static RESOURCES: &[&dyn Resource] = &[
     &tiles::TilePermission,
+    &ldt::LocalDescriptors,
     &process::Personality,
     &process::Recorded,
     &comm::Comm,

@@ -9,7 +9,7 @@ use std::fs;
 
 use super::words::low;
 use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
-use crate::error::{Error, Kind, Obstacle, Result};
+use crate::error::{Kind, Obstacle, Result};
 use crate::inject::Call;
 use crate::task::proc;
 
@@ -23,7 +23,6 @@ const PR_SET_MEMORY_MERGE: u64 = 67;
 const PR_GET_MEMORY_MERGE: u64 = 68;
 const ARCH_GET_CPUID: u64 = 0x1011;
 const ARCH_SET_CPUID: u64 = 0x1012;
-const LDT_READ: u64 = 0;
 const MS_INVALIDATE: u64 = 2;
 const MCL_FUTURE: u32 = 2;
 const MCL_ONFAULT: u32 = 4;
@@ -38,9 +37,8 @@ mod call {
     pub(super) const CPUID: usize = 1;
     pub(super) const MDWE: usize = 2;
     pub(super) const MERGE: usize = 3;
-    pub(super) const LDT: usize = 4;
-    pub(super) const LOCKED: usize = 5;
-    pub(super) const RESIDENT: usize = 6;
+    pub(super) const LOCKED: usize = 4;
+    pub(super) const RESIDENT: usize = 5;
 }
 
 /// See the module.
@@ -57,10 +55,8 @@ impl Resource for Switches {
         questions.call(libc::SYS_arch_prctl, &[ARCH_GET_CPUID, 0]);
         if questions.leader() {
             let resident = questions.room(8);
-            let table = questions.room(8);
             questions.call(libc::SYS_prctl, &[PR_GET_MDWE, 0, 0, 0, 0]);
             questions.call(libc::SYS_prctl, &[PR_GET_MEMORY_MERGE, 0, 0, 0, 0]);
-            questions.call(libc::SYS_modify_ldt, &[LDT_READ, table, 8]);
             // Our working memory is the newest mapping of the process: locked when future ones are.
             let page = questions.base() + UNTOUCHED;
             questions.call(libc::SYS_msync, &[page, PAGE, MS_INVALIDATE]);
@@ -76,11 +72,6 @@ impl Resource for Switches {
         task.thread().cpuid_faults = value(call::CPUID).filter(|on| *on == 0).map(|_| true);
         if !task.leader {
             return Ok(());
-        }
-        if value(call::LDT).is_some_and(|bytes| bytes != 0) {
-            let what = format!("{} has a local descriptor table (modify_ldt)", task.who());
-            return Err(Error::new(Kind::Unsupported, what)
-                .hint("no image has a place for it; it is used by Wine and by 16-bit programs"));
         }
         task.task().mdwe = value(call::MDWE).map(low).filter(|bits| *bits != 0);
         task.task().memory_merge = value(call::MERGE).filter(|on| *on != 0).map(|_| true);

@@ -70,6 +70,9 @@ pub fn run(mut desk: Desk, _: &[String]) {
         MPOL_BIND | MPOL_F_STATIC_NODES,
     ];
     call_with(libc::SYS_mbind, &place, &mut nodes, &[64, 0]).unwrap();
+    // Entry 2: a 32-bit data segment of 4 KiB at an odd base. Not every kernel has such tables.
+    let mut segment = [2u32, 0x1234_5000, 0xfff, 0b100_0001];
+    let _no = call_with(libc::SYS_modify_ldt, &[0x11], &mut segment, &[16]);
     let (reader, writer) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
     let mut packets = (File::from(reader), File::from(writer));
     packets.1.write_all(b"one").unwrap();
@@ -137,6 +140,9 @@ impl Settings {
             "signal at the end",
             format!("{:?}", fields.split(' ').nth(35)),
         );
+        let mut table = [0u64; 4];
+        let _no = call_with(libc::SYS_modify_ldt, &[0], &mut table, &[32]);
+        see("local descriptors", format!("{table:x?}"));
         let filter = fs::read_to_string("/proc/self/coredump_filter").unwrap();
         see("core dump filter", filter);
         for (name, region) in [
