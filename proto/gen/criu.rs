@@ -1473,6 +1473,17 @@ pub struct SkOptsEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub so_buf_lock: ::core::option::Option<u32>,
 }
+/// An option of getsockopt(2) that is an int.
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SkOptionEntry {
+    #[prost(sint32, required, tag = "1")]
+    pub level: i32,
+    #[prost(sint32, required, tag = "2")]
+    pub name: i32,
+    #[prost(sint32, required, tag = "3")]
+    pub value: i32,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum SkShutdown {
@@ -1821,19 +1832,8 @@ pub struct InetSkEntry {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: ::prost::alloc::vec::Vec<SkOptionEntry>,
 }
-/// An option of getsockopt(2) that is an int.
 #[derive(::serde::Serialize)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SkOptionEntry {
-    #[prost(sint32, required, tag = "1")]
-    pub level: i32,
-    #[prost(sint32, required, tag = "2")]
-    pub name: i32,
-    #[prost(sint32, required, tag = "3")]
-    pub value: i32,
-}
-#[derive(::serde::Serialize)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NetlinkSkEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -1861,6 +1861,11 @@ pub struct NetlinkSkEntry {
     #[prost(uint32, optional, tag = "13")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ns_id: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// Further options that are set.
+    #[prost(message, repeated, tag = "1000")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: ::prost::alloc::vec::Vec<SkOptionEntry>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

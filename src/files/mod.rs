@@ -36,6 +36,7 @@ mod ghost;
 mod inet;
 mod install;
 mod memfd;
+mod netlink;
 mod opened;
 mod outside;
 mod owner;
@@ -151,6 +152,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &tty::Terminal,
     &unix::Unix,
     &inet::Inet,
+    &netlink::Netlink,
     &regular::Regular,
 ];
 

@@ -171,7 +171,6 @@ fn tables(images: &Images) -> Result<Vec<(u32, Vec<FdinfoEntry>)>> {
 fn kind_name(entry: &FileEntry) -> String {
     match FdTypes::try_from(entry.r#type) {
         Ok(FdTypes::Packetsk) => "a packet socket".to_owned(),
-        Ok(FdTypes::Netlinksk) => "a netlink socket".to_owned(),
         Ok(FdTypes::Inotify) => "an inotify instance".to_owned(),
         Ok(FdTypes::Fanotify) => "a fanotify group".to_owned(),
         Ok(FdTypes::Bpfmap) => "a BPF map".to_owned(),

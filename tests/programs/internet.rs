@@ -3,10 +3,11 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    getsockopt, listen, setsockopt, socket, sockopt,
 };
 
 use crate::desk::{Answer, Desk, Program, same};
@@ -17,6 +18,8 @@ struct Internet {
     bound: (UdpSocket, SocketAddr),
     connected: (UdpSocket, SocketAddr),
     fresh: OwnedFd,
+    /// Listens to changes of network interfaces; with its port.
+    netlink: (OwnedFd, u32),
     pairs: Vec<(TcpStream, TcpStream)>,
 }
 
@@ -45,7 +48,15 @@ pub fn run(mut desk: Desk, args: &[String]) {
     setsockopt(&fresh, sockopt::TcpKeepIdle, &123).unwrap();
     setsockopt(&fresh, sockopt::TcpUserTimeout, &4567).unwrap();
     setsockopt(&fresh, sockopt::RcvBuf, &50_000).unwrap();
+    let route = SockProtocol::NetlinkRoute;
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, route).unwrap();
+    bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, 1)).unwrap();
+    setsockopt(&netlink, sockopt::RcvBuf, &40_000).unwrap();
+    let port = getsockname::<NetlinkAddr>(netlink.as_raw_fd())
+        .unwrap()
+        .pid();
     let mut internet = Internet {
+        netlink: (netlink, port),
         bound: (bound.try_clone().unwrap(), bound.local_addr().unwrap()),
         connected: (connected, to),
         fresh,
@@ -135,6 +146,14 @@ impl Program for Internet {
             "buffer",
             &getsockopt(&self.fresh, sockopt::RcvBuf),
             &Ok(100_000),
+        )?;
+        let (netlink, port) = &self.netlink;
+        let name = getsockname::<NetlinkAddr>(netlink.as_raw_fd()).unwrap();
+        same("netlink", &(name.pid(), name.groups()), &(*port, 1))?;
+        same(
+            "netlink's buffer",
+            &getsockopt(netlink, sockopt::RcvBuf),
+            &Ok(80_000),
         )?;
         for (client, server) in &self.pairs {
             let ends = |s: &TcpStream| (s.local_addr().ok(), s.peer_addr().ok());
