@@ -474,3 +474,33 @@ fn a_copy_that_leaves_out_zeros_is_sound_and_a_hole_in_place_of_data_is_not() {
     punch(4);
     assert!(!found(&one, Depth::Quick).is_sound());
 }
+
+#[test]
+fn a_golden_layer_of_criu_is_verified_adopted_and_found_damaged() {
+    let root = scratch();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/criu-4.1");
+    let dir = root.path().join("criu");
+    fs::create_dir(&dir).unwrap();
+    for entry in fs::read_dir(golden).unwrap().flatten() {
+        fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
+    let bare = found(&dir, Depth::Full);
+    assert!(bare.is_sound(), "{bare:?}");
+    assert_eq!(bare.without_digests.len(), 1);
+    adopt(&dir, &(), &Cancel::default()).unwrap();
+    let adopted = found(&dir, Depth::Full);
+    assert!(adopted.is_sound() && adopted.without_digests.is_empty());
+    for name in Images::open(&dir).unwrap().names().unwrap() {
+        let path = dir.join(&name);
+        let good = fs::read(&path).unwrap();
+        let step = if name.starts_with("pages-") { 4099 } else { 13 };
+        for bit in (0..good.len() * 8).step_by(step) {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bad).unwrap();
+            assert!(!found(&dir, Depth::Full).is_sound(), "bit {bit} of {name}");
+        }
+        fs::write(&path, &good).unwrap();
+    }
+    assert!(found(&dir, Depth::Full).is_sound());
+}

@@ -300,3 +300,26 @@ fn a_lower_layer_that_reads_freed_pages_through_its_parent_is_a_victim_too() {
     assert_eq!(json["cuts"][0]["pagemap"], MADE.file_name());
     assert_eq!(json["cuts"][0]["ranges"][0], "0-2000");
 }
+
+#[test]
+fn a_golden_layer_of_criu_loses_its_zeros_and_nothing_else() {
+    let root = scratch();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/criu-4.1");
+    let dir = root.path().join("criu");
+    fs::create_dir(&dir).unwrap();
+    for entry in fs::read_dir(golden).unwrap().flatten() {
+        fs::copy(entry.path(), dir.join(entry.file_name())).unwrap();
+    }
+    let pages = fs::read(dir.join("pages-1.img")).unwrap();
+    let zeros = plan(&dir, &Zero).unwrap();
+    assert!(
+        zeros.pages >= 2,
+        "the pages of the vDSO are zeros: {zeros:?}"
+    );
+    assert_eq!(run(&zeros).unwrap().bytes, zeros.bytes);
+    assert_eq!(fs::read(dir.join("pages-1.img")).unwrap(), pages);
+    assert_eq!(check_dir(&dir).obstacles, vec![]);
+    let catalog = Catalog::scan(&dir).unwrap();
+    assert_eq!(catalog.layers()[0].state, State::Complete);
+    assert!(plan(&dir, &Unchanged).unwrap().is_empty());
+}

@@ -319,9 +319,24 @@ fn take(world: &mut World, step: Step) {
     }
 }
 
+/// How many sequences each of the two tests goes through.
 fn sequences() -> u32 {
     let wanted = std::env::var("ICECORE_TEST_SEQUENCES");
-    wanted.ok().and_then(|n| n.parse().ok()).unwrap_or(400)
+    wanted.ok().and_then(|n| n.parse().ok()).unwrap_or(400) / 2
+}
+
+/// One sequence.
+fn live(seeds: &[Seed], steps: Vec<Step>) {
+    let root = scratch();
+    let mut world = World::new(root.path(), seeds);
+    world.check();
+    for step in steps {
+        if world.layers.is_empty() {
+            break;
+        }
+        take(&mut world, step);
+        world.check();
+    }
 }
 
 proptest! {
@@ -334,16 +349,14 @@ proptest! {
     fn every_layer_that_stays_gives_the_same_memory(
         seeds in seeds(), steps in prop::collection::vec(step(), 1..8),
     ) {
-        let root = scratch();
-        let mut world = World::new(root.path(), &seeds);
-        world.check();
-        for step in steps {
-            if world.layers.is_empty() {
-                break;
-            }
-            take(&mut world, step);
-            world.check();
-        }
+        live(&seeds, steps);
+    }
+
+    #[test]
+    fn every_layer_that_stays_gives_the_same_memory_on_another_processor(
+        seeds in seeds(), steps in prop::collection::vec(step(), 1..8),
+    ) {
+        live(&seeds, steps);
     }
 }
 
