@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::faults::{CHANGES, FALLIBLE, Point, failing_at, killed_at, points};
 use crate::support::{Need, Sandbox, require};
 
-const ICECORE: &str = env!("CARGO_BIN_EXE_icecore");
+pub const ICECORE: &str = env!("CARGO_BIN_EXE_icecore");
 
 /// Digest of the memory of each task and segment as of a layer, and of the files that never change.
 type Contents = BTreeMap<String, blake3::Hash>;
@@ -49,13 +49,13 @@ fn contents(dir: &Path) -> Contents {
 }
 
 /// A stack `1` … `5` of a real process, with a branch `2b` on `2`.
-struct Template {
+pub struct Template {
     dir: TempDir,
     contents: BTreeMap<String, Contents>,
 }
 
 impl Template {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = Self::scratch();
         let mut sandbox = Sandbox::new();
         let target = sandbox.specimen("writer", &["8"]);
@@ -83,7 +83,7 @@ impl Template {
     }
 
     /// Where syncing is quick.
-    fn scratch() -> TempDir {
+    pub fn scratch() -> TempDir {
         tempfile::Builder::new()
             .prefix("icecore-test-")
             .tempdir_in("/dev/shm")
@@ -106,7 +106,7 @@ impl Template {
     }
 
     /// A copy for an operation.
-    fn copy_for(&self, operation: &Operation) -> (TempDir, PathBuf) {
+    pub fn copy_for(&self, operation: &Operation) -> (TempDir, PathBuf) {
         let (dir, img) = self.copy();
         for name in operation.without {
             fs::remove_dir_all(img.join(name)).unwrap();
@@ -115,7 +115,7 @@ impl Template {
     }
 
     /// Every layer in `img` is what it was, but for those that the operation may take or consume.
-    fn check(&self, what: &str, img: &Path, operation: &Operation) {
+    pub fn check(&self, what: &str, img: &Path, operation: &Operation) {
         for (name, expected) in &self.contents {
             let dir = img.join(name);
             let goes = operation.gone.contains(&name.as_str());
@@ -136,7 +136,7 @@ impl Template {
     }
 
     /// The command finishes what was begun, and leaves nothing else behind.
-    fn finish(&self, what: &str, img: &Path, operation: &Operation) {
+    pub fn finish(&self, what: &str, img: &Path, operation: &Operation) {
         let words = placed(img, operation.command);
         let output = Command::new(ICECORE).args(&words).output().unwrap();
         let done = operation.gone.iter().all(|name| !img.join(name).exists());
@@ -162,7 +162,7 @@ impl Template {
 }
 
 /// The words of a command, with paths for `@NAME`.
-fn placed(img: &Path, command: &[&str]) -> Vec<String> {
+pub fn placed(img: &Path, command: &[&str]) -> Vec<String> {
     let place = |word: &&str| match word.strip_prefix('@') {
         Some(name) => img.join(name).display().to_string(),
         None => (*word).to_owned(),
@@ -172,35 +172,36 @@ fn placed(img: &Path, command: &[&str]) -> Vec<String> {
 
 /// A command that changes a stack.
 #[derive(Debug)]
-struct Operation {
-    command: &'static [&'static str],
+pub struct Operation {
+    /// Its words; `@NAME` is a layer.
+    pub command: &'static [&'static str],
     /// Layers that are not there from the start.
     without: &'static [&'static str],
     /// Layers that go.
-    gone: &'static [&'static str],
+    pub gone: &'static [&'static str],
     /// Layers that may become unrestorable, if they say so.
     consumed: &'static [&'static str],
 }
 
-const DROP: Operation = Operation {
+pub const DROP: Operation = Operation {
     command: &["drop", "@2", "--yes"],
     without: &[],
     gone: &["2"],
     consumed: &[],
 };
-const SQUASH: Operation = Operation {
+pub const SQUASH: Operation = Operation {
     command: &["squash", "@2", "@4", "--yes"],
     without: &[],
     gone: &["2", "3"],
     consumed: &[],
 };
-const PRUNE: Operation = Operation {
+pub const PRUNE: Operation = Operation {
     command: &["prune", "@", "--keep-last", "2", "--yes"],
     without: &["2b"],
     gone: &["1", "2", "3"],
     consumed: &[],
 };
-const UNCHANGED: Operation = Operation {
+pub const UNCHANGED: Operation = Operation {
     command: &["dedup", "-D", "@5", "--strategy", "unchanged", "--yes"],
     without: &[],
     gone: &[],
@@ -212,7 +213,7 @@ const ZERO: Operation = Operation {
     gone: &[],
     consumed: &[],
 };
-const SUPERSEDED: Operation = Operation {
+pub const SUPERSEDED: Operation = Operation {
     command: &["dedup", "-D", "@5", "--strategy", "superseded", "--yes"],
     without: &["2b"],
     gone: &[],

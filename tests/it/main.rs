@@ -19,6 +19,7 @@ mod files;
 mod inspect;
 mod interop;
 mod keeper;
+mod powercut;
 mod python;
 mod servers;
 mod sockets;

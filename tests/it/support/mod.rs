@@ -2,6 +2,7 @@
 //! process from outside.
 
 mod digest;
+pub mod disk;
 pub mod faults;
 mod needs;
 mod portrait;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use nix::sys::socket::sockopt;
 use nix::unistd::geteuid;
 
+use super::disk::Disk;
 use super::sandbox::Tools;
 
 /// One thing that a machine may lack.
@@ -20,6 +21,8 @@ pub enum Need {
     Crit,
     /// strace(1).
     Strace,
+    /// Loop devices, and ext4 on them.
+    Ext4,
     /// gdb(1).
     Gdb,
     /// CPython 3.
@@ -76,6 +79,7 @@ impl Need {
                     .ok_or("root lacks CAP_SYS_RESOURCE".to_owned())
             }
             Self::Strace => program("strace"),
+            Self::Ext4 => Disk::try_out(),
             Self::Gdb => program("gdb"),
             Self::Program(name) => {
                 let there = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"]
