@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
-use crate::support::{Need, Sandbox, require, wait_until};
+use crate::support::{Need, Sandbox, python, require, wait_until};
 
 /// A port that was free a moment ago.
 fn free_port() -> u16 {
@@ -301,6 +301,99 @@ fn nginx_comes_back_from_each_of_three_layers_with_workers_of_another_user() {
             (now.len() == 3 && now[1..] != pids[1..]).then_some(())
         });
         assert_eq!(page(port, "/page"), "the page\n");
+        kill(&sandbox, pid);
+    }
+}
+
+/// A server of CPython: asyncio answers, workers of multiprocessing count and hash; a shared counter,
+/// a lock and a queue of multiprocessing are between them.
+const PROGRAM: &str = r#"
+import asyncio, hashlib, multiprocessing, sys
+
+def work(counter, tasks, results):
+    while True:
+        number = tasks.get()
+        with counter.get_lock():
+            counter.value += 1
+        results.put(hashlib.sha256(b"%d" % number).hexdigest())
+
+async def main():
+    context = multiprocessing.get_context("fork")
+    counter = context.Value("i", 0)
+    tasks, results = context.SimpleQueue(), context.SimpleQueue()
+    for _ in range(2):
+        context.Process(target=work, args=(counter, tasks, results), daemon=True).start()
+    history = []
+
+    async def serve(reader, writer):
+        number = int(await reader.readline())
+        tasks.put(number)
+        loop = asyncio.get_running_loop()
+        history.append(await loop.run_in_executor(None, results.get))
+        digest = hashlib.sha256("".join(history).encode()).hexdigest()
+        writer.write(b"%d %d %s\n" % (len(history), counter.value, digest.encode()))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))
+    await server.serve_forever()
+
+asyncio.run(main())
+"#;
+
+#[test]
+fn asyncio_and_multiprocessing_come_back_from_each_of_three_layers() {
+    if !require(&[Need::Root, Need::Python]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let port = free_port();
+    let text = port.to_string();
+    let python = python().unwrap();
+    // The requests to the reaper are lines: the program goes there as a file.
+    let file = sandbox.path("server.py");
+    fs::write(&file, PROGRAM).unwrap();
+    let pid = sandbox.start(
+        "python.log",
+        &[python.to_str().unwrap(), file.to_str().unwrap(), &text],
+    );
+    let ask = |number: u32| {
+        let mut client = connect(port);
+        client.write_all(format!("{number}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let mut pids = Vec::new();
+    for layer in 1..=3 {
+        let answer = ask(layer);
+        assert!(answer.starts_with(&format!("{layer} {layer} ")), "{answer}");
+        pids = tree(&sandbox, pid);
+        let mode = match layer {
+            1 => "-R --track-mem",
+            2 => "-R --track-mem --prev-images-dir ../1",
+            _ => "--prev-images-dir ../2",
+        };
+        wait_until("the dump is possible", || {
+            let run = sandbox.icecore(&format!("dump -t {pid} -D {layer} {mode}"));
+            assert!(
+                run.code == 0 || run.stderr.contains("TCP"),
+                "{}",
+                run.stderr
+            );
+            (run.code == 0).then_some(())
+        });
+    }
+    sandbox.wait_gone(&pids);
+    let mut answers = std::collections::HashMap::new();
+    for layer in [2, 3, 1, 2] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        let answer = ask(70);
+        let next = layer + 1;
+        assert!(answer.starts_with(&format!("{next} {next} ")), "{answer}");
+        // The same layer gives the same answer, however often.
+        let before = answers.entry(layer).or_insert_with(|| answer.clone());
+        assert_eq!(*before, answer);
         kill(&sandbox, pid);
     }
 }
