@@ -125,44 +125,60 @@ pub(super) fn shared_outside(file: &Descriptor, what: &str, outside: &Outside) -
 
 /// Contents and capacities of pipes (or FIFOs), by number.
 #[derive(Debug, Default)]
-pub(super) struct Contents(BTreeMap<u32, (PipeDataEntry, Vec<u8>)>);
+pub(super) struct Contents(BTreeMap<u32, Content>);
+
+/// Those of one pipe.
+#[derive(Debug)]
+struct Content {
+    data: PipeDataEntry,
+    bytes: Vec<u8>,
+    /// Somebody writes packets: only a writing end tells (pipe2(2), `O_DIRECT`).
+    packet_mode: bool,
+}
 
 impl Contents {
     /// Takes over capacity and, from a reading end, the unread bytes; they stay in the pipe.
     pub(super) fn take(&mut self, number: u32, file: &Descriptor, copy: &OwnedFd) -> Result<()> {
         let cannot = |e| Error::os(format!("Cannot look into {}", file.shown()), e);
-        let (data, bytes) = match self.0.get_mut(&number) {
+        let known = match self.0.get_mut(&number) {
             Some(known) => known,
             None => {
                 let capacity = fcntl(copy, FcntlArg::F_GETPIPE_SZ).map_err(cannot)?;
                 let size = Some(capacity.cast_unsigned());
-                let entry = PipeDataEntry {
+                let data = PipeDataEntry {
                     pipe_id: number,
                     bytes: 0,
                     size,
                     packets: Vec::new(),
                 };
-                self.0.entry(number).or_insert((entry, Vec::new()))
+                self.0.entry(number).or_insert(Content {
+                    data,
+                    bytes: Vec::new(),
+                    packet_mode: false,
+                })
             }
         };
         let reads = file.flags & libc::O_ACCMODE.cast_unsigned() != libc::O_WRONLY.cast_unsigned();
-        if !reads || !bytes.is_empty() {
-            return Ok(());
+        if reads && known.bytes.is_empty() {
+            let chunks = peek(copy, known.data.size.unwrap_or(0)).map_err(cannot)?;
+            // Without packets there is one piece, however it was written.
+            if chunks.len() > 1 {
+                let length = |chunk: &Vec<u8>| u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+                known.data.packets = chunks.iter().map(length).collect();
+            }
+            known.bytes = chunks.concat();
+            known.data.bytes = u32::try_from(known.bytes.len()).unwrap_or(u32::MAX);
         }
-        let chunks = peek(copy, data.size.unwrap_or(0)).map_err(cannot)?;
-        // Without packets there is one piece, however it was written.
-        if chunks.len() > 1 || file.flags & libc::O_DIRECT.cast_unsigned() != 0 {
-            let length = |chunk: &Vec<u8>| u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            data.packets = chunks.iter().map(length).collect();
+        known.packet_mode |= file.flags & libc::O_DIRECT.cast_unsigned() != 0;
+        if known.packet_mode && known.data.packets.is_empty() && !known.bytes.is_empty() {
+            known.data.packets = vec![known.data.bytes];
         }
-        *bytes = chunks.concat();
-        data.bytes = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         Ok(())
     }
 
     /// Records for the image.
     pub(super) fn records(&self) -> impl Iterator<Item = (&PipeDataEntry, &[u8])> {
-        self.0.values().map(|(entry, bytes)| (entry, &**bytes))
+        self.0.values().map(|known| (&known.data, &*known.bytes))
     }
 }
 

@@ -31,6 +31,7 @@ struct Settings {
     bound: Region,
     child: Pid,
     packets: (File, File),
+    packet: (File, File),
 }
 
 /// Builds it and serves.
@@ -77,6 +78,9 @@ pub fn run(mut desk: Desk, _: &[String]) {
     let mut packets = (File::from(reader), File::from(writer));
     packets.1.write_all(b"one").unwrap();
     packets.1.write_all(b"three").unwrap();
+    let (reader, writer) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
+    let mut packet = (File::from(reader), File::from(writer));
+    packet.1.write_all(b"alone").unwrap();
     call(libc::SYS_mlockall, [MCL_FUTURE, 0, 0, 0, 0, 0]).unwrap();
     let _old = prctl(65, [1, 0, 0, 0]);
     let mut state = Settings {
@@ -86,6 +90,7 @@ pub fn run(mut desk: Desk, _: &[String]) {
         bound,
         child: child_that_ends_with(libc::SIGUSR1, || sleep_for_ever()),
         packets,
+        packet,
     };
     state.remembered = state.observed();
     desk.serve(&mut state);
@@ -195,6 +200,15 @@ impl Program for Settings {
                 .write_all(packet)
                 .map_err(|e| e.to_string())?;
         }
+        // What is not read of a packet is gone.
+        let mut bytes = [0; 2];
+        let count = self.packet.0.read(&mut bytes).map_err(|e| e.to_string())?;
+        same("part of a packet", &(count, bytes), &(2, *b"al"))?;
+        same("the rest", &crate::kernel::unread(&self.packet.0), &0)?;
+        self.packet
+            .1
+            .write_all(b"alone")
+            .map_err(|e| e.to_string())?;
         Ok(format!("{} things", self.remembered.len()))
     }
 }
