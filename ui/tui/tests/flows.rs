@@ -1,0 +1,249 @@
+//! What keys and the mouse lead to.
+
+use super::*;
+use crate::tui::action;
+use unicode_width::UnicodeWidthStr as _;
+
+#[test]
+fn a_restore_that_kills_has_cancel_focused() {
+    let mut model = model(RICH, (120, 35));
+    key(&mut model, KeyCode::Enter);
+    assert_eq!(model.focus, Focus::Stacks);
+    let effects = key(&mut model, KeyCode::Char('r'));
+    let [Effect::Plan(wish)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let ends = Displaced {
+        root: Pid::from_raw(2207),
+        start_time: 77,
+        keep: true,
+    };
+    assert!(matches!(wish, Wish::Restore { displaced, .. } if *displaced == Some(ends)));
+    let mut preview = Preview::new("Restore");
+    preview.offer("Kill and restore", wish.clone(), false);
+    update(&mut model, Msg::Planned(Ok(preview)));
+    assert!(key(&mut model, KeyCode::Enter).is_empty());
+    assert!(model.popup.is_none());
+}
+
+#[test]
+fn undo_goes_back_to_the_layer_that_was_kept_and_only_then() {
+    let mut model = model(RICH, (120, 35));
+    assert!(
+        key(&mut model, KeyCode::Char('u')).is_empty(),
+        "nothing to undo"
+    );
+    let back = |kept| {
+        Msg::Done(Ok(Report {
+            text: "runs again".into(),
+            warnings: vec![],
+            result: Made::Tree(Pid::from_raw(2207), kept),
+        }))
+    };
+    update(&mut model, back(Some("/img/r/4".into())));
+    let effects = key(&mut model, KeyCode::Char('u'));
+    let [Effect::Plan(Wish::Restore { dir, displaced })] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(dir, &PathBuf::from("/img/r/4"));
+    assert!(displaced.as_ref().is_some_and(|tree| tree.keep));
+    update(&mut model, back(None));
+    assert!(
+        key(&mut model, KeyCode::Char('u')).is_empty(),
+        "nothing was kept"
+    );
+}
+
+#[test]
+fn what_was_read_too_late_is_not_shown() {
+    let mut model = model(RICH, (80, 24));
+    key(&mut model, KeyCode::Char('i'));
+    let other = Look::Layer("/img/r/1".into());
+    update(&mut model, Msg::Looked(other, Ok(Box::new(reader(1, 1)))));
+    assert!(model.popup.is_none());
+}
+
+#[test]
+fn a_layer_is_compared_with_the_marked_one_or_the_one_below() {
+    let mut model = model(RICH, (120, 35));
+    let diff = |from: &str, to: &str| {
+        Effect::Look(Look::Diff {
+            from: from.into(),
+            to: to.into(),
+        })
+    };
+    let effects = key(&mut model, KeyCode::Char('c'));
+    assert_eq!(effects, [diff("/img/r/2", "/img/r/3")]);
+    key(&mut model, KeyCode::Char('m'));
+    key(&mut model, KeyCode::Char('['));
+    key(&mut model, KeyCode::Char('['));
+    let effects = key(&mut model, KeyCode::Char('c'));
+    assert_eq!(effects, [diff("/img/r/3", "/img/r/1")]);
+}
+
+#[test]
+fn layers_go_get_together_and_get_names_by_one_key_each() {
+    let mut model = model(RICH, (120, 35));
+    let dir = |name: &str| PathBuf::from("/img/r").join(name);
+    let planned = |model: &mut Model, c| match key(model, KeyCode::Char(c)).as_slice() {
+        [Effect::Plan(Wish::Edit(edit))] => edit.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(planned(&mut model, 'X'), Edit::Drop(dir("3")));
+    model.job = None;
+    assert_eq!(planned(&mut model, 'F'), Edit::Flatten(dir("3")));
+    model.job = None;
+    assert!(
+        key(&mut model, KeyCode::Char('S')).is_empty(),
+        "nothing is marked"
+    );
+    for c in ['[', '[', 'm', ']'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let squash = Edit::Squash {
+        from: dir("1"),
+        to: dir("2"),
+    };
+    assert_eq!(planned(&mut model, 'S'), squash);
+    model.job = None;
+    for c in ['L', 'o', 'k'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let effects = key(&mut model, KeyCode::Enter);
+    let label = Wish::Edit(Edit::Label {
+        dir: dir("2"),
+        text: "ok".into(),
+    });
+    assert_eq!(effects, [Effect::Apply(label)]);
+    model.job = None;
+    key(&mut model, KeyCode::Char('['));
+    let effects = key(&mut model, KeyCode::Char('P'));
+    let unpin = Wish::Edit(Edit::Pin {
+        dir: dir("1"),
+        pinned: false,
+    });
+    assert_eq!(effects, [Effect::Apply(unpin)]);
+}
+
+fn mouse(model: &mut Model, kind: MouseEventKind, column: u16, row: u16) -> Vec<Effect> {
+    let event = MouseEvent {
+        kind,
+        column,
+        row,
+        modifiers: KeyModifiers::NONE,
+    };
+    update(model, Msg::Mouse(event))
+}
+
+#[test]
+fn a_click_selects_what_is_under_it_and_the_wheel_moves_without_it() {
+    let mut model = model(RICH, (80, 24));
+    let click = MouseEventKind::Down(MouseButton::Left);
+    mouse(&mut model, click, 5, 3);
+    assert_eq!(model.process().unwrap().pid, Pid::from_raw(812));
+    mouse(&mut model, click, 50, 8);
+    assert_eq!(
+        (model.focus, model.layer().unwrap().name.as_str()),
+        (Focus::Stacks, "1")
+    );
+    mouse(&mut model, MouseEventKind::ScrollUp, 50, 8);
+    assert_eq!(model.layer().unwrap().name, "3");
+    mouse(&mut model, MouseEventKind::ScrollDown, 5, 5);
+    assert_eq!(model.process().unwrap().pid, Pid::from_raw(1041));
+    assert_eq!(model.focus, Focus::Stacks, "the wheel takes no keyboard");
+    update(&mut model, map("3"));
+    mouse(&mut model, click, 3, 14);
+    assert_eq!((model.focus, model.pixel), (Focus::Map, 4 * 46 + 2));
+    // No click starts anything.
+    key(&mut model, KeyCode::Char('L'));
+    assert!(mouse(&mut model, click, 5, 3).is_empty());
+    assert_eq!(model.focus, Focus::Map);
+}
+
+#[test]
+fn every_key_is_in_the_help_at_any_width() {
+    for columns in [30, 76, 200] {
+        let help = action::help(columns);
+        for line in &help {
+            assert!(line.width() <= columns.max(32), "{line}");
+        }
+        let text = help.join("\n");
+        for action in action::ACTIONS.iter().filter(|a| !a.help.is_empty()) {
+            let word = action.help.split(' ').next().unwrap();
+            assert!(text.contains(word), "{word}");
+        }
+    }
+}
+
+#[test]
+fn a_text_is_asked_for_and_searched() {
+    let mut model = model(RICH, (80, 24));
+    for c in ['s', 'a', 'q', 'x'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    key(&mut model, KeyCode::Backspace);
+    let effects = key(&mut model, KeyCode::Enter);
+    let wanted = Look::Search {
+        dir: "/img/r/3".into(),
+        text: "aq".into(),
+    };
+    assert_eq!(effects, [Effect::Look(wanted)]);
+}
+
+#[test]
+fn going_through_the_layers_the_cursor_stays_on_its_page() {
+    let mut model = model(RICH, (120, 35));
+    for _ in 0..2 {
+        key(&mut model, KeyCode::Tab);
+    }
+    for _ in 0..3 {
+        key(&mut model, KeyCode::Down);
+    }
+    let under = |model: &mut Model| {
+        let effects = key(model, KeyCode::Enter);
+        match effects.as_slice() {
+            [Effect::Look(Look::Page { id, addr, .. })] => (*id, *addr),
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = under(&mut model);
+    let effects = key(&mut model, KeyCode::Char('['));
+    assert_eq!(effects, [Effect::LoadMap("/img/r/2".into())]);
+    // The older layer lacks the first 3000 pages of the newer one.
+    let mut older = Map {
+        ids: vec![PagemapId::Task(2207)],
+        spaces: vec!["process 2207".into()],
+        ..Map::default()
+    };
+    older.push(before.1 - 50 * 4096, 100, Owner::Layer(0));
+    update(&mut model, Msg::Map("/img/r/2".into(), Ok(Arc::new(older))));
+    assert_eq!(under(&mut model), before);
+}
+
+#[test]
+fn after_a_restore_keys_mean_the_restored_process_before_it_is_listed() {
+    let mut model = model(RICH, (80, 24));
+    update(
+        &mut model,
+        Msg::Processes(Survey {
+            trees: vec![tree(812, "cron", vec![])],
+            tracked: std::collections::BTreeMap::default(),
+            now: now(),
+            status: None,
+        }),
+    );
+    let report = Report {
+        text: String::new(),
+        warnings: vec![],
+        result: Made::Tree(Pid::from_raw(2207), None),
+    };
+    let effects = update(&mut model, Msg::Done(Ok(report)));
+    assert_eq!(effects, [Effect::Scan, Effect::Survey]);
+    let effects = key(&mut model, KeyCode::Char('d'));
+    let [Effect::Plan(Wish::Dump { root, .. })] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(root.as_raw(), 2207);
+    update(&mut model, survey());
+    assert_eq!(model.process().unwrap().pid.as_raw(), 2207);
+}
