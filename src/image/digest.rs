@@ -20,6 +20,9 @@ use crate::units::PAGE_SIZE;
 /// the digests of a layer take 1/2000 of it.
 const BLOCK_PAGES: u32 = 16;
 
+/// Larger blocks are not believed: they would only cost memory.
+const MOST_PAGES: u32 = 4096;
+
 /// Bytes of a digest.
 const LEN: usize = blake3::OUT_LEN;
 
@@ -89,9 +92,10 @@ impl PagesDigest {
         self.bytes.div_ceil(self.block_bytes())
     }
 
-    /// True when there is a digest of every block.
+    /// True when there is a digest of every block (and blocks are of a size that can be read).
     pub fn is_known(&self) -> bool {
-        self.blocks().checked_mul(LEN as u64) == Some(self.blake3.len() as u64)
+        self.block_pages <= MOST_PAGES
+            && self.blocks().checked_mul(LEN as u64) == Some(self.blake3.len() as u64)
             && !self.blake3.is_empty()
     }
 
@@ -345,6 +349,13 @@ mod tests {
             ..PagesDigest::default()
         };
         assert!(!odd.is_known());
+        let huge = PagesDigest {
+            bytes: PAGE_SIZE,
+            block_pages: u32::MAX,
+            blake3: vec![1; LEN],
+            ..PagesDigest::default()
+        };
+        assert!(!huge.is_known());
         assert!(!odd.block_matches(u64::MAX, &mut []));
     }
 }
