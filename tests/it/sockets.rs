@@ -196,3 +196,19 @@ fn connections_are_dropped_when_that_is_asked_for() {
         target.ask("dropped");
     }
 }
+
+#[test]
+fn a_connection_that_a_process_outside_of_the_tree_shares_is_an_obstacle() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &["connected"]);
+    let child = target.members()[1];
+    let words = format!("dump -t {child} -D 1 --tcp-established");
+    let run = sandbox.icecore(&words).fails(5);
+    let parent = format!("shared with specimen (pid {})", target.pid);
+    assert!(run.stderr.contains(&parent), "{}", run.stderr);
+    assert_eq!(target.check(), "2 connections");
+    target.ask("talk");
+}

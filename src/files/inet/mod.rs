@@ -48,7 +48,11 @@ impl FileKind for Inet {
         })
     }
 
-    fn refusal(&self, file: &Descriptor, _: &Outside, allow: &Allow) -> Option<Refusal> {
+    fn asks_outside(&self) -> bool {
+        true
+    }
+
+    fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
         let nature = file.socket?;
         if nature.filtered {
             return Some(Refusal {
@@ -70,6 +74,16 @@ impl FileKind for Inet {
         }
         if !is_connection(nature) || allow.tcp_close {
             return None;
+        }
+        // It would be stopped for the other process, too.
+        if let Some(holder) = outside.holder(&file.stat) {
+            return Some(Refusal {
+                what: format!("a TCP connection ({}) shared with {holder}", file.shown()),
+                hint:
+                    "dump from a common ancestor of both processes, or drop all connections with \
+                       --tcp-close"
+                        .to_owned(),
+            });
         }
         let state = u32::from(nature.tcp_state);
         if state != ESTABLISHED {
