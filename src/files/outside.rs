@@ -10,6 +10,7 @@ use std::{fmt, fs};
 use super::descriptor::{self, Stat};
 use super::tty::Surveyed;
 use super::unix::diag::Table;
+use crate::task;
 use crate::units::Pid;
 
 /// A process outside of the target.
@@ -39,6 +40,18 @@ impl fmt::Display for Holder {
     }
 }
 
+/// True for a process that has an ancestor in `target`, and for one that is gone.
+fn descends(mut pid: Pid, target: &HashSet<Pid>) -> bool {
+    loop {
+        match task::process(pid) {
+            Ok(process) if target.contains(&process.ppid) => return true,
+            Ok(process) if process.ppid.as_raw() <= 1 => return false,
+            Ok(process) => pid = process.ppid,
+            Err(_gone) => return true,
+        }
+    }
+}
+
 impl Outside {
     /// Looks through all processes but those of `target` for files whose links say one of `texts`.
     pub fn scan(target: &HashSet<Pid>, texts: &HashSet<OsString>) -> Self {
@@ -60,6 +73,10 @@ impl Outside {
                 };
                 if !texts.contains(text.as_os_str()) {
                     continue;
+                }
+                // Born since the target was looked at, or ended by now.
+                if descends(pid, target) {
+                    break;
                 }
                 let Ok(stat) = fs::metadata(&link).map(|meta| Stat::from(&meta)) else {
                     continue;

@@ -1,4 +1,4 @@
-//! Init of a test's pid namespace: starts programs on request, reaps everything, and ends, and with
+//! Init of a test's pid and mount namespace: starts programs on request, reaps everything, and ends, and with
 //! it the namespace, when the test does (end of its standard input).
 //!
 //! Request: `LOG<tab>PROGRAM<tab>ARGS…`; reply: its pid.
@@ -19,6 +19,16 @@ pub fn run() {
     // What the test inherited from its surroundings is not for the targets; it may even be of
     // another mount namespace.
     crate::kernel::call(libc::SYS_close_range, [3, u64::from(u32::MAX), 0, 0, 0, 0]).unwrap();
+    // Terminals of its own, so that their numbers are as predictable as pids.
+    let (kind, options) = (Some("devpts"), Some("ptmxmode=0666,mode=0620"));
+    nix::mount::mount(
+        kind,
+        "/dev/pts",
+        kind,
+        nix::mount::MsFlags::empty(),
+        options,
+    )
+    .unwrap();
     let stdin = std::io::stdin();
     println!("ready");
     let mut line = Vec::new();

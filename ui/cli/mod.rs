@@ -13,6 +13,7 @@ mod doctor;
 mod drop;
 pub(crate) mod dump;
 mod flatten;
+mod foreground;
 mod keeper;
 mod label;
 mod owners;

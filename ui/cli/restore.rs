@@ -11,6 +11,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::json;
 
 use super::allow::Tcp;
+use super::foreground::Lender;
 use super::{Log, line, ourselves};
 use crate::format;
 
@@ -89,6 +90,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let lender = (args.shell_job && !args.restore_detached)
+        .then(Lender::new)
+        .flatten();
     let mut outcome = restore::run(&plan, &(), &Cancel::default())?;
     outcome.warnings.splice(0..0, plan.warnings.iter().cloned());
     line(&if args.json {
@@ -96,7 +100,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         as_text(&outcome)
     })?;
-    if args.restore_detached {
+    if let Some(lender) = lender {
+        lender.wait(outcome.root, outcome.foreground)
+    } else if args.restore_detached {
         Ok(ExitCode::SUCCESS)
     } else {
         wait(outcome.root)

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use nix::fcntl::{OFlag, open as open_path};
 use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Uid, fchown, isatty};
+use nix::unistd::{Gid, Uid, fchown, getpgrp, isatty, tcgetpgrp, tcsetpgrp};
 
 use super::recorded::{Recorded, is_hung_up, is_master};
 use super::{queue, settings};
@@ -123,6 +123,12 @@ impl Open {
             {
                 tty::set_locked_termios(slave, &locked).map_err(cannot)?;
             }
+        }
+        // From here on we are in the background, and may not change it.
+        if let (Some((terminal, _)), Some(group)) = (&self.lent, self.foreground)
+            && tcgetpgrp(terminal) == Ok(getpgrp())
+        {
+            tcsetpgrp(terminal, group).map_err(cannot)?;
         }
         Ok(())
     }

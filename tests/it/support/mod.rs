@@ -8,6 +8,7 @@ mod needs;
 mod portrait;
 mod sandbox;
 mod target;
+mod term;
 mod wait;
 
 pub use digest::{Digest, assert_same_memory, digest};
@@ -15,4 +16,5 @@ pub use needs::{Need, python, require};
 pub use portrait::{Portrait, assert_same_portrait, portrait};
 pub use sandbox::{Run, Sandbox};
 pub use target::Target;
+pub use term::Term;
 pub use wait::wait_until;

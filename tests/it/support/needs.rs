@@ -32,7 +32,7 @@ pub enum Need {
     SysResource,
     /// A kernel on which CRIU 4.1 can dump internet sockets; as excusable.
     InternetByCriu,
-    /// A server.
+    /// A program of the system.
     Program(&'static str),
 }
 

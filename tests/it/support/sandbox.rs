@@ -155,24 +155,33 @@ impl Sandbox {
         Target::new(dir, pid, self.proc(""))
     }
 
+    /// What runs a command inside, in the directory of the test: the words before the command.
+    pub fn inside(&self) -> Vec<String> {
+        let words = [
+            "nsenter",
+            "--target",
+            &self.init.to_string(),
+            "--pid",
+            "--mount",
+            "env",
+        ];
+        let mut words: Vec<String> = words.map(str::to_owned).into();
+        words.push(format!("--chdir={}", self.dir.path().display()));
+        words.push(format!(
+            "ICECORE_RUNTIME_DIR={}",
+            self.path("run").display()
+        ));
+        words
+    }
+
     /// Runs a command inside, in the directory of the test.
     pub fn run(&self, program: &str, args: &[&str]) -> Run {
         let number = self.runs.fetch_add(1, Ordering::SeqCst);
         // Into files: what a command leaves behind may hold its standard output open.
         let (out, err) = (format!("{number}.out"), format!("{number}.err"));
-        let mut child = Command::new("nsenter")
-            .args([
-                "--target",
-                &self.init.to_string(),
-                "--pid",
-                "--mount",
-                "env",
-            ])
-            .arg(format!("--chdir={}", self.dir.path().display()))
-            .arg(format!(
-                "ICECORE_RUNTIME_DIR={}",
-                self.path("run").display()
-            ))
+        let inside = self.inside();
+        let mut child = Command::new(&inside[0])
+            .args(&inside[1..])
             .arg(program)
             .args(args)
             .stdin(Stdio::null())

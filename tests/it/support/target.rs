@@ -35,6 +35,16 @@ impl Target {
         target
     }
 
+    /// The tree of a program that is no specimen: nothing can be asked.
+    pub fn silent(pid: i32, proc: PathBuf) -> Self {
+        Self {
+            dir: PathBuf::new(),
+            pid,
+            proc,
+            asked: AtomicU32::new(0),
+        }
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir
