@@ -13,7 +13,7 @@ use icecore::{Cancel, PAGE_SIZE};
 use tempfile::TempDir;
 
 use crate::support::faults::{CHANGES, FALLIBLE, Point, failing_at, killed_at, points};
-use crate::support::{Need, require};
+use crate::support::{Need, require, wait_until};
 
 const ICECORE: &str = env!("CARGO_BIN_EXE_icecore");
 const STRATEGIES: [&str; 3] = ["unchanged", "zero", "superseded"];
@@ -219,12 +219,11 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let done = Command::new("umount").arg(&self.0).status();
-        assert!(
-            done.is_ok_and(|s| s.success()),
-            "{} stays",
-            self.0.display()
-        );
+        // A loop device inside may still be on its way out.
+        wait_until("the file system is unmounted", || {
+            let done = Command::new("umount").arg(&self.0).output();
+            done.is_ok_and(|done| done.status.success()).then_some(())
+        });
     }
 }
 
@@ -265,19 +264,26 @@ fn a_dedup_that_loses_the_power_at_any_call_leaves_every_layer_as_it_was_or_mark
     }
     for strategy in STRATEGIES {
         let points = points_of(CHANGES, strategy);
-        for point in &points {
+        for (n, point) in points.iter().enumerate() {
             let what = format!("power lost: {strategy} at {} {}", point.call, point.number);
-            clone("template", "running");
+            // New files each time: a loop device that is on its way out would be used again, with
+            // what it remembers of another content.
+            let running = format!("{strategy}-{n}-running");
+            let after = format!("{strategy}-{n}-after");
+            clone("template", &running);
             {
-                let mounted = Mounted::new(&path("running"), &at);
+                let mounted = Mounted::new(&path(&running), &at);
                 let words = words(&mounted.0.join("img"), strategy);
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 killed_at(point, ICECORE, &words);
-                clone("running", "after");
+                clone(&running, &after);
             }
-            let mounted = Mounted::new(&path("after"), &at);
+            let mounted = Mounted::new(&path(&after), &at);
             check(&what, &mounted.0.join("img"), strategy);
             finish(&what, &mounted.0.join("img"), strategy);
+            drop(mounted);
+            fs::remove_file(path(&running)).unwrap();
+            fs::remove_file(path(&after)).unwrap();
         }
         eprintln!("{strategy}: the power was lost at {} points", points.len());
     }
