@@ -161,7 +161,9 @@ fn check(
     }
     let (begun, done) = (shared.get(PAINT_BEGUN), shared.get(PAINT_DONE));
     if begun == done {
-        let wrong = (PAINTING..WORDS).find(|i| shared.get(*i) != mix(*i as u64, done));
+        // Before the first painting there is none.
+        let painted = |i: usize| if done == 0 { 0 } else { mix(i as u64, done) };
+        let wrong = (PAINTING..WORDS).find(|i| shared.get(*i) != painted(*i));
         // Only when no new painting began meanwhile is a wrong word wrong.
         if let Some(word) = wrong
             && shared.get(PAINT_BEGUN) == begun
