@@ -12,6 +12,7 @@
 //!   write    the small images, the inventory last; sync; rename
 //! ```
 
+mod namespaces;
 mod plan;
 mod process;
 mod run;

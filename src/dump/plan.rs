@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use procfs::process::Process as Proc;
 
 use super::sidecar::hex;
-use super::{After, Options};
+use super::{After, Options, namespaces};
 use crate::chain::{self, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
@@ -148,12 +148,13 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     plan.obstacles
         .extend(files::survey(&pids, &options.allow)?.obstacles);
     relations(&plan.processes, &mut plan.obstacles);
+    plan.obstacles
+        .extend(namespaces::obstacles(&plan.processes));
     for process in &plan.processes {
         if matches!(process.life, Life::Zombie(_)) {
             plan.mappings.push(Vec::new());
             continue;
         }
-        namespaces(process, &mut plan.obstacles);
         sharing(process, &plan.processes, &mut plan.obstacles);
         plan.obstacles.extend(state::check(process.pid)?);
         let mapped = mappings::read(process.pid)?;
@@ -304,47 +305,6 @@ fn program(process: &Process, obstacles: &mut Vec<Obstacle>) {
     }
 }
 
-/// Namespaces other than ours are not supported yet, be it of one thread only.
-fn namespaces(process: &Process, obstacles: &mut Vec<Obstacle>) {
-    let of = |pid: Pid| Proc::new(pid.as_raw()).and_then(|p| p.namespaces());
-    // The leader's are compared with ours, those of each other thread with the leader's.
-    let mut known = of(Pid::this());
-    for tid in &process.threads {
-        let found = of(*tid);
-        let whose = if *tid == process.pid {
-            format!("Process {tid} ({})", process.comm)
-        } else {
-            format!("Thread {tid} of process {} ({})", process.pid, process.comm)
-        };
-        match (&known, &found) {
-            (Ok(known), Ok(found)) => {
-                for (kind, namespace) in &found.0 {
-                    let same = known
-                        .0
-                        .get(kind)
-                        .is_some_and(|n| n.identifier == namespace.identifier);
-                    if !same {
-                        let kind = kind.to_string_lossy();
-                        obstacles.push(Obstacle::unsupported(
-                            format!("{whose} is in a {kind} namespace of its own"),
-                            "run icecore inside the same namespaces (nsenter -t PID -a)",
-                        ));
-                    }
-                }
-            }
-            (_, Err(_)) if is_ending(*tid) => continue,
-            // So it is after unshare(CLONE_NEWPID), until there is a child.
-            _ => obstacles.push(Obstacle::unsupported(
-                format!("{whose} may be in a namespace of its own: not all of them can be read"),
-                "try again when it has started its child, from a shell that has none of its own",
-            )),
-        }
-        if *tid == process.pid {
-            known = found;
-        }
-    }
-}
-
 /// Processes whose first thread has ended while others run, and sessions that no restore could make
 /// again: led by a process outside of the tree, or without a way into them.
 fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
@@ -394,13 +354,6 @@ fn runs_on(process: &Process) -> bool {
         tasks.map_or(0, Iterator::count)
     };
     matches!(process.life, Life::Zombie(_)) && threads() > 1
-}
-
-/// A thread without namespaces is on its way out.
-fn is_ending(tid: Pid) -> bool {
-    std::fs::read_link(format!("/proc/{tid}/ns/net")).is_err_and(|e| {
-        e.kind() == std::io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH)
-    })
 }
 
 /// Processes that share memory, descriptors or more with their parent (vfork, CLONE_VM), and threads

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
-use super::{After, Outcome, Plan};
+use super::{After, Outcome, Plan, namespaces};
 use crate::chain::{Held, Resolved, Stack};
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
@@ -157,6 +157,7 @@ fn snapshot(
         let what = format!("Process {} is another one than planned", plan.options.root);
         return Err(Error::new(Kind::TargetGone, what).hint("plan the dump again"));
     }
+    namespaces::still_one(&processes)?;
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
         let known = track::of_process(process).unwrap_or_else(|error| {

@@ -66,8 +66,20 @@ fn a_userfaultfd_is_an_obstacle() {
 }
 
 #[test]
-fn a_namespace_of_its_own_is_an_obstacle() {
-    refused("namespace", &["uts namespace", "Process 2"]);
+fn each_namespace_of_its_own_is_an_obstacle_by_name() {
+    for kind in ["uts", "ipc", "mnt", "net", "cgroup", "user"] {
+        let namespace = format!("a {kind} namespace of its own");
+        refused(&format!("namespace-{kind}"), &[&namespace, "Process 2"]);
+    }
+}
+
+#[test]
+fn a_child_in_a_namespace_of_its_own_is_an_obstacle() {
+    for kind in ["pid", "time"] {
+        let own = format!("a {kind} namespace of its own");
+        let next = format!("starts its children in another {kind} namespace");
+        refused(&format!("child-{kind}"), &["Process 2", &own, &next]);
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
+use nix::sched::CloneFlags;
+
 use crate::desk::{Answer, Desk, Program};
 use crate::kernel::{self, Region};
 
@@ -48,21 +50,12 @@ pub fn run(mut desk: Desk, args: &[String]) {
             Some(kernel::call(libc::SYS_pidfd_open, [pid, 0, 0, 0, 0, 0]))
         }
         "userfaultfd" => Some(kernel::call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0])),
-        "namespace" => Some(kernel::call(
-            libc::SYS_unshare,
-            [0x0400_0000, 0, 0, 0, 0, 0],
-        )),
         _ => None,
-    };
-    let held = match what {
-        // A call that gives no descriptor.
-        "namespace" => descriptor.unwrap().map(|_| None).unwrap(),
-        _ => descriptor.map(|made| kernel::owned(made.unwrap())),
     };
     hold(what, &desk);
     desk.serve(&mut Holder {
         ticks: 0,
-        _held: held,
+        _held: descriptor.map(|made| kernel::owned(made.unwrap())),
     });
 }
 
@@ -154,7 +147,7 @@ fn hold(what: &str, desk: &Desk) {
         "thread-net" => {
             let (tell, told) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
-                let left = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
+                let left = nix::sched::unshare(CloneFlags::CLONE_NEWNET);
                 tell.send(left).unwrap();
                 loop {
                     std::thread::park();
@@ -162,7 +155,14 @@ fn hold(what: &str, desk: &Desk) {
             });
             told.recv().unwrap().unwrap();
         }
-        "next-pids" => nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWPID).unwrap(),
+        kind if kind.starts_with("namespace-") => {
+            nix::sched::unshare(namespace(kind.rsplit_once("-").unwrap().1)).unwrap();
+        }
+        kind if kind.starts_with("child-") => {
+            nix::sched::unshare(namespace(kind.rsplit_once("-").unwrap().1)).unwrap();
+            kernel::child(|| kernel::sleep_for_ever());
+        }
+        "next-pids" => nix::sched::unshare(CloneFlags::CLONE_NEWPID).unwrap(),
         "ended-leader" => {
             let mut beside = desk.beside("thread");
             std::thread::spawn(move || {
@@ -195,6 +195,21 @@ fn hold(what: &str, desk: &Desk) {
             std::mem::forget(UnixDatagram::bind(&path).unwrap());
         }
         _ => {}
+    }
+}
+
+/// The flag that makes a namespace.
+fn namespace(kind: &str) -> CloneFlags {
+    match kind {
+        "uts" => CloneFlags::CLONE_NEWUTS,
+        "ipc" => CloneFlags::CLONE_NEWIPC,
+        "mnt" => CloneFlags::CLONE_NEWNS,
+        "net" => CloneFlags::CLONE_NEWNET,
+        "cgroup" => CloneFlags::CLONE_NEWCGROUP,
+        "user" => CloneFlags::CLONE_NEWUSER,
+        "pid" => CloneFlags::CLONE_NEWPID,
+        // CLONE_NEWTIME, which the library does not know.
+        _ => CloneFlags::from_bits_retain(0x80),
     }
 }
 
