@@ -87,6 +87,8 @@ pub struct Outcome {
     pub total: Duration,
     /// How unchanged pages were found.
     pub tracker: &'static str,
+    /// TCP connections that the keeper holds until the layer is restored.
+    pub connections_held: usize,
     /// What will not be as it was after a restore.
     pub warnings: Vec<Obstacle>,
 }

@@ -10,6 +10,7 @@ use super::{After, Outcome, Plan, namespaces};
 use crate::chain::{Held, Resolved, Stack};
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
+use crate::files::Connections;
 use crate::image::proto::{
     DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry,
 };
@@ -17,6 +18,7 @@ use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
 use crate::memory::{mappings, pages, segments};
 use crate::state::seccomp::Filters;
 use crate::task::{Frozen, Life, Process};
+use crate::track::connections::{self, Connection};
 use crate::track::{self, Arming, DirtyTracker};
 use crate::units::PAGE_SIZE;
 use crate::{dedup, files, sys};
@@ -99,12 +101,16 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     write(plan, &writer, &mut snapshot, freeze, started.elapsed())
         .and_then(|()| writer.commit())
         .map_err(|e| e.target(state))?;
-    if let Some(frozen) = frozen.take() {
-        frozen.kill()?;
-        // Nobody holds them any more: they end without a word.
-        if let Some(connections) = connections {
-            connections.end();
+    let mut connections_held = 0;
+    if let (Some(frozen), Some(connections)) = (frozen.take(), connections) {
+        connections_held = hand_over(plan, &connections, &mut snapshot);
+        if let Err(error) = frozen.kill() {
+            for (ends, _) in connections.each() {
+                connections::let_go(Some(ends))?;
+            }
+            return Err(error);
         }
+        connections.end();
     }
     drop(held);
     if plan.options.auto_dedup && plan.parent.is_some() {
@@ -129,6 +135,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         freeze,
         total: started.elapsed(),
         tracker: plan.tracker,
+        connections_held,
         warnings: snapshot.warnings,
     })
 }
@@ -253,6 +260,35 @@ fn not_tracked(process: &Process, error: &Error) -> Obstacle {
             error.one_line()
         ),
         "the next layer is compared page by page; see icecore doctor",
+    )
+}
+
+/// Gives the connections of a target that is about to end to the keeper, until the layer is restored.
+/// How many it holds.
+fn hand_over(plan: &Plan, connections: &Connections, snapshot: &mut Snapshot) -> usize {
+    let mut held = 0;
+    for (ends, socket) in connections.each() {
+        let connection = Connection {
+            layer: sidecar::hex(&snapshot.id),
+            ends: ends.to_owned(),
+        };
+        match connections::hold(&plan.options.keeper, &connection, socket) {
+            Ok(()) => held += 1,
+            Err(error) => snapshot.warnings.push(not_held(ends, &error)),
+        }
+    }
+    held
+}
+
+/// The connection is in the layer; only its other end may not wait.
+fn not_held(ends: &str, error: &Error) -> Obstacle {
+    Obstacle::new(
+        error.kind(),
+        format!(
+            "Nothing holds the connection of {ends} until the restore: {}",
+            error.one_line()
+        ),
+        "restore before its other end sends anything, or block its packets by a rule of the firewall",
     )
 }
 

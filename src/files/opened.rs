@@ -17,11 +17,11 @@ use super::preflight::highest_descriptor;
 use super::tty::Session;
 use super::{Allow, FileKind, Place, Reopened, kind_of_entry, owner, tty, unix};
 use crate::error::{Error, Result};
-use crate::image::Images;
 use crate::image::proto::{
     FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry,
     RemapFilePathEntry, TaskKobjIdsEntry,
 };
+use crate::image::{Images, Sidecar};
 use crate::inject::Remote;
 use crate::sys::descriptor::{Owner, duplicate_above, set_owner};
 use crate::units::Pid;
@@ -147,6 +147,7 @@ pub struct Opening<'a> {
     pub(super) fifos: HashMap<u32, Ends>,
     pub(super) remaps: Remaps,
     pub(super) terminals: tty::Terminals,
+    layer: Option<Option<String>>,
     unix: unix::build::Made,
 }
 
@@ -164,6 +165,15 @@ impl<'a> Opening<'a> {
     /// The layer.
     pub(super) fn images(&self) -> &'a Images {
         self.images
+    }
+
+    /// Identity of the layer, in hexadecimal digits, if it has one.
+    pub(super) fn layer(&mut self) -> Result<Option<String>> {
+        if self.layer.is_none() {
+            let sidecar = Sidecar::read(self.images)?.filter(|sidecar| !sidecar.id.is_empty());
+            self.layer = Some(sidecar.map(|sidecar| Sidecar::hex(&sidecar.id)));
+        }
+        Ok(self.layer.clone().flatten())
     }
 
     /// What the user has allowed.
@@ -241,6 +251,7 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
             .chain(remaps.links())
             .collect(),
         remaps,
+        layer: None,
         terminals: tty::Terminals::new(tty::Recorded::read(images)?),
         inodes: inodes
             .into_iter()

@@ -1,8 +1,10 @@
-//! The keeper: a small process of ours that holds the userfaultfds of tracked processes, so that
-//! tracking goes on from one command to the next and nothing stays in the targets.
+//! The keeper: a small process of ours that holds what must not end with a command: the userfaultfds
+//! of tracked processes, so that tracking goes on and nothing stays in the targets; and connections of
+//! trees that were dumped and ended ([`super::connections`]).
 //!
-//! One for each user, started on demand, gone with its last target. Its death harms nobody: the
-//! kernel stops tracking, and the next layer is compared or full.
+//! One for each user, started on demand, gone with the last thing that it holds. Its death harms
+//! nobody: the kernel stops tracking, and the next layer is compared or full; connections can be
+//! made again from their layer, unless the other end has spoken meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
@@ -19,6 +21,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket,
 };
 
+use super::connections::Connection;
 use super::record::{Answer, MESSAGE, Record, Request, check_dir, dial, runtime_dir, socket_path};
 use crate::error::{Error, Kind, Result};
 use crate::sys::{pidfd, rights};
@@ -33,6 +36,19 @@ struct Kept {
     fd: Option<OwnedFd>,
     /// Tells when the process ends.
     pidfd: OwnedFd,
+}
+
+/// All that a keeper holds.
+#[derive(Debug, Default)]
+struct Holdings {
+    processes: BTreeMap<i32, Kept>,
+    connections: Vec<(Connection, OwnedFd)>,
+}
+
+impl Holdings {
+    fn is_empty(&self) -> bool {
+        self.processes.is_empty() && self.connections.is_empty()
+    }
 }
 
 /// Milliseconds that a keeper without targets waits for its first one.
@@ -75,14 +91,14 @@ pub fn serve() -> Result<()> {
     let _leader_already = nix::unistd::setsid();
     let _root = std::env::set_current_dir("/");
     let stdin = std::io::stdin();
-    let mut kept: BTreeMap<i32, Kept> = BTreeMap::new();
+    let mut kept = Holdings::default();
     let mut clients: Vec<OwnedFd> = Vec::new();
     loop {
         let (ready, idle) = wait(stdin.as_fd(), &kept, &clients)?;
         if idle && leave(stdin.as_fd(), &socket)? {
             return Ok(());
         }
-        kept.retain(|pid, _| !ready.ended.contains(pid));
+        kept.processes.retain(|pid, _| !ready.ended.contains(pid));
         if ready.listener
             && let Ok(fd) = accept(stdin.as_fd())
         {
@@ -144,11 +160,7 @@ struct Ready {
 
 /// Waits for a client, a message or the end of a target; true when nothing came for long and there
 /// is nothing to keep.
-fn wait(
-    listener: BorrowedFd<'_>,
-    kept: &BTreeMap<i32, Kept>,
-    clients: &[OwnedFd],
-) -> Result<(Ready, bool)> {
+fn wait(listener: BorrowedFd<'_>, kept: &Holdings, clients: &[OwnedFd]) -> Result<(Ready, bool)> {
     let mut fds = vec![PollFd::new(listener, PollFlags::POLLIN)];
     fds.extend(
         clients
@@ -156,7 +168,8 @@ fn wait(
             .map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)),
     );
     fds.extend(
-        kept.values()
+        kept.processes
+            .values()
             .map(|k| PollFd::new(k.pidfd.as_fd(), PollFlags::POLLIN)),
     );
     let timeout = if kept.is_empty() {
@@ -176,6 +189,7 @@ fn wait(
         listener: is_ready(0),
         clients: (0..clients.len()).filter(|i| is_ready(1 + i)).collect(),
         ended: kept
+            .processes
             .keys()
             .enumerate()
             .filter(|(i, _)| is_ready(first_target + i))
@@ -197,7 +211,7 @@ fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 /// Answers one message; false when the client is gone.
-fn answer(client: &OwnedFd, kept: &mut BTreeMap<i32, Kept>) -> bool {
+fn answer(client: &OwnedFd, kept: &mut Holdings) -> bool {
     let Ok((bytes, fd)) = rights::receive(client.as_fd(), MESSAGE) else {
         return false;
     };
@@ -206,19 +220,45 @@ fn answer(client: &OwnedFd, kept: &mut BTreeMap<i32, Kept>) -> bool {
     }
     let mut send_fd = None;
     let answer = match serde_json::from_slice(&bytes) {
-        Ok(Request::Put(record)) => match keep(record, fd, kept) {
+        Ok(Request::Put(record)) => match keep(record, fd, &mut kept.processes) {
             Ok(()) => Answer::Records(Vec::new()),
             Err(e) => Answer::Refused(e.one_line()),
         },
         Ok(Request::Get(pid)) => {
-            let found = kept.get(&pid);
+            let found = kept.processes.get(&pid);
             send_fd = found.and_then(|k| k.fd.as_ref());
             Answer::Records(found.map(|k| k.record.clone()).into_iter().collect())
         }
-        Ok(Request::List) => Answer::Records(kept.values().map(|k| k.record.clone()).collect()),
+        Ok(Request::List) => {
+            let all = kept.processes.values();
+            Answer::Records(all.map(|k| k.record.clone()).collect())
+        }
         Ok(Request::Drop(pid)) => {
-            kept.remove(&pid);
+            kept.processes.remove(&pid);
             Answer::Records(Vec::new())
+        }
+        Ok(Request::Hold(connection)) => match fd {
+            Some(socket) => {
+                let others = |(held, _): &(Connection, _)| held.ends != connection.ends;
+                kept.connections.retain(others);
+                kept.connections.push((connection, socket));
+                Answer::Connections(Vec::new())
+            }
+            None => Answer::Refused("The keeper got no socket".to_owned()),
+        },
+        Ok(Request::Held(wanted)) => {
+            let found = kept.connections.iter().find(|(held, _)| *held == wanted);
+            send_fd = found.map(|(_, socket)| socket);
+            Answer::Connections(found.map(|(held, _)| held.clone()).into_iter().collect())
+        }
+        Ok(Request::Connections) => {
+            let all = kept.connections.iter();
+            Answer::Connections(all.map(|(held, _)| held.clone()).collect())
+        }
+        Ok(Request::LetGo(ends)) => {
+            let stays = |held: &Connection| ends.as_ref().is_some_and(|ends| *ends != held.ends);
+            kept.connections.retain(|(held, _)| stays(held));
+            Answer::Connections(Vec::new())
         }
         Err(e) => Answer::Refused(format!("The keeper does not understand: {e}")),
     };

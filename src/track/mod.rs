@@ -5,6 +5,7 @@
 //! of the new layer, in this very process. Otherwise pages are compared with the parent's, or all
 //! are stored. Ranges that the kernel does not vouch for are stored in full, never guessed.
 
+pub mod connections;
 mod content;
 pub mod keeper;
 mod record;

@@ -1,4 +1,4 @@
-//! What is remembered of a tracked process from one command to the next, and how it is asked for.
+//! What is remembered of a tracked process from one command to the next, and how the keeper is asked.
 //!
 //! The keeper (see `keeper`) holds the records; a request is one JSON message on its socket, with the
 //! userfaultfd beside it where there is one.
@@ -16,6 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, set
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
 
+use super::connections::Connection;
 use crate::error::{Error, Kind, Result};
 use crate::sys::rights;
 use crate::units::Pid;
@@ -57,6 +58,14 @@ pub(super) enum Request {
     List,
     /// Forget a process.
     Drop(i32),
+    /// Keep this connection, whose socket comes with it; replaces one with the same ends.
+    Hold(Connection),
+    /// Give the socket of a connection.
+    Held(Connection),
+    /// Give all connections.
+    Connections,
+    /// Close the connections with these ends, or all.
+    LetGo(Option<String>),
 }
 
 /// The keeper's answer.
@@ -64,6 +73,8 @@ pub(super) enum Request {
 pub(super) enum Answer {
     /// The records asked for; the descriptor of a single one comes with it.
     Records(Vec<Record>),
+    /// The connections asked for; the socket of a single one comes with it.
+    Connections(Vec<Connection>),
     /// Why not.
     Refused(String),
 }
@@ -113,8 +124,10 @@ pub(super) fn check_dir(dir: &Path) -> Result<bool> {
 /// # Errors
 /// When a keeper is there but does not answer.
 pub fn get(pid: Pid) -> Result<Option<(Record, Option<OwnedFd>)>> {
-    let found = request(&Request::Get(pid.as_raw()), None)?;
-    Ok(found.and_then(|(records, fd)| records.into_iter().next().map(|record| (record, fd))))
+    Ok(match request(&Request::Get(pid.as_raw()), None)? {
+        Some((Answer::Records(records), fd)) => records.into_iter().next().map(|r| (r, fd)),
+        _ => None,
+    })
 }
 
 /// All records.
@@ -122,7 +135,10 @@ pub fn get(pid: Pid) -> Result<Option<(Record, Option<OwnedFd>)>> {
 /// # Errors
 /// As [`get`].
 pub fn list() -> Result<Vec<Record>> {
-    Ok(request(&Request::List, None)?.map_or_else(Vec::new, |(records, _)| records))
+    Ok(match request(&Request::List, None)? {
+        Some((Answer::Records(records), _)) => records,
+        _ => Vec::new(),
+    })
 }
 
 /// Hands a record over, with its userfaultfd when that is new. Starts the keeper `program` when none
@@ -131,9 +147,13 @@ pub fn list() -> Result<Vec<Record>> {
 /// # Errors
 /// When no keeper can be started or it refuses.
 pub fn put(program: &Path, record: &Record, fd: Option<&OwnedFd>) -> Result<()> {
-    let wish = Request::Put(record.clone());
+    deliver(program, &Request::Put(record.clone()), fd)
+}
+
+/// Makes a request that must reach a keeper: starts `program` when none runs.
+pub(super) fn deliver(program: &Path, wish: &Request, fd: Option<&OwnedFd>) -> Result<()> {
     for _ in 0..ATTEMPTS {
-        if request(&wish, fd)?.is_some() {
+        if request(wish, fd)?.is_some() {
             return Ok(());
         }
         start(program)?;
@@ -151,10 +171,10 @@ pub fn forget(pid: Pid) -> Result<()> {
 
 /// Asks the keeper; `None` when there is none. One that was just about to leave does not answer: then
 /// there is none, or a new one.
-fn request(
+pub(super) fn request(
     request: &Request,
     fd: Option<&OwnedFd>,
-) -> Result<Option<(Vec<Record>, Option<OwnedFd>)>> {
+) -> Result<Option<(Answer, Option<OwnedFd>)>> {
     let mut attempt = 1;
     loop {
         let Some(connection) = dial()? else {
@@ -211,7 +231,7 @@ fn ask(
     connection: &OwnedFd,
     request: &Request,
     fd: Option<&OwnedFd>,
-) -> Result<(Vec<Record>, Option<OwnedFd>)> {
+) -> Result<(Answer, Option<OwnedFd>)> {
     let gone = |e: Errno| {
         let error = Error::os("The keeper does not answer", e);
         match e {
@@ -227,8 +247,8 @@ fn ask(
         return Err(gone(Errno::ECONNRESET));
     }
     match serde_json::from_slice(&bytes) {
-        Ok(Answer::Records(records)) => Ok((records, fd)),
         Ok(Answer::Refused(why)) => Err(Error::new(Kind::Failed, why)),
+        Ok(answer) => Ok((answer, fd)),
         Err(e) => Err(Error::new(Kind::Failed, "Cannot read the keeper's answer").because(e)),
     }
 }

@@ -42,6 +42,7 @@ fn findings() -> Vec<Finding> {
     let mut findings = kernel::doctor();
     findings.push(tracker());
     findings.push(keeper());
+    findings.extend(connections());
     findings
 }
 
@@ -75,6 +76,16 @@ fn keeper() -> Finding {
             "set ICECORE_RUNTIME_DIR to a directory of your own",
         ),
     }
+}
+
+/// Connections of trees that were dumped and ended.
+fn connections() -> Option<Finding> {
+    let held = track::connections::list().ok()?;
+    let text = format!(
+        "{}, until their layer is restored; icecore keeper --let-go ends them",
+        held.len()
+    );
+    (!held.is_empty()).then(|| Finding::ok(Area::Tracking, "TCP connections held", text))
 }
 
 fn as_text(findings: &[Finding]) -> String {

@@ -104,6 +104,12 @@ pub(crate) fn as_text(o: &Outcome) -> String {
         format::duration(o.total),
         o.tracker,
     );
+    if o.connections_held > 0 {
+        text.push_str(&format!(
+            "\n{} held until this layer is restored (to end them: icecore keeper --let-go)",
+            format::count(o.connections_held as u64, "connection"),
+        ));
+    }
     for warning in &o.warnings {
         text.push_str(&format!("\nwarning: {warning}"));
     }
@@ -123,6 +129,7 @@ pub(crate) fn as_json(o: &Outcome) -> String {
         "freeze_us": u64::try_from(o.freeze.as_micros()).unwrap_or(u64::MAX),
         "total_us": u64::try_from(o.total.as_micros()).unwrap_or(u64::MAX),
         "tracker": o.tracker,
+        "connections_held": o.connections_held,
         "warnings": o.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
     .to_string()

@@ -1,10 +1,10 @@
-//! `icecore keeper`: started by dumps and watches that track memory; not for people.
+//! `icecore keeper`: what is held between commands. Dumps and watches start it.
 
 use clap::Args as ClapArgs;
 use icecore::Result;
-use icecore::track::keeper;
+use icecore::track::{connections, keeper};
 
-use super::ourselves;
+use super::{line, ourselves};
 
 /// Options of `keeper`.
 #[derive(Debug, ClapArgs)]
@@ -12,11 +12,21 @@ pub(crate) struct Args {
     /// Serve on the listening socket at standard input
     #[arg(long)]
     serve: bool,
+    /// End the TCP connections that are held for the restore of their layer
+    #[arg(long, conflicts_with = "serve")]
+    let_go: bool,
 }
 
 /// Starts a keeper in the background, or is it.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.serve {
+    if args.let_go {
+        let held = connections::list()?;
+        connections::let_go(None)?;
+        for connection in held {
+            line(&format!("{}: ended", connection.ends))?;
+        }
+        Ok(())
+    } else if args.serve {
         keeper::serve()
     } else {
         keeper::start(&ourselves()?)

@@ -107,8 +107,7 @@ pub(crate) enum Command {
     /// A process of the demo's tree
     #[command(hide = true)]
     DemoTarget(demo::TargetArgs),
-    /// Hold the tracking of processes between commands (started by itself)
-    #[command(hide = true)]
+    /// What is held between commands: tracking, TCP connections (started by itself)
     Keeper(keeper::Args),
 }
 

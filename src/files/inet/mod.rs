@@ -25,6 +25,7 @@ use crate::image::proto::{
     FdTypes, FileEntry, InetSkEntry, IpOptsEntry, SkOptionEntry, TcpOptsEntry,
 };
 use crate::sys::socket::{get_int, set_int};
+use crate::track::connections::{self, Connection};
 
 /// States of a socket, as the kernel and the images number them.
 const ESTABLISHED: u32 = 1;
@@ -119,8 +120,11 @@ impl FileKind for Inet {
         let cannot = |e| Error::os(format!("Cannot make {}", shown(entry)), e);
         let file = if is_connected_tcp(entry) {
             match tcp::Stream::read(opening.images(), entry.ino)? {
-                Some(stream) if !opening.allow().tcp_close => tcp::reopen(entry, &stream)?,
-                _ => closed(entry).map_err(cannot)?,
+                Some(stream) if !opening.allow().tcp_close => connection(entry, &stream, opening)?,
+                _ => {
+                    connections::let_go(Some(&shown(entry)))?;
+                    closed(entry).map_err(cannot)?
+                }
             }
         } else {
             reopen(entry).map_err(cannot)?
@@ -135,6 +139,8 @@ impl FileKind for Inet {
     fn start(&self, entry: &FileEntry, file: &OwnedFd) -> Result<()> {
         let entry = part(entry)?;
         if is_connected_tcp(entry) {
+            // From here on it belongs to the new process alone.
+            connections::let_go(Some(&shown(entry)))?;
             tcp::go_on(file, entry.opts.reuseaddr.unwrap_or(false))
                 .map_err(|e| Error::os(format!("Cannot let {} go on", shown(entry)), e))?;
         }
@@ -252,7 +258,10 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     kinds_options(copy, &mut entry).map_err(cannot)?;
     if is_connected_tcp(&entry) && !dumper.allow().tcp_close {
         let name = format!("tcp-stream-{ino:x}.img");
-        let stream = dumper.connections.save(copy).map_err(cannot)?;
+        let stream = dumper
+            .connections
+            .save(copy, shown(&entry))
+            .map_err(cannot)?;
         dumper.streams.push((name, stream));
     }
     dumper.push(FileEntry {
@@ -377,6 +386,27 @@ fn new(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
     };
     let kind = SockType::try_from(entry.r#type.cast_signed())?;
     socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
+}
+
+/// The end of a connection: the socket that the keeper holds since the layer was made, or one made
+/// from the layer.
+fn connection(
+    entry: &InetSkEntry,
+    stream: &tcp::Stream,
+    opening: &mut Opening<'_>,
+) -> Result<OwnedFd> {
+    let ends = shown(entry);
+    if let Some(layer) = opening.layer()? {
+        let wanted = Connection {
+            layer,
+            ends: ends.clone(),
+        };
+        if let Some(socket) = connections::held(&wanted)? {
+            return Ok(socket);
+        }
+    }
+    connections::let_go(Some(&ends))?;
+    tcp::reopen(entry, stream)
 }
 
 /// A socket that is not the end of a TCP connection.

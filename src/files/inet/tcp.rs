@@ -2,9 +2,9 @@
 //!
 //! From the moment that a connection is looked at until the target is gone (or runs again), a filter on
 //! its socket drops whatever arrives: the other end sends it again later. In repair mode the end of the
-//! target closes it without a word. Between the end of the target and its restore nothing answers for
-//! it: a segment of the other end would be answered by a reset. CRIU prevents that by rules of the
-//! packet filter, which stay until the restore; icecore makes none, see the README.
+//! target closes it without a word. Between the end of the target and its restore the keeper holds the
+//! socket ([`crate::track::connections`]), and the restore of that layer takes it from there. Where
+//! there is none any more, the connection is made anew from the layer.
 //!
 //! CRIU: `tcp_stream_entry`, then the bytes received and not read, then those sent and not
 //! acknowledged, or not sent. Sources: tcp(7), `net/ipv4/tcp.c`, CRIU's documentation of TCP.
@@ -66,20 +66,36 @@ impl Stream {
 
 /// Connections in repair mode, deaf. When dropped, they go on.
 #[derive(Debug, Default)]
-pub struct Connections(Vec<(OwnedFd, bool)>);
+pub struct Connections(Vec<Stopped>);
+
+/// One of them.
+#[derive(Debug)]
+struct Stopped {
+    socket: OwnedFd,
+    reuse: bool,
+    ends: String,
+}
 
 impl Connections {
     /// Stops a connection of the frozen target and reads it.
-    pub(super) fn save(&mut self, socket: &OwnedFd) -> nix::Result<Stream> {
+    pub(super) fn save(&mut self, socket: &OwnedFd, ends: String) -> nix::Result<Stream> {
         attach_drop_filter(socket)?;
         let reuse = get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)? != 0;
-        let copy = socket.try_clone().map_err(|_full| Errno::EMFILE)?;
-        self.0.push((copy, reuse));
+        self.0.push(Stopped {
+            socket: socket.try_clone().map_err(|_full| Errno::EMFILE)?,
+            reuse,
+            ends,
+        });
         set_int(socket, TCP, libc::TCP_REPAIR, 1)?;
         save(socket)
     }
 
-    /// The target has ended: its connections end without a word.
+    /// Each of them: its ends in words, its socket.
+    pub fn each(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
+        self.0.iter().map(|c| (c.ends.as_str(), &c.socket))
+    }
+
+    /// The target has ended: its connections end without a word, but for those that somebody else holds.
     pub fn end(mut self) {
         self.0.clear();
     }
@@ -87,12 +103,14 @@ impl Connections {
 
 impl Drop for Connections {
     fn drop(&mut self) {
-        for (socket, reuse) in &self.0 {
-            // The other end is told our window, and sends again what was dropped.
-            let on = set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
-                .and_then(|()| go_on(socket, *reuse));
-            if let Err(errno) = on {
-                tracing::warn!("A connection does not go on: {errno}");
+        for Stopped {
+            socket,
+            reuse,
+            ends,
+        } in &self.0
+        {
+            if let Err(errno) = go_on(socket, *reuse) {
+                tracing::warn!("The connection of {ends} does not go on: {errno}");
             }
         }
     }
@@ -282,11 +300,16 @@ fn all(socket: &OwnedFd, mut bytes: &[u8]) -> nix::Result<()> {
     Ok(())
 }
 
-/// Ends the repair mode of a connection: the other end is asked where it stands. The kernel forgets
-/// `SO_REUSEADDR` then.
+/// Ends the repair mode of a connection, and its deafness: the other end is told our window, and sends
+/// again what was dropped. The kernel forgets `SO_REUSEADDR` then.
 pub(super) fn go_on(socket: &OwnedFd, reuse: bool) -> nix::Result<()> {
     if get_int(socket, TCP, libc::TCP_REPAIR)? == 0 {
         return Ok(());
+    }
+    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
+        // One that was made anew has none.
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
     }
     set_int(socket, TCP, libc::TCP_REPAIR, 0)?;
     set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, reuse.into())
