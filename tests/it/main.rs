@@ -16,6 +16,7 @@ mod edit;
 mod errors;
 mod faults;
 mod files;
+mod golden;
 mod inspect;
 mod interop;
 mod keeper;
