@@ -724,6 +724,11 @@ pub struct TaskKobjIdsEntry {
     #[prost(uint32, optional, tag = "12")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_ns_id: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// The mount namespace is a copy of the dumper's with so many instances of proc on /proc.
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proc_mounts: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

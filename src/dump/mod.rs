@@ -12,7 +12,6 @@
 //!   write    the small images, the inventory last; sync; rename
 //! ```
 
-mod namespaces;
 mod plan;
 mod process;
 mod run;

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use procfs::process::Process as Proc;
 
 use super::sidecar::hex;
-use super::{After, Options, namespaces};
+use super::{After, Options};
 use crate::chain::{self, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
 use crate::memory::{Backing, Mapping, mappings};
+use crate::state::namespaces;
 use crate::sys::kcmp;
 use crate::task::sessions::{self, Kin, Stray};
 use crate::task::{self, Life, Process, members};
@@ -58,6 +59,8 @@ pub struct Plan {
     pub(super) parent_id: Option<String>,
     /// Mappings of each process, in the order of `processes`, with all kernel flags.
     pub(super) mappings: Vec<Vec<Mapping>>,
+    /// The namespaces that the tree has for itself.
+    pub(super) namespaces: namespaces::Own,
 }
 
 /// Plans a dump.
@@ -102,6 +105,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         arm: None,
         parent_id: None,
         mappings: Vec::new(),
+        namespaces: namespaces::Own::default(),
         processes,
     };
     if options.root == Pid::this() || plan.processes.iter().any(|p| p.pid == Pid::this()) {
@@ -148,8 +152,13 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     plan.obstacles
         .extend(files::survey(&pids, &options.allow)?.obstacles);
     relations(&plan.processes, &mut plan.obstacles);
-    plan.obstacles
-        .extend(namespaces::obstacles(&plan.processes));
+    let (own, refused) = namespaces::survey(&plan.processes);
+    plan.obstacles.extend(refused);
+    if options.after == After::Kill {
+        let strangers = namespaces::strangers(&own, &plan.processes)?;
+        plan.obstacles.extend(strangers);
+    }
+    plan.namespaces = own;
     for process in &plan.processes {
         if matches!(process.life, Life::Zombie(_)) {
             plan.mappings.push(Vec::new());

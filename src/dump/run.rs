@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 
 use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
-use super::{After, Outcome, Plan, namespaces};
+use super::{After, Outcome, Plan};
 use crate::chain::{Held, Resolved, Stack};
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
 use crate::files::Connections;
-use crate::image::proto::{
-    DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry, TaskKobjIdsEntry,
-};
+use crate::image::proto::{DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry};
 use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
 use crate::memory::{mappings, pages, segments};
+use crate::state::namespaces::{self, Contents};
 use crate::state::seccomp::Filters;
-use crate::task::{Frozen, Life, Process};
+use crate::task::{Frozen, Ids, Life, Process};
 use crate::track::connections::{self, Connection};
 use crate::track::{self, Arming, DirtyTracker};
 use crate::units::PAGE_SIZE;
@@ -34,6 +33,10 @@ struct Snapshot {
     scanned: u64,
     freezing: Duration,
     warnings: Vec<Obstacle>,
+    /// What the tree calls its members.
+    ids: Ids,
+    /// What is in the namespaces that it has for itself.
+    namespaces: Contents,
     /// By index in `processes`.
     arming: Vec<(usize, Arming)>,
     /// The tracker that vouches for the pages of a process since the parent was made, with what the
@@ -165,6 +168,9 @@ fn snapshot(
         return Err(Error::new(Kind::TargetGone, what).hint("plan the dump again"));
     }
     namespaces::still_one(&processes)?;
+    snapshot.namespaces = plan.namespaces.contents(plan.options.root)?;
+    snapshot.ids = Ids::read(&processes)?;
+    snapshot.files.call_members(&snapshot.ids);
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
         let known = track::of_process(process).unwrap_or_else(|error| {
@@ -316,7 +322,7 @@ fn store_pages(
             continue;
         }
         cancel.check()?;
-        let id = PagemapId::Task(process.pid.as_raw().cast_unsigned());
+        let id = PagemapId::Task(snapshot.ids.number(process.pid));
         let tracked = believed
             .as_ref()
             .and_then(|(tracker, kept)| Some((*tracker, kept.as_ref(), tracker.written()?)));
@@ -385,24 +391,6 @@ fn object_id(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX - 2) + 2
 }
 
-/// Kernel-object ids: everything of a process its own, all namespaces the dumper's.
-fn object_ids(own: u32) -> TaskKobjIdsEntry {
-    TaskKobjIdsEntry {
-        vm_id: own,
-        files_id: own,
-        fs_id: own,
-        sighand_id: own,
-        pid_ns_id: Some(1),
-        net_ns_id: Some(2),
-        ipc_ns_id: Some(3),
-        uts_ns_id: Some(4),
-        mnt_ns_id: Some(5),
-        user_ns_id: Some(6),
-        cgroup_ns_id: Some(7),
-        time_ns_id: Some(8),
-    }
-}
-
 /// The images that can be written while the target runs; the inventory last but for the sidecar,
 /// which digests them all.
 fn write(
@@ -413,19 +401,23 @@ fn write(
     total: Duration,
 ) -> Result<()> {
     let mut tree = Vec::new();
+    let ids = snapshot.ids.clone();
+    let id = |seen| ids.number(seen);
     for (index, (process, captured)) in snapshot.processes.iter().enumerate() {
-        let pid = process.pid;
+        let pid = id(process.pid);
         for (tid, core) in &captured.cores {
-            writer.one(&format!("core-{tid}.img"), core)?;
+            writer.one(&format!("core-{}.img", id(*tid)), core)?;
         }
         if let (Some(mm), Some(fs)) = (&captured.mm, &captured.fs) {
             writer.one(&format!("mm-{pid}.img"), mm)?;
             writer.one(&format!("fs-{pid}.img"), fs)?;
-            writer.one(&format!("ids-{pid}.img"), &object_ids(object_id(index)))?;
+            writer.one(
+                &format!("ids-{pid}.img"),
+                &plan.namespaces.ids(object_id(index)),
+            )?;
         }
-        let id = |pid: crate::Pid| pid.as_raw().cast_unsigned();
         tree.push(PstreeEntry {
-            pid: id(pid),
+            pid,
             ppid: if index == 0 { 0 } else { id(process.ppid) },
             pgid: id(process.pgid),
             sid: id(process.sid),
@@ -433,6 +425,7 @@ fn write(
         });
     }
     writer.all("pstree.img", &tree)?;
+    snapshot.namespaces.write(writer)?;
     if let Some(filters) = snapshot.filters.image() {
         writer.one("seccomp.img", &filters)?;
     }
@@ -444,7 +437,7 @@ fn write(
         &InventoryEntry {
             img_version: 2,
             fdinfo_per_id: Some(true),
-            root_ids: Some(object_ids(1)),
+            root_ids: Some(namespaces::Own::default().ids(1)),
             ns_per_id: Some(true),
             root_cg_set: Some(CGROUP_SET),
             dump_uptime: Some(uptime_us()?),
@@ -458,6 +451,7 @@ fn write(
         &Figures {
             id: &snapshot.id,
             processes: snapshot.processes.iter().map(|(p, _)| p).collect(),
+            ids: &ids,
             segments,
             stored: snapshot.stored,
             freeze,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::files::Segment as OpenSegment;
 use crate::image::{Images, LayerWriter, Segment, Sidecar, Task};
 use crate::memory::pages::Stored;
-use crate::task::Process;
+use crate::task::{Ids, Process};
 use crate::units::PAGE_SIZE;
 
 /// The kernel's name for this boot (random(4), `/proc/sys/kernel/random/boot_id`).
@@ -34,6 +34,7 @@ pub fn hex(id: &[u8]) -> String {
 pub(super) struct Figures<'a> {
     pub(super) id: &'a [u8],
     pub(super) processes: Vec<&'a Process>,
+    pub(super) ids: &'a Ids,
     pub(super) segments: Vec<Segment>,
     pub(super) stored: Stored,
     pub(super) freeze: Duration,
@@ -76,7 +77,7 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
         kernel: text(host.release()),
         tracker: Some(plan.tracker.to_owned()),
         tracker_reason: Some(plan.tracker_reason.clone()),
-        root_pid: Some(plan.options.root.as_raw().cast_unsigned()),
+        root_pid: Some(figures.ids.number(plan.options.root)),
         // The process may have been killed meanwhile by somebody else: not worth failing.
         cmdline: Proc::new(plan.options.root.as_raw())
             .and_then(|p| p.cmdline())
@@ -85,7 +86,7 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
             .processes
             .iter()
             .map(|p| Task {
-                pid: p.pid.as_raw().cast_unsigned(),
+                pid: figures.ids.number(p.pid),
                 start_time: p.start_time,
             })
             .collect(),

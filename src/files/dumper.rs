@@ -22,6 +22,7 @@ use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
 use crate::sys::descriptor::owner;
 use crate::sys::{kcmp, pidfd};
+use crate::task::Ids;
 use crate::units::Pid;
 
 /// A file to be entered, with a descriptor of our own that shares its description.
@@ -39,6 +40,8 @@ pub struct Held<'a> {
 #[derive(Debug, Default)]
 pub struct Dumper {
     allow: Allow,
+    /// What the tree calls its members.
+    pub(super) ids: Ids,
     last_id: u32,
     files: Vec<FileEntry>,
     tables: Vec<(u32, Vec<FdinfoEntry>)>,
@@ -79,6 +82,12 @@ impl Dumper {
         }
     }
 
+    /// Ids in the images shall be those that the tree has for its members. Before anything is
+    /// collected.
+    pub fn call_members(&mut self, ids: &Ids) {
+        self.ids = ids.clone();
+    }
+
     /// Gives the shared segment with this inode number the id `shmid` in the images, as it had in
     /// the parent layer (its inode number changes with a restore). Before anything is collected.
     pub fn name_segment(&mut self, inode: u64, shmid: u32) {
@@ -93,7 +102,7 @@ impl Dumper {
         let cannot = |e| Error::os(format!("Cannot open the process {pid}"), e);
         let process = pidfd::open(pid).map_err(cannot)?;
         let comm = descriptor::comm(pid);
-        self.terminals.note(pid)?;
+        self.terminals.note(pid, &self.ids)?;
         let mut table = Vec::new();
         for number in descriptor::numbers(pid)? {
             let Some(file) = Descriptor::read(pid, &comm, number)? else {
@@ -254,7 +263,10 @@ impl Dumper {
         };
         let copy = pidfd::get_fd(process, number).map_err(cannot)?;
         // O_PATH descriptors have no owner.
-        let fown = owner(&copy).map_or_else(|_| FownEntry::default(), super::owner::entry);
+        let fown = owner(&copy).map_or_else(
+            |_| FownEntry::default(),
+            |owner| super::owner::entry(owner, &self.ids),
+        );
         let (id, kind) = self.enter(Held {
             file,
             copy: Some(copy),

@@ -77,20 +77,22 @@ impl Opened {
     }
 
     /// What remains when all processes exist and all memory is there: owners (who must exist),
-    /// seals on memfds, timers, settings of terminals.
+    /// seals on memfds, timers, settings of terminals. `seen` gives the id that we see of a task of
+    /// the layer.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn complete(&self) -> Result<()> {
+    pub fn complete(&self, seen: &dyn Fn(Pid) -> Pid) -> Result<()> {
         if let Some((id, _)) = self.settled.borrow().iter().find(|(_, settled)| !**settled) {
             return Err(Error::corrupt(format!(
                 "File {id} watches descriptors that no process which has it has"
             )));
         }
-        self.unix.complete(&|id| self.fd(id))?;
+        self.unix.complete(&|id| self.fd(id), seen)?;
         for (id, open) in &self.files {
             if let Some(owner) = &open.owner {
-                give_owner(*id, &open.file, owner)?;
+                let pid = seen(Pid::from_raw(owner.pid)).as_raw();
+                give_owner(*id, &open.file, &Owner { pid, ..*owner })?;
             }
             open.kind.start(&open.entry, &open.file)?;
         }

@@ -2,15 +2,17 @@
 
 use crate::image::proto::FownEntry;
 use crate::sys::descriptor::Owner;
+use crate::task::Ids;
+use crate::units::Pid;
 
-/// For the image.
-pub(super) fn entry(owner: Owner) -> FownEntry {
+/// For the image, in which ids are those of the tree.
+pub(super) fn entry(owner: Owner, ids: &Ids) -> FownEntry {
     FownEntry {
         uid: owner.uid,
         euid: owner.euid,
         signum: owner.signal.cast_unsigned(),
         pid_type: owner.kind.cast_unsigned(),
-        pid: owner.pid.cast_unsigned(),
+        pid: ids.number(Pid::from_raw(owner.pid)),
     }
 }
 

@@ -432,7 +432,7 @@ fn a_memfd_keeps_name_size_and_seals_and_its_segment_is_told() {
     assert_eq!(shmids, [77]);
     let one = reopened(&opened, id(&images, 2, 1));
     one.write_all_at(b"new", 5000).unwrap();
-    opened.complete().unwrap();
+    opened.complete(&|id| id).unwrap();
     assert!(one.set_len(100).is_err(), "sealed against shrinking");
     let mut got = [0; 3];
     let two = reopened(&opened, id(&images, 2, 0));
@@ -650,7 +650,7 @@ fn event_descriptors_come_back_as_they_were() {
     let second = Fork::new();
     let table: Vec<FdinfoEntry> = images.all("fdinfo-2.img").unwrap();
     second.run(|remote| install(remote, &table, &opened));
-    opened.complete().unwrap();
+    opened.complete(&|id| id).unwrap();
     drop(opened);
     for number in numbers
         .iter()

@@ -31,7 +31,7 @@ use crate::image::proto::{
     TtyType,
 };
 use crate::sys::tty::{self, Switch};
-use crate::task::proc;
+use crate::task::{Ids, proc};
 use crate::units::Pid;
 
 /// Major numbers of slaves; all numbers fit under the first.
@@ -250,12 +250,12 @@ pub(super) struct Found {
 
 impl Found {
     /// Notes the controlling terminal of `pid`.
-    pub(super) fn note(&mut self, pid: Pid) -> Result<()> {
+    pub(super) fn note(&mut self, pid: Pid, ids: &Ids) -> Result<()> {
         let stat = proc::stat(pid, pid)?;
         if let Some(index) = slave(stat.tty_nr) {
-            let group = u32::try_from(stat.tpgid).unwrap_or(0);
+            let id = |seen: i32| ids.number(Pid::from_raw(seen.max(0)));
             self.sessions
-                .insert(index, (stat.session.cast_unsigned(), group));
+                .insert(index, (id(stat.session), id(stat.tpgid)));
         }
         Ok(())
     }

@@ -117,19 +117,20 @@ impl Foothold {
         )
     }
 
-    /// Makes the stopped thread `tid` of `pid`, which has the region, run calls. `slot` is the
-    /// thread's number in its process. All signals but our own are blocked from here on.
+    /// Makes the stopped thread `tid` of `pid`, which has the region, run calls. `own` are these two
+    /// ids as the thread itself sees them, `slot` is its number in its process. All signals but our own
+    /// are blocked from here on.
     ///
     /// # Errors
     /// When the thread cannot be controlled.
-    pub fn remote(&self, pid: Pid, tid: Pid, slot: u64) -> Result<Remote> {
+    pub fn remote(&self, pid: Pid, tid: Pid, own: (Pid, Pid), slot: u64) -> Result<Remote> {
         let memory = Memory::open(pid)
             .map_err(|e| Error::io(format!("Cannot open the memory of process {pid}"), e))?;
         let lost = |e| Error::os(format!("Cannot control thread {tid}"), e);
         let regs: Regs = ptrace::regs(tid).map_err(lost)?;
         let stub = self.region.start + slot * SLOT;
         let bytes = stub::bytes(&stub::Return {
-            own_ids: (pid, tid),
+            own_ids: own,
             signal: self.signal,
             unmap: 0,
             mask: u64::MAX,

@@ -74,6 +74,8 @@ pub struct Remote {
     base: Regs,
     /// Signals that stopped the thread while it worked for us; they are to be sent again.
     held: Vec<i32>,
+    /// The task that it has just made, as we see it.
+    born: Option<Pid>,
 }
 
 impl Remote {
@@ -84,6 +86,7 @@ impl Remote {
             memory,
             base,
             held: Vec::new(),
+            born: None,
         }
     }
 
@@ -101,6 +104,11 @@ impl Remote {
     /// Signals that arrived meanwhile and could not be blocked, in order.
     pub(crate) fn take_held(&mut self) -> Vec<i32> {
         std::mem::take(&mut self.held)
+    }
+
+    /// The task that the thread made by its last call, with the id that we see, when we trace new tasks.
+    pub fn take_born(&mut self) -> Option<Pid> {
+        self.born.take()
     }
 
     /// Runs `calls` in order, all of them whatever they return, in one go (several when they are
@@ -160,6 +168,11 @@ impl Remote {
                     .target(TargetState::Unknown));
                 }
                 Stop::Signal(signal) => self.held.push(signal),
+                Stop::Event(libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_CLONE) => {
+                    let message = ptrace::event_message(self.tid).ok();
+                    let born = message.and_then(|id| i32::try_from(id).ok());
+                    self.born = born.map(Pid::from_raw);
+                }
                 Stop::Interrupt | Stop::Group(_) | Stop::Event(_) => {}
                 Stop::Gone(status) => {
                     return Err(Error::new(

@@ -1,5 +1,7 @@
 //! What a restore would do, and what is in its way; nothing is created here.
 
+use std::path::Path;
+
 use super::Options;
 use super::tree::{self, Wanted};
 use crate::chain::{self, Stack};
@@ -9,6 +11,7 @@ use crate::image::proto::{
 };
 use crate::image::{Images, PagemapId};
 use crate::memory::space;
+use crate::state::namespaces::{self, Anew};
 use crate::state::seccomp::Filters;
 use crate::task::{self, Life};
 use crate::units::Pid;
@@ -61,6 +64,8 @@ pub struct Plan {
     pub(super) stack: Stack,
     pub(super) processes: Vec<Recorded>,
     pub(super) filters: Filters,
+    /// The namespaces that the tree gets for itself.
+    pub(super) anew: Anew,
 }
 
 impl Plan {
@@ -111,10 +116,14 @@ pub fn plan(options: &Options) -> Result<Plan> {
         ));
     }
     let root_ids = inventory.root_ids.unwrap_or_default();
-    let mut processes = Vec::new();
+    let (mut processes, mut ids) = (Vec::new(), Vec::new());
     for entry in images.all::<PstreeEntry>("pstree.img")? {
-        processes.push(recorded(&images, entry, &root_ids, &mut obstacles)?);
+        let (process, own) = recorded(&images, entry)?;
+        ids.extend(own);
+        processes.push(process);
     }
+    let (anew, refused) = namespaces::wanted(&images, &ids, &root_ids)?;
+    obstacles.extend(refused);
     let root = processes
         .first()
         .map(|p| Pid::from_raw(p.wanted.entry.pid.cast_signed()))
@@ -136,12 +145,13 @@ pub fn plan(options: &Options) -> Result<Plan> {
         warnings: Vec::new(),
         stack,
         processes,
+        anew,
         filters: Filters::of(images.optional("seccomp.img")?),
     };
     let taken: Vec<Pid> = plan
         .ids()
         .chain(tree::passing_ids(&wanted))
-        .filter(|tid| std::path::Path::new(&format!("/proc/{tid}")).exists())
+        .filter(|tid| !plan.anew.pids && Path::new(&format!("/proc/{tid}")).exists())
         .collect();
     for tid in taken {
         plan.obstacles.push(taken_by(tid));
@@ -221,9 +231,7 @@ fn taken_by(tid: Pid) -> Obstacle {
 fn recorded(
     images: &Images,
     mut entry: PstreeEntry,
-    root_ids: &TaskKobjIdsEntry,
-    obstacles: &mut Vec<Obstacle>,
-) -> Result<Recorded> {
+) -> Result<(Recorded, Option<(u32, TaskKobjIdsEntry)>)> {
     let pid = entry.pid;
     entry.threads.retain(|tid| *tid != pid);
     entry.threads.sort_unstable();
@@ -257,18 +265,18 @@ fn recorded(
         task.and_then(|t| t.stop_signo)
             .map_or(libc::SIGSTOP, u32::cast_signed)
     });
-    let body = if zombie.is_some() {
-        None
+    let (body, ids) = if zombie.is_some() {
+        (None, None)
     } else {
         let ids: TaskKobjIdsEntry = images.one(&format!("ids-{pid}.img"))?;
-        obstacles.extend(namespaces(pid, &ids, root_ids));
-        Some(Body {
+        let body = Body {
             mm: images.one(&format!("mm-{pid}.img"))?,
             fs: images.one(&format!("fs-{pid}.img"))?,
             descriptors: images.all(&format!("fdinfo-{}.img", ids.files_id))?,
-        })
+        };
+        (Some(body), Some((pid, ids)))
     };
-    Ok(Recorded {
+    let recorded = Recorded {
         wanted: Wanted {
             entry,
             zombie,
@@ -277,29 +285,8 @@ fn recorded(
         cores,
         stopped,
         body,
-    })
-}
-
-/// Namespaces that the process did not share with its dumper.
-fn namespaces(pid: u32, ids: &TaskKobjIdsEntry, root: &TaskKobjIdsEntry) -> Vec<Obstacle> {
-    [
-        ("pid", ids.pid_ns_id, root.pid_ns_id),
-        ("net", ids.net_ns_id, root.net_ns_id),
-        ("ipc", ids.ipc_ns_id, root.ipc_ns_id),
-        ("uts", ids.uts_ns_id, root.uts_ns_id),
-        ("mnt", ids.mnt_ns_id, root.mnt_ns_id),
-        ("user", ids.user_ns_id, root.user_ns_id),
-        ("time", ids.time_ns_id, root.time_ns_id),
-    ]
-    .into_iter()
-    .filter(|(_, own, dumper)| own != dumper)
-    .map(|(name, ..)| {
-        Obstacle::unsupported(
-            format!("Process {pid} was in a {name} namespace of its own"),
-            "such namespaces cannot be made again yet",
-        )
-    })
-    .collect()
+    };
+    Ok((recorded, ids))
 }
 
 /// Mappings that cannot be made, or not on this kernel.

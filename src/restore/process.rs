@@ -4,10 +4,9 @@ use std::os::fd::RawFd;
 
 use super::plan::{Body, Recorded};
 use crate::arch::{core as registers, tiles};
-use crate::chain::Stack;
+use crate::chain::Resolved;
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::files::{self, Opened};
-use crate::image::PagemapId;
 use crate::image::proto::{CoreEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
 use crate::memory::{policy, pump, space};
@@ -26,7 +25,7 @@ pub(super) fn build_memory(
     body: &Body,
     remote: &mut Remote,
     foothold: &Foothold,
-    stack: &Stack,
+    pages: Resolved<'_>,
     opened: &Opened,
     warnings: &mut Vec<Obstacle>,
 ) -> Result<u64> {
@@ -34,8 +33,7 @@ pub(super) fn build_memory(
     space::clear(pid, remote, foothold, &body.mm.vmas)?;
     space::map(remote, &body.mm.vmas, &|id| opened.fd(id))?;
     warnings.extend(policy::restore(remote, &body.mm.vmas)?);
-    let id = PagemapId::Task(pid.as_raw().cast_unsigned());
-    let resolved = stack.resolved(id)?.checked();
+    let resolved = pages.checked();
     let kernels = space::kernels_then(&body.mm.vmas);
     let ours = |at: u64| kernels.iter().any(|k| k.contains(at));
     // The vDSO is this kernel's own; its pages in the image are for CRIU.
@@ -120,10 +118,10 @@ pub(super) fn build_state(
     let mut threads: Vec<RestoreThread<'_>> = remotes
         .iter_mut()
         .zip(&recorded.cores)
-        .map(|(remote, (tid, core))| RestoreThread {
+        .map(|(remote, (_, core))| RestoreThread {
             pid,
-            tid: *tid,
-            leader: *tid == pid,
+            tid: remote.tid(),
+            leader: remote.tid() == pid,
             remote,
             core,
             leader_core,
@@ -153,7 +151,6 @@ pub(super) fn build_state(
 /// # Errors
 /// When a thread died or the CPU refuses its state.
 pub(super) fn finish(
-    pid: Pid,
     recorded: &Recorded,
     body: &Body,
     remotes: &mut [Remote],
@@ -161,16 +158,16 @@ pub(super) fn finish(
 ) -> Result<()> {
     let leader = remotes[0].tid();
     unmap_region(leader, body, &remotes[0], foothold)?;
-    for (tid, core) in &recorded.cores {
+    for (remote, (id, core)) in remotes.iter().zip(&recorded.cores) {
+        let tid = remote.tid();
         let cannot = |e| Error::os(format!("Cannot set the registers of thread {tid}"), e);
-        let fresh = ptrace::xstate(*tid).map_err(cannot)?;
-        let (regs, mut area) = registers::from_image(core, &fresh).ok_or_else(|| {
-            Error::corrupt(format!("core-{tid}.img of process {pid} has no registers"))
-        })?;
-        ptrace::set_xstate(*tid, &mut area).map_err(cannot)?;
-        ptrace::set_regs(*tid, &regs).map_err(cannot)?;
-        ptrace::set_sigmask(*tid, mask(core)).map_err(cannot)?;
-        state::dispatch::restore(*tid, core)?;
+        let fresh = ptrace::xstate(tid).map_err(cannot)?;
+        let (regs, mut area) = registers::from_image(core, &fresh)
+            .ok_or_else(|| Error::corrupt(format!("core-{id}.img has no registers")))?;
+        ptrace::set_xstate(tid, &mut area).map_err(cannot)?;
+        ptrace::set_regs(tid, &regs).map_err(cannot)?;
+        ptrace::set_sigmask(tid, mask(core)).map_err(cannot)?;
+        state::dispatch::restore(tid, core)?;
     }
     Ok(())
 }

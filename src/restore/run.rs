@@ -13,6 +13,7 @@ use crate::files::{self, Opened};
 use crate::image::PagemapId;
 use crate::inject::{Foothold, Ground, Remote};
 use crate::memory::{mappings, segments, space};
+use crate::state::namespaces::mounts::Aside;
 use crate::track::{self, Arming};
 use crate::units::{PageRange, Pid};
 use crate::{state, task};
@@ -28,6 +29,8 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let _held = Held::shared(&plan.options.images_dir)?;
     reporter.report(Event::Phase("files"));
     let images = plan.stack.tip().images();
+    // Files are opened where the tree will be.
+    let aside = plan.anew.mounts.map(|_| Aside::enter()).transpose()?;
     let opened = files::open_all(images, 0, &plan.options.allow)?;
     let mut pages = fill_segments(plan, &opened)?;
     reporter.report(Event::Phase("fork"));
@@ -36,9 +39,13 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let mut born = Newborn::fork(
         &wanted,
         &ground,
+        &plan.anew,
         plan.options.detach,
         opened.sessions().collect(),
     )?;
+    drop(aside);
+    plan.anew.complete(born.remote(plan.root)?)?;
+    let root = born.seen(plan.root);
     reporter.report(Event::Phase("pages"));
     let mut warnings = Vec::new();
     match build(plan, &mut born, &opened, cancel, &mut warnings) {
@@ -49,8 +56,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         }
     }
     if let Some(path) = &plan.options.pidfile {
-        std::fs::write(path, format!("{}\n", plan.root))
-            .map_err(|e| Error::path("write", path, e))?;
+        std::fs::write(path, format!("{root}\n")).map_err(|e| Error::path("write", path, e))?;
     }
     let stopped: Vec<(Pid, i32)> = plan
         .processes
@@ -62,7 +68,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let mut said = HashSet::new();
     warnings.retain(|warning| said.insert(warning.to_string()));
     Ok(Outcome {
-        root: plan.root,
+        root,
         tasks: plan.tasks,
         threads: plan.threads,
         pages,
@@ -85,10 +91,13 @@ fn build(
     for recorded in &plan.processes {
         cancel.check()?;
         let Some(body) = &recorded.body else { continue };
-        let pid = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
-        let remote = born.remote(pid)?;
-        pages +=
-            process::build_memory(pid, body, remote, &foothold, &plan.stack, opened, warnings)?;
+        let id = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
+        let pid = born.seen(id);
+        let remote = born.remote(id)?;
+        let memory = plan
+            .stack
+            .resolved(PagemapId::Task(recorded.wanted.entry.pid))?;
+        pages += process::build_memory(pid, body, remote, &foothold, memory, opened, warnings)?;
         process::build_files(body, remote, opened)?;
         if let Err(error) = arm(plan, pid, remote, opened) {
             warnings.push(Obstacle::new(
@@ -98,10 +107,10 @@ fn build(
             ));
         }
     }
-    opened.complete()?;
+    opened.complete(&|id| born.seen(id))?;
     for recorded in &plan.processes {
         let Some(body) = &recorded.body else { continue };
-        let pid = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
+        let pid = born.seen(Pid::from_raw(recorded.wanted.entry.pid.cast_signed()));
         let mut remotes = born.make_threads(&recorded.wanted)?;
         warnings.extend(process::build_state(
             pid,
@@ -110,7 +119,7 @@ fn build(
             &plan.filters,
             &mut remotes,
         )?);
-        process::finish(pid, recorded, body, &mut remotes, &foothold)?;
+        process::finish(recorded, body, &mut remotes, &foothold)?;
     }
     Ok(pages)
 }

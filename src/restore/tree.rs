@@ -4,6 +4,8 @@
 //! forked by its parent, before or after that leads its session, or by a go-between where the parent
 //! never was in its session (see [`sessions`]).
 
+mod root;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,6 +19,7 @@ use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::files::Session;
 use crate::image::proto::PstreeEntry;
 use crate::inject::{Call, Foothold, Ground, Remote};
+use crate::state::namespaces::Anew;
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
 use crate::sys::ptrace::{self, Stop};
 use crate::task::sessions::{self, Birth, Kin};
@@ -39,8 +42,14 @@ pub(super) struct Wanted {
 pub(super) struct Newborn {
     foothold: Option<Foothold>,
     remotes: BTreeMap<Pid, Remote>,
+    /// As we see them.
     pids: Vec<Pid>,
+    /// As we see them.
     tids: Vec<Pid>,
+    /// From the ids of the tree to those that we see.
+    seen: BTreeMap<Pid, Pid>,
+    /// Nobody else has ids there.
+    alone: bool,
     released: bool,
     sessions: Vec<Session>,
 }
@@ -112,8 +121,8 @@ fn orphaned_groups(tree: &[Wanted]) -> BTreeMap<u32, u32> {
 
 impl Newborn {
     /// Forks the tree. `taken` are all ranges that no process may lose to our working region;
-    /// `detach` makes init the parent of the root instead of us. Leaders of `sessions` get their
-    /// terminals.
+    /// `detach` makes init the parent of the root instead of us; `anew` are the namespaces that it gets.
+    /// Leaders of `sessions` get their terminals.
     ///
     /// # Errors
     /// [`Kind::Busy`] when a pid is taken, [`Kind::Permission`] without the right to choose pids.
@@ -121,6 +130,7 @@ impl Newborn {
     pub(super) fn fork(
         tree: &[Wanted],
         ground: &Ground,
+        anew: &Anew,
         detach: bool,
         sessions: Vec<Session>,
     ) -> Result<Self> {
@@ -129,6 +139,8 @@ impl Newborn {
             remotes: BTreeMap::new(),
             pids: Vec::new(),
             tids: Vec::new(),
+            seen: BTreeMap::new(),
+            alone: anew.pids,
             released: false,
             sessions,
         };
@@ -136,66 +148,78 @@ impl Newborn {
             .first()
             .ok_or_else(|| Error::corrupt("The image has no process"))?;
         let root_pid = pid_of(root.entry.pid);
-        let foothold = if detach {
-            born.fork_root_by_another(root_pid, ground)?
+        let foothold = if detach || anew.is_something() {
+            born.fork_root_by_another(root_pid, ground, anew, detach)?
         } else {
-            once_free(root_pid, || fork_idle(Some(root_pid)))?;
+            once_free(root_pid, false, || fork_idle(Some(root_pid)))?;
             born.pids.push(root_pid);
+            born.seen.insert(root_pid, root_pid);
             adopt(root_pid)?;
             Foothold::establish(root_pid, ground)?
         };
         born.foothold = Some(foothold);
-        born.remotes
-            .insert(root_pid, foothold.remote(root_pid, root_pid, 0)?);
-        born.tids.push(root_pid);
+        born.enlist(root_pid)?;
+        anew.begin(born.remote(root_pid)?)?;
         let births = sessions::births(&kin(tree));
         born.grow(tree, &births, root)?;
         born.fork_strays(tree, &births)?;
         born.join_groups(tree)?;
         born.choose_foregrounds()?;
         born.end_zombies(tree)?;
-        check_relations(tree)?;
+        born.check_relations(tree)?;
         Ok(born)
     }
 
-    /// The root is forked by a process that ends at once, so that init adopts it.
-    fn fork_root_by_another(&mut self, root: Pid, ground: &Ground) -> Result<Foothold> {
-        let go_between = fork_idle(None).map_err(|e| cannot_fork(root, e))?;
-        let result = adopt(go_between)
-            .and_then(|()| Foothold::establish(go_between, ground))
-            .and_then(|foothold| {
-                let mut remote = foothold.remote(go_between, go_between, 0)?;
-                self.clone(&mut remote, root, 0, USUAL_END)?;
-                self.pids.push(root);
-                Ok(foothold)
-            });
-        let _gone = kill(go_between, Signal::SIGKILL);
-        while matches!(ptrace::wait(go_between), Ok(stop) if !matches!(stop, Stop::Gone(_))) {}
-        result
-    }
-
     /// Lets `remote` clone a task with the chosen id; the new one is stopped and traced.
-    fn clone(&self, remote: &mut Remote, id: Pid, flags: u64, exit_signal: u32) -> Result<()> {
+    fn clone(&mut self, remote: &mut Remote, id: Pid, flags: u64, exit_signal: u32) -> Result<()> {
         let set_tid = remote.put(0, &id.as_raw().to_le_bytes())?;
         let args: Vec<u8> = clone_args(flags, exit_signal.into(), set_tid)
             .iter()
             .flat_map(|word| word.to_le_bytes())
             .collect();
         let address = remote.put(64, &args)?;
-        let got = once_free(id, || {
+        let _older = remote.take_born();
+        let got = once_free(id, self.alone, || {
             let mut calls = [Call::new(libc::SYS_clone3, &[address, CLONE_ARGS_SIZE])];
             match remote.run(&mut calls) {
                 Ok(()) => calls[0].value().map(Ok),
                 Err(e) => Ok(Err(e)),
             }
         })??;
-        if got != u64::from(id.as_raw().unsigned_abs()) {
+        // Whoever makes a pid namespace is told the id outside of it.
+        let anew = flags & root::NEW_PIDS != 0;
+        if !anew && got != u64::from(id.as_raw().unsigned_abs()) {
             return Err(Error::new(
                 Kind::Failed,
                 format!("Wanted task {id}, got {got}"),
             ));
         }
-        await_birth(id)
+        let seen = remote.take_born().unwrap_or(id);
+        self.seen.insert(id, seen);
+        await_birth(seen)
+    }
+
+    /// The id that we see of the task `id` of the tree; of one that is not in the tree, an id that
+    /// nobody has.
+    pub(super) fn seen(&self, id: Pid) -> Pid {
+        let stranger = if self.alone {
+            Pid::from_raw(i32::MAX)
+        } else {
+            id
+        };
+        self.seen.get(&id).copied().unwrap_or(stranger)
+    }
+
+    /// Makes the new process `id` one that works for us.
+    fn enlist(&mut self, id: Pid) -> Result<()> {
+        let seen = self.seen(id);
+        if !self.pids.contains(&seen) {
+            self.pids.push(seen);
+        }
+        self.tids.push(seen);
+        let remote = self.foothold()?.remote(seen, seen, (id, id), 0)?;
+        self.remotes.insert(id, remote);
+        Ok(())
     }
 
     /// Forks the descendants of `parent`, which exists, and starts its session at the right moment.
@@ -266,11 +290,7 @@ impl Newborn {
         let result = self.clone(&mut remote, pid, 0, exit_signal);
         self.remotes.insert(parent, remote);
         result?;
-        self.pids.push(pid);
-        self.tids.push(pid);
-        let remote = self.foothold()?.remote(pid, pid, 0)?;
-        self.remotes.insert(pid, remote);
-        Ok(())
+        self.enlist(pid)
     }
 
     /// Strays are forked by go-betweens that end; meanwhile their parents adopt orphans.
@@ -350,19 +370,16 @@ impl Newborn {
         let result = self.clone(&mut remote, pid, 0, 0);
         self.remotes.insert(parent, remote);
         result?;
-        self.pids.push(pid);
-        self.tids.push(pid);
-        let remote = self.foothold()?.remote(pid, pid, 0)?;
-        self.remotes.insert(pid, remote);
-        Ok(())
+        self.enlist(pid)
     }
 
     /// Ends a stand-in or go-between; its parent waits for it, so that nothing is left.
     fn dismiss(&mut self, gone: Pid, parent: Pid) -> Result<()> {
         let remote = self.take(gone)?;
-        end(&remote, gone, libc::SIGKILL)?;
-        self.pids.retain(|pid| *pid != gone);
-        self.tids.retain(|tid| *tid != gone);
+        let seen = self.seen(gone);
+        end(&remote, seen, libc::SIGKILL)?;
+        self.pids.retain(|pid| *pid != seen);
+        self.tids.retain(|tid| *tid != seen);
         let pid = u64::from(gone.as_raw().unsigned_abs());
         let any = u64::from(libc::__WALL.cast_unsigned());
         self.remote(parent)?
@@ -377,8 +394,9 @@ impl Newborn {
             };
             let pid = pid_of(wanted.entry.pid);
             let remote = self.take(pid)?;
-            end(&remote, pid, status)?;
-            self.tids.retain(|tid| *tid != pid);
+            let seen = self.seen(pid);
+            end(&remote, seen, status)?;
+            self.tids.retain(|tid| *tid != seen);
         }
         Ok(())
     }
@@ -407,8 +425,9 @@ impl Newborn {
         ) {
             let tid = pid_of(*tid);
             self.clone(&mut leader, tid, u64::from(flags.cast_unsigned()), 0)?;
-            self.tids.push(tid);
-            others.push(foothold.remote(pid, tid, slot)?);
+            let seen = self.seen(tid);
+            self.tids.push(seen);
+            others.push(foothold.remote(self.seen(pid), seen, (pid, tid), slot)?);
         }
         others.insert(0, leader);
         Ok(others)
@@ -439,6 +458,42 @@ impl Newborn {
             .ok_or_else(|| Error::new(Kind::Failed, format!("Process {pid} was not made")))
     }
 
+    /// Parents, groups and sessions are as they should be: a last look, because nothing else would notice.
+    fn check_relations(&self, tree: &[Wanted]) -> Result<()> {
+        let root = tree.first().map(|root| &root.entry);
+        for wanted in tree {
+            let (entry, is) = (
+                &wanted.entry,
+                task::process(self.seen(pid_of(wanted.entry.pid)))?,
+            );
+            let is_root = root.is_some_and(|root| root.pid == entry.pid);
+            let in_roots_group = root.is_some_and(|root| root.pgid == entry.pgid);
+            let led = |id: u32| tree.iter().any(|w| w.entry.pid == id);
+            for (what, should, is, counts) in [
+                ("parent", entry.ppid, is.ppid, !is_root),
+                ("session", entry.sid, is.sid, is_made(tree, wanted)),
+                // The root's, when its leader is not in the tree, is the one we were born into.
+                (
+                    "group",
+                    entry.pgid,
+                    is.pgid,
+                    !in_roots_group || led(entry.pgid),
+                ),
+            ] {
+                if counts && self.seen(pid_of(should)) != is {
+                    return Err(Error::new(
+                        Kind::Failed,
+                        format!(
+                            "New process {} has {what} {is} instead of {should}",
+                            entry.pid
+                        ),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Lets all threads go on with the registers they have; those of the processes `stopped` are
     /// stopped by the signal given first.
     ///
@@ -453,7 +508,8 @@ impl Newborn {
         for tid in &self.tids {
             ptrace::set_options(*tid, 0).map_err(lost(*tid))?;
         }
-        for (pid, signal) in stopped {
+        let stopped: Vec<(Pid, i32)> = stopped.iter().map(|(p, s)| (self.seen(*p), *s)).collect();
+        for (pid, signal) in &stopped {
             if let Ok(signal) = Signal::try_from(*signal) {
                 kill(*pid, signal).map_err(lost(*pid))?;
             }
@@ -465,7 +521,7 @@ impl Newborn {
         for tid in first {
             ptrace::detach(*tid, 0).map_err(lost(*tid))?;
         }
-        for (pid, _) in stopped {
+        for (pid, _) in &stopped {
             await_stopped(*pid);
         }
         for tid in then {
@@ -484,49 +540,12 @@ impl Drop for Newborn {
         for pid in &self.pids {
             let _gone = kill(*pid, Signal::SIGKILL);
         }
-        for tid in self.tids.iter().rev() {
-            while matches!(ptrace::wait(*tid), Ok(stop) if !matches!(stop, Stop::Gone(_))) {
-                let _gone = ptrace::cont(*tid, 0);
-            }
-        }
+        task::await_ends(std::mem::take(&mut self.tids));
         for pid in &self.pids {
             // Ours to wait for only when they are our children.
             let _not_ours = waitpid(*pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
         }
     }
-}
-
-/// Parents, groups and sessions are as they should be: a last look, because nothing else would notice.
-fn check_relations(tree: &[Wanted]) -> Result<()> {
-    let root = tree.first().map(|root| &root.entry);
-    for wanted in tree {
-        let (entry, is) = (&wanted.entry, task::process(pid_of(wanted.entry.pid))?);
-        let is_root = root.is_some_and(|root| root.pid == entry.pid);
-        let in_roots_group = root.is_some_and(|root| root.pgid == entry.pgid);
-        let led = |id: u32| tree.iter().any(|w| w.entry.pid == id);
-        for (what, should, is, counts) in [
-            ("parent", entry.ppid, is.ppid, !is_root),
-            ("session", entry.sid, is.sid, is_made(tree, wanted)),
-            // The root's, when its leader is not in the tree, is the one we were born into.
-            (
-                "group",
-                entry.pgid,
-                is.pgid,
-                !in_roots_group || led(entry.pgid),
-            ),
-        ] {
-            if counts && pid_of(should) != is {
-                return Err(Error::new(
-                    Kind::Failed,
-                    format!(
-                        "New process {} has {what} {is} instead of {should}",
-                        entry.pid
-                    ),
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// An id that neither the tree nor anybody else has.
@@ -611,12 +630,13 @@ fn end(remote: &Remote, pid: Pid, status: i32) -> Result<()> {
 
 /// Makes task `id`. A task that has just gone may keep its id for a moment longer: the kernel takes it
 /// out of /proc first.
-fn once_free<T>(id: Pid, mut make: impl FnMut() -> nix::Result<T>) -> Result<T> {
+fn once_free<T>(id: Pid, alone: bool, mut make: impl FnMut() -> nix::Result<T>) -> Result<T> {
     let until = Instant::now() + Duration::from_millis(200);
     loop {
         match make() {
             Err(Errno::EEXIST) if Instant::now() < until => {
-                if Path::new(&format!("/proc/{id}")).exists() {
+                // /proc shows the ids that we see.
+                if !alone && Path::new(&format!("/proc/{id}")).exists() {
                     return Err(cannot_fork(id, Errno::EEXIST));
                 }
                 let _timed_out = poll(&mut [], PollTimeout::from(2u8));

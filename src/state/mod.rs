@@ -20,6 +20,7 @@ mod futex;
 mod itimers;
 mod ldt;
 pub mod mm;
+pub mod namespaces;
 mod oom;
 mod pdeath;
 mod pending;

@@ -11,7 +11,7 @@ use super::{Answers, DumpThread, Resource, RestoreThread};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::PosixTimerEntry;
 use crate::inject::{Call, Remote};
-use crate::task::proc;
+use crate::task::{is_inside, proc};
 use crate::units::Pid;
 
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
@@ -107,7 +107,10 @@ impl Resource for PosixTimers {
                     insec,
                     vsec,
                     vnsec,
-                    notify_thread_id: (timer.notify & SIGEV_THREAD_ID != 0).then_some(timer.target),
+                    notify_thread_id: match timer.notify & SIGEV_THREAD_ID {
+                        0 => None,
+                        _ => Some(own_id(task.pid, timer.target, answers)?),
+                    },
                 });
             }
         }
@@ -144,6 +147,21 @@ impl Resource for PosixTimers {
         }
         Ok(())
     }
+}
+
+/// The thread `target` as the process itself calls it: /proc has the ids that we see.
+fn own_id(pid: Pid, target: i32, answers: &Answers<'_>) -> Result<i32> {
+    if !is_inside(answers.status) {
+        return Ok(target);
+    }
+    let status = proc::status(pid, Pid::from_raw(target))?;
+    Ok(status
+        .nspid
+        .iter()
+        .flatten()
+        .last()
+        .copied()
+        .unwrap_or(target))
 }
 
 /// `struct sigevent` of a timer.

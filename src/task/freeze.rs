@@ -173,19 +173,7 @@ impl Frozen {
                 }
             }
         }
-        // Other threads first: a leader is reported only when it is the last one.
-        let (leaders, others): (Vec<_>, Vec<_>) = seized
-            .into_iter()
-            .partition(|tid| self.processes.iter().any(|p| p.pid == *tid));
-        for tid in others.into_iter().chain(leaders) {
-            while let Ok(stop) = ptrace::wait(tid) {
-                if matches!(stop, Stop::Gone(_)) {
-                    break;
-                }
-                // An exit stop or a leftover: let it die.
-                let _gone = ptrace::cont(tid, 0);
-            }
-        }
+        await_ends(seized.into_iter().collect());
         if let Some(root) = self.processes.first() {
             await_reaped(root.pid);
         }
@@ -207,6 +195,32 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         self.release(0);
+    }
+}
+
+/// Waits until threads that have been killed are gone, in whichever order: a leader is reported when it
+/// is the last one, and the last thread of a pid namespace's first process waits for all others there.
+pub fn await_ends(mut tids: Vec<Pid>) {
+    loop {
+        let before = tids.len();
+        tids.retain(|tid| {
+            loop {
+                match ptrace::try_wait(*tid) {
+                    Ok(None) => return true,
+                    Ok(Some(Stop::Gone(_))) | Err(_) => return false,
+                    // An exit stop or a leftover: let it die.
+                    Ok(Some(_)) => {
+                        let _gone = ptrace::cont(*tid, 0);
+                    }
+                }
+            }
+        });
+        if tids.is_empty() {
+            return;
+        }
+        if tids.len() == before {
+            let _timed_out = poll(&mut [], PollTimeout::from(1u8));
+        }
     }
 }
 

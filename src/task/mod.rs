@@ -1,11 +1,13 @@
 //! The target: a process tree, how it is found, stopped, and let go.
 
 mod freeze;
+mod ids;
 pub(crate) mod proc;
 pub mod sessions;
 mod tree;
 mod trees;
 
-pub use freeze::{Frozen, may_suspend_seccomp, seize};
+pub use freeze::{Frozen, await_ends, may_suspend_seccomp, seize};
+pub use ids::{Ids, is_inside};
 pub use tree::{Life, Process, members, process};
 pub use trees::{Tree, trees};

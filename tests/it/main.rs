@@ -20,6 +20,7 @@ mod golden;
 mod inspect;
 mod interop;
 mod keeper;
+mod namespaces;
 mod powercut;
 mod python;
 mod servers;

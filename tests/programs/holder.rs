@@ -157,6 +157,12 @@ fn hold(what: &str, desk: &Desk) {
         }
         kind if kind.starts_with("namespace-") => {
             nix::sched::unshare(namespace(kind.rsplit_once("-").unwrap().1)).unwrap();
+            if kind.ends_with("mnt") {
+                let place = desk.dir().join("mounted");
+                fs::create_dir(&place).unwrap();
+                let (kind, none): (_, Option<&str>) = (Some("tmpfs"), None);
+                nix::mount::mount(kind, &place, kind, nix::mount::MsFlags::empty(), none).unwrap();
+            }
         }
         kind if kind.starts_with("child-") => {
             nix::sched::unshare(namespace(kind.rsplit_once("-").unwrap().1)).unwrap();

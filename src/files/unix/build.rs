@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::image::proto::{FileEntry, SkOptsEntry, SkPacketEntry, UnixSkEntry};
 use crate::image::{Images, Record};
 use crate::sys::socket::{accept, set_int};
+use crate::units::Pid;
 
 /// The unix sockets of a layer.
 #[derive(Debug, Default)]
@@ -90,8 +91,13 @@ impl Made {
         self.far.len()
     }
 
-    /// Fills the queues, when all processes are there. `open` gives the descriptor of a file id.
-    pub(in crate::files) fn complete(&self, open: &dyn Fn(u32) -> Option<RawFd>) -> Result<()> {
+    /// Fills the queues, when all processes are there. `open` gives the descriptor of a file id, `seen`
+    /// the id that we see of a process of the layer.
+    pub(in crate::files) fn complete(
+        &self,
+        open: &dyn Fn(u32) -> Option<RawFd>,
+        seen: &dyn Fn(Pid) -> Pid,
+    ) -> Result<()> {
         let by_id: HashMap<u32, &UnixSkEntry> = self.entries.iter().map(|e| (e.id, e)).collect();
         for (packet, bytes) in &self.packets {
             let owner = by_id.get(&packet.id_for).copied().ok_or_else(|| {
@@ -104,7 +110,9 @@ impl Made {
             let rights = packet.scm.iter().flat_map(|scm| &scm.rights);
             let numbers: Option<Vec<RawFd>> = rights.map(|id| open(*id)).collect();
             let lost = || Error::corrupt(format!("{} has lost files under way", shown(owner)));
-            queue::fill(&sender, packet, bytes, &numbers.ok_or_else(lost)?).map_err(cannot)?;
+            let sender_id = |id: u32| seen(Pid::from_raw(id.cast_signed())).as_raw();
+            let who = packet.pid.filter(|pid| *pid != 0).map(sender_id);
+            queue::fill(&sender, packet, who, bytes, &numbers.ok_or_else(lost)?).map_err(cannot)?;
         }
         for entry in self.entries.iter().filter(|e| e.uflags & EXTERNAL == 0) {
             let Some(socket) = open(entry.id).map(copy).transpose()? else {

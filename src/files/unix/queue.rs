@@ -11,6 +11,7 @@ use super::super::Dumper;
 use crate::error::{Error, Result};
 use crate::image::proto::{ScmEntry, SkPacketEntry};
 use crate::sys::socket::{Peeked, get_int, peek, send, set_int};
+use crate::units::Pid;
 
 /// `SCM_RIGHTS`, as the kernel and CRIU number it.
 const RIGHTS: u32 = 1;
@@ -54,7 +55,9 @@ pub(super) fn dump(dumper: &mut Dumper, id: u32, socket: &OwnedFd, shown: &str) 
                 .filter(|scm| !scm.rights.is_empty())
                 .into_iter()
                 .collect(),
-            pid: message.credentials.map(|(pid, ..)| pid.cast_unsigned()),
+            pid: message
+                .credentials
+                .map(|(pid, ..)| dumper.ids.number(Pid::from_raw(pid))),
             uid: message.credentials.map(|(_, uid, _)| uid),
             gid: message.credentials.map(|(.., gid)| gid),
             sender: message.sender,
@@ -115,21 +118,16 @@ fn shut(socket: &OwnedFd) -> nix::Result<bool> {
     Ok(poll[0].any().unwrap_or(false))
 }
 
-/// Puts a message into the queue at the other end of `sender`.
+/// Puts a message into the queue at the other end of `sender`, as one of process `who`.
 pub(super) fn fill(
     sender: &OwnedFd,
     entry: &SkPacketEntry,
+    who: Option<i32>,
     bytes: &[u8],
     numbers: &[RawFd],
 ) -> nix::Result<()> {
-    let who = |pid: u32| {
-        (
-            pid.cast_signed(),
-            entry.uid.unwrap_or(0),
-            entry.gid.unwrap_or(0),
-        )
-    };
-    let mut credentials = entry.pid.filter(|pid| *pid != 0).map(who);
+    let users = (entry.uid.unwrap_or(0), entry.gid.unwrap_or(0));
+    let mut credentials = who.map(|pid| (pid, users.0, users.1));
     let mut numbers = numbers;
     let mut rest = bytes;
     loop {

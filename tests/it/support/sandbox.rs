@@ -155,6 +155,23 @@ impl Sandbox {
         Target::new(dir, pid, self.proc(""))
     }
 
+    /// Starts a specimen as first process of namespaces that `unshare` with these options makes.
+    pub fn specimen_apart(&mut self, options: &[&str], kind: &str, args: &[&str]) -> Target {
+        let dir = self.path(kind);
+        fs::create_dir(&dir).unwrap();
+        let mut program = vec!["unshare", "--fork"];
+        program.extend_from_slice(options);
+        program.extend_from_slice(&["setsid", env!("CARGO_BIN_EXE_specimen"), kind]);
+        program.push(dir.to_str().unwrap());
+        program.extend_from_slice(args);
+        let starter = self.start(&format!("{kind}.log"), &program);
+        let ready = dir.join("main.ready");
+        wait_until("the specimen is ready", || ready.exists().then_some(()));
+        let children = self.proc(&format!("{starter}/task/{starter}/children"));
+        let children = fs::read_to_string(children).unwrap();
+        Target::apart(dir, children.trim().parse().unwrap(), self.proc(""))
+    }
+
     /// What runs a command inside, in the directory of the test: the words before the command.
     pub fn inside(&self) -> Vec<String> {
         let words = [

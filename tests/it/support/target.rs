@@ -35,6 +35,14 @@ impl Target {
         target
     }
 
+    /// One that is ready, whose pid is not what it takes itself for.
+    pub fn apart(dir: PathBuf, pid: i32, proc: PathBuf) -> Self {
+        Self {
+            dir,
+            ..Self::silent(pid, proc)
+        }
+    }
+
     /// The tree of a program that is no specimen: nothing can be asked.
     pub fn silent(pid: i32, proc: PathBuf) -> Self {
         Self {

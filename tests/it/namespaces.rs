@@ -1,0 +1,251 @@
+//! Trees with namespaces for themselves: recognised, dumped from outside with the ids that they have
+//! inside, restored into new ones; by CRIU too, as far as it can.
+
+use std::fs;
+
+use crate::support::{Need, Sandbox, Target, require, wait_until};
+
+/// How the root is started: a pid namespace whose first process leads a session.
+const PIDS: &[&str] = &["--pid"];
+/// The same with mounts and host names of its own.
+const MORE: &[&str] = &["--pid", "--mount-proc", "--uts"];
+
+/// Specimens that look closely at ids, with arguments, desks and words.
+type Kind = (
+    &'static str,
+    &'static [&'static str],
+    &'static [(&'static str, &'static str)],
+);
+const KINDS: &[Kind] = &[
+    (
+        "tree",
+        &[],
+        &[
+            ("group", "check"),
+            ("session", "check"),
+            ("orphan", "check"),
+        ],
+    ),
+    ("sessions", &[], &[("lost", "check"), ("stray", "check")]),
+    ("threads", &[], &[]),
+    ("signals", &[], &[]),
+    ("timers", &[], &[]),
+    ("descriptors", &[], &[("child", "check")]),
+    ("sockets", &[], &[]),
+    ("terminals", &[], &[]),
+];
+
+fn dump(sandbox: &Sandbox, target: &Target, words: &str) {
+    let pids = target.members();
+    let words = format!("dump -t {} --link-remap {words}", target.pid);
+    sandbox.icecore(&words).ok();
+    if !words.contains(" -R") {
+        sandbox.wait_gone(&pids);
+    }
+}
+
+fn restored(sandbox: &Sandbox, target: &mut Target, layer: &str) {
+    let file = sandbox.path("restored.pid");
+    let words = format!("restore -D {layer} -d --pidfile {}", file.display());
+    sandbox.icecore(&words).ok();
+    target.pid = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+    target.runs();
+}
+
+fn kill(sandbox: &Sandbox, target: &Target) {
+    let members = target.members();
+    sandbox
+        .run("kill", &["-KILL", &target.pid.to_string()])
+        .ok();
+    sandbox.wait_gone(&members);
+}
+
+#[test]
+fn a_tree_in_a_pid_namespace_keeps_the_ids_that_it_has_there() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for (kind, args, also) in KINDS {
+        for namespaces in [PIDS, MORE] {
+            // Without mounts of their own they would find other processes in /proc.
+            let looks = ["tree", "sessions", "threads", "descriptors", "terminals"];
+            if namespaces == PIDS && looks.contains(kind) {
+                continue;
+            }
+            eprintln!("{kind} {namespaces:?}");
+            let mut sandbox = Sandbox::new();
+            let mut target = sandbox.specimen_apart(namespaces, kind, args);
+            for layer in ["1", "2"] {
+                target.check();
+                for (desk, words) in *also {
+                    target.ask_at(desk, words);
+                }
+                dump(&sandbox, &target, &format!("-D {layer}"));
+                restored(&sandbox, &mut target, layer);
+            }
+            target.check();
+            for (desk, words) in *also {
+                target.ask_at(desk, words);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_layer_of_a_stack_of_a_pid_namespace_comes_back() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for namespaces in [PIDS, MORE] {
+        let mut sandbox = Sandbox::new();
+        let mut target = sandbox.specimen_apart(namespaces, "writer", &["400"]);
+        target.ask("map 60 3");
+        dump(&sandbox, &target, "-D 1 -R --track-mem");
+        target.ask("dirty 0 30 5");
+        dump(
+            &sandbox,
+            &target,
+            "-D 2 -R --track-mem --prev-images-dir ../1",
+        );
+        target.ask("dirty 1 30 6");
+        target.ask("shared 10 6");
+        dump(&sandbox, &target, "-D 3 --track-mem --prev-images-dir ../2");
+        for layer in ["2", "1", "3"] {
+            restored(&sandbox, &mut target, layer);
+            target.check();
+            assert!(fs::metadata(target.proc(target.pid, "root")).is_ok());
+            kill(&sandbox, &target);
+        }
+        // A branch: a restored tree is dumped on top of the layer that it came from.
+        restored(&sandbox, &mut target, "2");
+        target.ask("dirty 0 10 9");
+        dump(&sandbox, &target, "-D 4 --prev-images-dir ../2");
+        restored(&sandbox, &mut target, "4");
+        target.check();
+    }
+}
+
+#[test]
+fn a_tree_with_mounts_of_its_own_sees_its_own_proc_again() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let mut target = sandbox.specimen_apart(MORE, "writer", &["10"]);
+    let look = |target: &Target| {
+        let root = target.proc(target.pid, "root/proc");
+        let comm = fs::read_to_string(root.join("1/comm")).unwrap();
+        let names = fs::read_to_string(root.join("1/mountinfo")).unwrap();
+        (
+            comm,
+            names.lines().filter(|l| l.contains(" /proc ")).count(),
+        )
+    };
+    let before = look(&target);
+    assert_eq!(before.0.trim(), "specimen");
+    for layer in ["1", "2"] {
+        dump(&sandbox, &target, &format!("-D {layer}"));
+        restored(&sandbox, &mut target, layer);
+        assert_eq!(look(&target), before);
+    }
+    // Files are open where the tree is.
+    let fds = target.proc(target.pid, "fdinfo/3");
+    let mounts = fs::read_to_string(target.proc(target.pid, "mountinfo")).unwrap();
+    let info = fs::read_to_string(fds).unwrap();
+    let mount = info.lines().find_map(|l| l.strip_prefix("mnt_id:\t"));
+    let id = format!("{} ", mount.unwrap().trim());
+    assert!(mounts.lines().any(|l| l.starts_with(&id)), "{info}{mounts}");
+}
+
+#[test]
+fn part_of_a_pid_namespace_is_an_obstacle() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen_apart(MORE, "tree", &[]);
+    let part = target.members()[1];
+    let run = sandbox.icecore(&format!("dump -t {part} -D 1")).fails(5);
+    let hint = format!("icecore dump -t {}", target.pid);
+    for word in ["pid namespace", &hint] {
+        assert!(run.stderr.contains(word), "{}", run.stderr);
+    }
+    // Somebody from outside would end with the namespace.
+    let stranger = sandbox.start(
+        "stranger.log",
+        &[
+            "nsenter",
+            "--target",
+            &target.pid.to_string(),
+            "--pid",
+            "sleep",
+            "1000",
+        ],
+    );
+    wait_until("it is inside", || {
+        let children = target.proc(stranger, &format!("task/{stranger}/children"));
+        let children = fs::read_to_string(children).ok()?;
+        (!children.trim().is_empty()).then_some(())
+    });
+    let run = sandbox
+        .icecore(&format!("dump -t {} -D 1", target.pid))
+        .fails(5);
+    assert!(
+        run.stderr.contains("has entered the pid namespace"),
+        "{}",
+        run.stderr
+    );
+    sandbox
+        .icecore(&format!("dump -t {} -D 1 -R", target.pid))
+        .ok();
+    target.check();
+}
+
+#[test]
+fn criu_restores_our_layers_of_a_pid_namespace() {
+    if !require(&[Need::Root, Need::Criu]) {
+        return;
+    }
+    for namespaces in [PIDS, &["--pid", "--uts"]] {
+        for (kind, args) in [
+            ("writer", &["100"][..]),
+            ("sockets", &["modest"]),
+            ("timers", &[]),
+        ] {
+            let mut sandbox = Sandbox::new();
+            let target = sandbox.specimen_apart(namespaces, kind, args);
+            target.check();
+            dump(&sandbox, &target, "-D 1");
+            sandbox.criu("restore -D 1 -d -v2").ok();
+            target.check();
+        }
+    }
+}
+
+#[test]
+fn we_restore_layers_of_a_pid_namespace_that_criu_made() {
+    if !require(&[Need::Root, Need::Criu]) {
+        return;
+    }
+    for namespaces in [PIDS, &["--pid", "--uts"]] {
+        for (kind, args) in [
+            ("writer", &["100"][..]),
+            ("sockets", &["modest"]),
+            ("timers", &[]),
+        ] {
+            let mut sandbox = Sandbox::new();
+            // CRIU notes the thread that a timer tells with the id that it has outside.
+            let kind = if kind == "timers" { "signals" } else { kind };
+            let mut target = sandbox.specimen_apart(namespaces, kind, args);
+            target.check();
+            let pids = target.members();
+            fs::create_dir(sandbox.path("1")).unwrap();
+            sandbox
+                .criu(&format!("dump -t {} -D 1 -v2", target.pid))
+                .ok();
+            sandbox.wait_gone(&pids);
+            restored(&sandbox, &mut target, "1");
+            target.check();
+        }
+    }
+}
