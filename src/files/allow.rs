@@ -41,6 +41,8 @@ pub struct Allow {
     pub tcp_established: bool,
     /// TCP connections are dropped: their sockets come back closed (`--tcp-close`).
     pub tcp_close: bool,
+    /// Locks on files are saved (`--file-locks`).
+    pub file_locks: bool,
     /// Connections that were not accepted yet are dropped (`--skip-in-flight`).
     pub skip_in_flight: bool,
 }
@@ -54,6 +56,7 @@ impl Default for Allow {
             ext_unix_sk: Chosen::None,
             tcp_established: false,
             tcp_close: false,
+            file_locks: false,
             skip_in_flight: false,
         }
     }

@@ -16,7 +16,7 @@ use super::inet::tcp::{Connections, Stream};
 use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
-use super::{Allow, Outside, build_id, kind_of, refusal, tty, unix};
+use super::{Allow, Outside, build_id, kind_of, locks, refusal, tty, unix};
 use crate::error::{Error, Result};
 use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
@@ -55,6 +55,7 @@ pub struct Dumper {
     pub(super) ghosts: Ghosts,
     pub(super) terminals: tty::Found,
     pub(super) unix: unix::Sockets,
+    locks: locks::Held,
     /// TCP connections that stand still.
     pub(super) connections: Connections,
     /// What was in them, by the names of their images.
@@ -109,6 +110,7 @@ impl Dumper {
                 continue;
             };
             let (id, kind) = self.description(&process, &file, number)?;
+            self.locks.note(&file, number, id);
             table.push(FdinfoEntry {
                 id,
                 flags: u32::from(file.cloexec),
@@ -150,7 +152,7 @@ impl Dumper {
         self.segments.all()
     }
 
-    /// Writes `files.img`, `fdinfo-N.img`, `memfd.img`, `pipes-data.img`, `fifo-data.img`, those
+    /// Writes `files.img`, `fdinfo-N.img`, `memfd.img`, `filelocks.img`, `pipes-data.img`, `fifo-data.img`, those
     /// of terminals, and what stands for deleted files.
     /// The target may run again.
     ///
@@ -186,6 +188,7 @@ impl Dumper {
         }
         self.unix.check()?;
         writer.with_extra("sk-queues.img", self.unix.queues.records())?;
+        self.locks.write(writer)?;
         self.ghosts.write(writer)?;
         self.terminals.write(writer)?;
         writer.with_extra("pipes-data.img", self.pipes.records())?;
@@ -216,7 +219,9 @@ impl Dumper {
         let gone = || Error::corrupt("A descriptor of ours is gone");
         let number = copy.as_raw_fd();
         let file = Descriptor::read(me, "icecore", number)?.ok_or_else(gone)?;
-        Ok(self.description(&process, &file, number)?.0)
+        let (id, _) = self.description(&process, &file, number)?;
+        self.locks.note_under_way(&file, id);
+        Ok(id)
     }
 
     /// The number of a FIFO in the images; `new` when it has none yet.

@@ -47,9 +47,7 @@ impl FileKind for Memfd {
                 hint: "run the program without huge pages".to_owned(),
             });
         }
-        let Some(holder) = outside.holder(&file.stat) else {
-            return super::regular::lock_refusal(file);
-        };
+        let holder = outside.holder(&file.stat)?;
         Some(Refusal {
             what: format!(
                 "{} shared with {} (pid {}), not in the tree,",

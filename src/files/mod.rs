@@ -35,6 +35,7 @@ mod fifo;
 mod ghost;
 mod inet;
 mod install;
+mod locks;
 mod memfd;
 mod netlink;
 mod opened;
@@ -196,10 +197,11 @@ fn part<'a, T>(entry: &FileEntry, part: Option<&'a T>, what: &str) -> Result<&'a
 
 /// Why `file` cannot be dumped, whatever its kind.
 pub fn refusal(file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
-    match kind_of(file) {
+    let refusal = match kind_of(file) {
         Some(kind) => kind.refusal(file, outside, allow),
         None => Some(unsupported::refusal(file)),
-    }
+    };
+    refusal.or_else(|| locks::refusal(file, allow))
 }
 
 #[cfg(test)]

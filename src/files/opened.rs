@@ -15,7 +15,7 @@ use super::memfd::OpenSegment;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
 use super::tty::Session;
-use super::{Allow, FileKind, Place, Reopened, kind_of_entry, owner, tty, unix};
+use super::{Allow, FileKind, Place, Reopened, kind_of_entry, locks, owner, tty, unix};
 use crate::error::{Error, Result};
 use crate::image::proto::{
     FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry,
@@ -40,6 +40,7 @@ pub struct Opened {
     files: BTreeMap<u32, OpenFile>,
     segments: BTreeMap<u32, OpenSegment>,
     terminals: tty::Open,
+    locks: locks::Wanted,
     /// Queues of unix sockets, to be filled.
     unix: unix::build::Made,
     /// What became of [`FileKind::settle`], by file id.
@@ -74,6 +75,14 @@ impl Opened {
     /// The group of the layer that had the terminal which ours stands for (`--shell-job`).
     pub fn foreground(&self) -> Option<Pid> {
         self.terminals.foreground()
+    }
+
+    /// Takes the locks of process `pid` of the layer, once it has its descriptors.
+    ///
+    /// # Errors
+    /// When somebody else holds one, or the process died.
+    pub fn take_locks(&self, pid: Pid, remote: &mut Remote) -> Result<()> {
+        self.locks.take(pid, remote)
     }
 
     /// What remains when all processes exist and all memory is there: owners (who must exist),
@@ -286,6 +295,7 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
         };
         opened.files.insert(entry.id, open);
     }
+    opened.locks = locks::Wanted::read(images)?;
     opened.segments = opening.segments;
     opened.terminals = opening.terminals.finish()?;
     opened.unix = opening.unix;

@@ -4,7 +4,8 @@
 //! looked into are taken as holding nothing.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
 use std::{fmt, fs};
 
 use super::descriptor::{self, Stat};
@@ -52,43 +53,53 @@ fn descends(mut pid: Pid, target: &HashSet<Pid>) -> bool {
     }
 }
 
+/// Visits every descriptor of processes outside of `target` whose link says one of `texts`.
+pub(super) fn each_open(
+    target: &HashSet<Pid>,
+    texts: &HashSet<OsString>,
+    visit: &mut dyn FnMut(Pid, RawFd, &OsStr),
+) {
+    if texts.is_empty() {
+        return;
+    }
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+    for pid in pids.filter(|pid| !target.contains(pid)) {
+        let Ok(numbers) = descriptor::numbers(pid) else {
+            continue;
+        };
+        for number in numbers {
+            let Ok(text) = fs::read_link(format!("/proc/{pid}/fd/{number}")) else {
+                continue;
+            };
+            if !texts.contains(text.as_os_str()) {
+                continue;
+            }
+            // Born since the target was looked at, or ended by now.
+            if descends(pid, target) {
+                break;
+            }
+            visit(pid, number, text.as_os_str());
+        }
+    }
+}
+
 impl Outside {
     /// Looks through all processes but those of `target` for files whose links say one of `texts`.
     pub fn scan(target: &HashSet<Pid>, texts: &HashSet<OsString>) -> Self {
         let mut holders = HashMap::new();
-        if texts.is_empty() {
-            return Self::default();
-        }
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids =
-            processes.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw));
-        for pid in pids.filter(|pid| !target.contains(pid)) {
-            let Ok(numbers) = descriptor::numbers(pid) else {
-                continue;
+        each_open(target, texts, &mut |pid, number, _| {
+            let link = format!("/proc/{pid}/fd/{number}");
+            let Ok(stat) = fs::metadata(&link).map(|meta| Stat::from(&meta)) else {
+                return;
             };
-            for number in numbers {
-                let link = format!("/proc/{pid}/fd/{number}");
-                let Ok(text) = fs::read_link(&link) else {
-                    continue;
-                };
-                if !texts.contains(text.as_os_str()) {
-                    continue;
-                }
-                // Born since the target was looked at, or ended by now.
-                if descends(pid, target) {
-                    break;
-                }
-                let Ok(stat) = fs::metadata(&link).map(|meta| Stat::from(&meta)) else {
-                    continue;
-                };
-                holders
-                    .entry((stat.dev, stat.ino))
-                    .or_insert_with(|| Holder {
-                        pid,
-                        comm: descriptor::comm(pid),
-                    });
-            }
-        }
+            holders
+                .entry((stat.dev, stat.ino))
+                .or_insert_with(|| Holder {
+                    pid,
+                    comm: descriptor::comm(pid),
+                });
+        });
         Self {
             holders,
             ..Self::default()

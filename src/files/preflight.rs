@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::ghost::Remaps;
 use super::opened::{needed_limit, serving, serving_terminals};
-use super::{Allow, kind_of_entry, tty};
+use super::{Allow, kind_of_entry, locks, tty};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
     FdTypes, FdinfoEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RemapFilePathEntry, RemapType,
@@ -111,6 +111,7 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
             )),
         }
     }
+    locks::check(images, &mut findings)?;
     let mut highest = 0;
     for (files_id, table) in tables(images)? {
         for descriptor in table {

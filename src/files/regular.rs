@@ -47,7 +47,7 @@ impl FileKind for Regular {
     }
 
     fn refusal(&self, file: &Descriptor, _: &Outside, allow: &Allow) -> Option<Refusal> {
-        path_refusal(file, allow).or_else(|| lock_refusal(file))
+        path_refusal(file, allow)
     }
 
     fn image_type(&self) -> FdTypes {
@@ -109,7 +109,9 @@ pub(super) fn push_entry(
 ) -> Result<()> {
     let name = ghost::keep(file, id, dumper)?;
     let regular = file.stat.file_type() == libc::S_IFREG;
-    if let (true, true, Some(path)) = (regular, is_read_only(file.flags), file.path()) {
+    // Opening a leased file would break the lease.
+    let readable = is_read_only(file.flags) && !super::locks::is_leased(file);
+    if let (true, true, Some(path)) = (regular, readable, file.path()) {
         dumper.build_id_for_next(path, file.stat);
     }
     let reg = RegFileEntry {
@@ -303,17 +305,6 @@ pub(super) fn path_refusal(file: &Descriptor, allow: &Allow) -> Option<Refusal> 
     ghost::refusal(file, allow)
 }
 
-/// Why the locks held through `file` prevent its dump.
-pub(super) fn lock_refusal(file: &Descriptor) -> Option<Refusal> {
-    let lock = file.detail("lock")?;
-    // `1: FLOCK  ADVISORY  WRITE 12 08:01:7 0 EOF`
-    let kind = lock.split_whitespace().nth(1).unwrap_or("file");
-    Some(Refusal {
-        what: format!("{} with a lock ({kind})", file.shown()),
-        hint: "file locks cannot be dumped yet: dump while the program does not hold it".to_owned(),
-    })
-}
-
 /// `/proc/PID/…`: it would be another process's after a restore, if anybody's.
 fn of_a_process(path: &Path) -> bool {
     path.strip_prefix("/proc")
@@ -414,22 +405,5 @@ mod tests {
         assert_eq!(stored_flags(flags), libc::O_RDWR.cast_unsigned());
         let directory = libc::O_DIRECTORY.cast_unsigned();
         assert_eq!(stored_flags(directory), directory);
-    }
-
-    #[test]
-    fn a_lock_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let (file, _) = open_file(&dir.path().join("a"));
-        file.lock().unwrap();
-        let seen = Descriptor::read(Pid::this(), "x", file.as_raw_fd())
-            .unwrap()
-            .unwrap();
-        assert!(
-            Regular
-                .refusal(&seen, &Outside::default(), &Allow::default())
-                .unwrap()
-                .what
-                .contains("FLOCK")
-        );
     }
 }

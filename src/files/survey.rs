@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::descriptor::{self, Descriptor};
 use super::tty::Surveyed;
 use super::unix::diag::Table;
-use super::{Allow, Outside, Refusal, kind_of, refusal};
+use super::{Allow, Outside, Refusal, kind_of, locks, refusal};
 use crate::error::{Obstacle, Result};
 use crate::units::Pid;
 
@@ -67,6 +67,9 @@ pub fn survey(pids: &[Pid], allow: &Allow) -> Result<Survey> {
         if let Some(refusal) = refusal(file, &outside, allow) {
             found.add(file, refusal);
         }
+    }
+    for (file, refusal) in locks::shared(&files, &target) {
+        found.add(file, refusal);
     }
     Ok(Survey {
         obstacles: found.into_obstacles(),

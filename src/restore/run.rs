@@ -99,6 +99,7 @@ fn build(
             .resolved(PagemapId::Task(recorded.wanted.entry.pid))?;
         pages += process::build_memory(pid, body, remote, &foothold, memory, opened, warnings)?;
         process::build_files(body, remote, opened)?;
+        opened.take_locks(pid, remote)?;
         if let Err(error) = arm(plan, pid, remote, opened) {
             warnings.push(Obstacle::new(
                 error.kind(),

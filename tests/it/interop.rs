@@ -10,6 +10,7 @@ use crate::support::{Need, Sandbox, require};
 /// Kinds that CRIU 4.1 can restore as well, with their arguments.
 const KINDS: &[(&str, &[&str])] = &[
     ("internet", &[]),
+    ("locks", &[]),
     ("memory", &[]),
     ("shared", &[]),
     ("threads", &["patient"]),
@@ -31,7 +32,7 @@ const KINDS: &[(&str, &[&str])] = &[
 ];
 
 /// What some of them need; the words are the same for both.
-const OPTIONS: &str = "--link-remap";
+const OPTIONS: &str = "--link-remap --file-locks";
 
 #[test]
 fn criu_restores_our_full_layers() {
@@ -48,7 +49,7 @@ fn criu_restores_our_full_layers() {
             .ok();
         sandbox.wait_gone(&pids);
         eprintln!("{kind}");
-        sandbox.criu("restore -D 1 -d -v2").ok();
+        sandbox.criu("restore -D 1 -d -v2 --file-locks").ok();
         target.check();
     }
 }

@@ -20,6 +20,7 @@ mod golden;
 mod inspect;
 mod interop;
 mod keeper;
+mod locks;
 mod namespaces;
 mod powercut;
 mod python;

@@ -106,7 +106,10 @@ fn an_aio_ring_is_an_obstacle() {
 
 #[test]
 fn a_file_lock_is_an_obstacle() {
-    refused("file-lock", &["lock", "descriptor 4", "pid 2"]);
+    refused(
+        "file-lock",
+        &["a lock (flock)", "descriptor 4", "pid 2", "--file-locks"],
+    );
 }
 
 #[test]

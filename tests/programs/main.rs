@@ -22,6 +22,7 @@ mod guards;
 mod holder;
 mod internet;
 mod kernel;
+mod locks;
 mod memory;
 mod nameless;
 mod pattern;
@@ -59,6 +60,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("guards", guards::run),
     ("holder", holder::run),
     ("internet", internet::run),
+    ("locks", locks::run),
     ("memory", memory::run),
     ("nameless", nameless::run),
     ("pipes", pipes::run),

@@ -40,6 +40,9 @@ pub(crate) struct DumpAllow {
     /// number) are connected again by its name after a restore
     #[arg(long, value_name = "INODE", num_args = 0..=1, require_equals = true)]
     ext_unix_sk: Option<Vec<u64>>,
+    /// Save locks on files (flock, POSIX, OFD, leases)
+    #[arg(short = 'l', long)]
+    file_locks: bool,
     /// Drop TCP connections that were not accepted yet
     #[arg(long)]
     skip_in_flight: bool,
@@ -54,6 +57,7 @@ impl From<&DumpAllow> for Allow {
             link_remap: args.link_remap,
             shell_job: args.shell_job,
             ext_unix_sk: chosen(args.ext_unix_sk.as_deref()),
+            file_locks: args.file_locks,
             skip_in_flight: args.skip_in_flight,
             tcp_established: args.tcp.tcp_established,
             tcp_close: args.tcp.tcp_close,

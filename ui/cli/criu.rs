@@ -38,10 +38,6 @@ const COMMANDS: &[(&str, &str)] = &[
 
 /// Options of criu(8), and what to do instead.
 const OPTIONS: &[(&str, &str)] = &[
-    (
-        "--file-locks",
-        "release the locks first: file locks cannot be dumped yet",
-    ),
     ("--ghost-fiemap", "leave it out: holes of files are kept"),
     (
         "--external",

@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Accepted for CRIU's sake: the layer tells which sockets are connected by name
     #[arg(long, hide = true)]
     ext_unix_sk: bool,
+    /// Accepted for CRIU's sake: locks of the layer are always taken again
+    #[arg(short = 'l', long, hide = true)]
+    file_locks: bool,
     /// Do not track memory (a restored tree is tracked, so that the next layer can be a branch)
     #[arg(long)]
     no_track_mem: bool,
