@@ -5,9 +5,11 @@
 //! * mnt (mount_namespaces(7)): a copy of ours, but for instances of proc mounted on `/proc`. CRIU
 //!   wants all mounts in `mountpoints-N.img` instead, and refuses such a layer.
 //! * uts (uts_namespaces(7)): its two names, `utsns-N.img`.
+//! * time (time_namespaces(7)): made where a clock would go back without (see [`clocks`]).
 //!
 //! `N` is the number of the namespace in `ids-PID.img`; 1 to 8 are the dumper's own.
 
+pub mod clocks;
 pub mod mounts;
 
 use std::collections::BTreeMap;
@@ -15,7 +17,7 @@ use std::collections::BTreeMap;
 use procfs::process::Process as Proc;
 
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::proto::{TaskKobjIdsEntry, UtsnsEntry};
+use crate::image::proto::{TaskKobjIdsEntry, TimensEntry, UtsnsEntry};
 use crate::image::{Images, LayerWriter};
 use crate::inject::Remote;
 use crate::task::{Life, Process, is_inside, proc};
@@ -25,6 +27,7 @@ use crate::units::Pid;
 const OWN_PIDS: u32 = 9;
 const OWN_NAMES: u32 = 10;
 const OWN_MOUNTS: u32 = 11;
+const OWN_TIME: u32 = 12;
 
 /// Identity of each namespace of a thread, by the name in `/proc/PID/ns`.
 type Namespaces = BTreeMap<String, u64>;
@@ -36,6 +39,8 @@ pub struct Own {
     pids: bool,
     /// Names of the host.
     names: bool,
+    /// Clocks.
+    time: bool,
     /// Mounts: how many instances of proc are mounted on those that we have.
     mounts: Option<u32>,
 }
@@ -47,6 +52,8 @@ pub struct Anew {
     pub pids: bool,
     /// Names of the host.
     pub names: Option<UtsnsEntry>,
+    /// What clocks shall begin with.
+    pub time: Option<TimensEntry>,
     /// Mounts: how many instances of proc to mount on those that we have.
     pub mounts: Option<u32>,
 }
@@ -70,6 +77,10 @@ pub fn survey(processes: &[Process]) -> (Own, Vec<Obstacle>) {
                             "pid" => own.pids(process, known),
                             "uts" => {
                                 own.names = true;
+                                None
+                            }
+                            "time" => {
+                                own.time = true;
                                 None
                             }
                             "mnt" => own.mounts(&whose, *tid),
@@ -149,7 +160,7 @@ impl Own {
             mnt_ns_id: number(self.mounts.is_some(), OWN_MOUNTS, 5),
             user_ns_id: Some(6),
             cgroup_ns_id: Some(7),
-            time_ns_id: Some(8),
+            time_ns_id: number(self.time, OWN_TIME, 8),
             proc_mounts: self.mounts,
         }
     }
@@ -160,7 +171,13 @@ impl Own {
     /// When it cannot be read.
     pub fn contents(&self, root: Pid) -> Result<Contents> {
         let names = self.names.then(|| names_of(root)).transpose()?;
-        Ok(Contents { names })
+        // What the dumper has is number 0.
+        let number = if self.time { OWN_TIME } else { 0 };
+        let time = (number, clocks::of(root)?);
+        Ok(Contents {
+            names,
+            time: Some(time),
+        })
     }
 }
 
@@ -168,6 +185,7 @@ impl Own {
 #[derive(Debug, Default)]
 pub struct Contents {
     names: Option<UtsnsEntry>,
+    time: Option<(u32, TimensEntry)>,
 }
 
 impl Contents {
@@ -176,17 +194,20 @@ impl Contents {
     /// # Errors
     /// When that fails.
     pub fn write(&self, writer: &LayerWriter) -> Result<()> {
-        match &self.names {
-            Some(names) => writer.one(&format!("utsns-{OWN_NAMES}.img"), names),
-            None => Ok(()),
+        if let Some(names) = &self.names {
+            writer.one(&format!("utsns-{OWN_NAMES}.img"), names)?;
         }
+        if let Some((number, clocks)) = &self.time {
+            writer.one(&format!("timens-{number}.img"), clocks)?;
+        }
+        Ok(())
     }
 }
 
 impl Anew {
     /// True when it is not all as we have it.
     pub fn is_something(&self) -> bool {
-        self.pids || self.names.is_some() || self.mounts.is_some()
+        self.pids || self.names.is_some() || self.time.is_some() || self.mounts.is_some()
     }
 
     /// The flags of clone(2) that make what is made together with the root.
@@ -253,7 +274,7 @@ pub fn wanted(
             let can = match kind {
                 _ if !is_root => false,
                 "pid" => true,
-                "uts" => true,
+                "uts" | "time" => true,
                 "mnt" => own.proc_mounts.is_some(),
                 _ => false,
             };
@@ -271,6 +292,16 @@ pub fn wanted(
     if own.contains(&"uts") {
         let number = root.uts_ns_id.unwrap_or_default();
         anew.names = Some(images.one(&format!("utsns-{number}.img"))?);
+    }
+    let number = match own.contains(&"time") {
+        true => root.time_ns_id.unwrap_or_default(),
+        false => 0,
+    };
+    let then: Option<TimensEntry> = images.optional(&format!("timens-{number}.img"))?;
+    if let Some(then) = then
+        && clocks::would_go_back(&then)?
+    {
+        anew.time = Some(then);
     }
     if own.contains(&"mnt") {
         anew.mounts = root.proc_mounts;
@@ -373,7 +404,7 @@ fn refuse(whose: &str, kind: &str, tid: Pid) -> Obstacle {
         );
     }
     let hint = match kind {
-        "pid" | "mnt" | "uts" => {
+        "pid" | "mnt" | "uts" | "time" => {
             format!("only a whole tree can be in one: icecore dump -t {tid} if all of it is there")
         }
         "user" => "the program has to be started without one (no rootless container)".to_owned(),
@@ -481,10 +512,11 @@ mod tests {
         let own = Own {
             pids: true,
             names: true,
+            time: true,
             mounts: Some(1),
         };
         assert_eq!(apart(&shared, &Own::default().ids(7)).count(), 0);
         let kinds: Vec<_> = apart(&own.ids(7), &shared).collect();
-        assert_eq!(kinds, ["pid", "uts", "mnt"]);
+        assert_eq!(kinds, ["pid", "uts", "mnt", "time"]);
     }
 }

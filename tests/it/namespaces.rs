@@ -249,3 +249,84 @@ fn we_restore_layers_of_a_pid_namespace_that_criu_made() {
         }
     }
 }
+
+/// A clock far ahead of the machine's, as after a reboot.
+const AHEAD: &[&str] = &["--time", "--monotonic", "1000000", "--boottime", "1000000"];
+
+/// What the specimen's clock shows, which must be near where it was set.
+fn clock(target: &Target) -> u64 {
+    let seconds = target.check().parse().unwrap();
+    assert!(seconds > 1_000_000, "{seconds}");
+    seconds
+}
+
+#[test]
+fn clocks_go_on_from_each_layer_of_a_stack() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for namespaces in [AHEAD, &[AHEAD, MORE].concat()] {
+        let mut sandbox = Sandbox::new();
+        let mut target = sandbox.specimen_apart(namespaces, "clocks", &[]);
+        clock(&target);
+        dump(&sandbox, &target, "-D 1 -R --track-mem");
+        dump(&sandbox, &target, "-D 2 --prev-images-dir ../1");
+        for layer in ["1", "2"] {
+            restored(&sandbox, &mut target, layer);
+            clock(&target);
+            kill(&sandbox, &target);
+        }
+        // What runs in a time namespace of our making is dumped like anything else.
+        restored(&sandbox, &mut target, "2");
+        dump(&sandbox, &target, "-D 3 --prev-images-dir ../2");
+        restored(&sandbox, &mut target, "3");
+        clock(&target);
+    }
+}
+
+#[test]
+fn clocks_that_are_not_ahead_need_no_namespace() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("clocks", &[]);
+    let namespace = |pid| fs::read_link(sandbox.proc(&format!("{pid}/ns/time"))).unwrap();
+    let before = namespace(target.pid);
+    for layer in ["1", "2"] {
+        dump(&sandbox, &target, &format!("-D {layer}"));
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        assert_eq!(namespace(target.pid), before);
+        target.check();
+    }
+}
+
+#[test]
+fn clocks_go_on_between_criu_and_us() {
+    if !require(&[Need::Root, Need::Criu]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let namespaces = [AHEAD, PIDS].concat();
+    let mut target = sandbox.specimen_apart(&namespaces, "clocks", &[]);
+    let file = sandbox.path("criu.pid");
+    let by_criu = format!("-d -v2 --pidfile {}", file.display());
+    // Ours by CRIU, which makes a time namespace for whatever it restores.
+    dump(&sandbox, &target, "-D 1");
+    sandbox.criu(&format!("restore -D 1 {by_criu}")).ok();
+    target.pid = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    clock(&target);
+    // That one by us.
+    dump(&sandbox, &target, "-D 2");
+    restored(&sandbox, &mut target, "2");
+    clock(&target);
+    // CRIU's by us.
+    let pids = target.members();
+    fs::create_dir(sandbox.path("3")).unwrap();
+    sandbox
+        .criu(&format!("dump -t {} -D 3 -v2", target.pid))
+        .ok();
+    sandbox.wait_gone(&pids);
+    restored(&sandbox, &mut target, "3");
+    clock(&target);
+}

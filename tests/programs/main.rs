@@ -12,6 +12,7 @@
 )]
 #![expect(unreachable_pub, reason = "a program has no outside")]
 
+mod clocks;
 mod confined;
 mod creds;
 mod descriptors;
@@ -52,6 +53,7 @@ type Kind = fn(Desk, &[String]);
 
 /// All kinds.
 const KINDS: &[(&str, Kind)] = &[
+    ("clocks", clocks::run),
     ("confined", confined::run),
     ("creds", creds::run),
     ("descriptors", descriptors::run),

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use super::{Newborn, USUAL_END, adopt, cannot_fork};
 use crate::error::Result;
 use crate::inject::{Foothold, Ground};
-use crate::state::namespaces::Anew;
+use crate::state::namespaces::{Anew, clocks};
 use crate::sys::clone::fork_idle;
 use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
@@ -37,6 +37,9 @@ impl Newborn {
             .and_then(|foothold| {
                 let own = (go_between, go_between);
                 let mut remote = foothold.remote(go_between, go_between, own, 0)?;
+                if let Some(clocks) = &anew.time {
+                    clocks::set_for_children(&mut remote, go_between, clocks)?;
+                }
                 self.clone(&mut remote, root, anew.flags() | parent, exit_signal)?;
                 self.pids.push(self.seen(root));
                 Ok(foothold)
