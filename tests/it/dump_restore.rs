@@ -45,6 +45,39 @@ fn dump_and_kill(sandbox: &Sandbox, target: &Target, layer: u32) {
     sandbox.wait_gone(&pids);
 }
 
+/// State that is in no page is in each layer of a stack, too.
+#[test]
+fn what_tasks_hold_comes_back_from_each_layer_of_a_stack() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for (kind, args) in [
+        ("creds", &["threads"][..]),
+        ("signals", &[]),
+        ("surroundings", &[]),
+        ("settings", &[]),
+        ("tree", &[]),
+        ("stops", &[]),
+    ] {
+        eprintln!("{kind}");
+        let mut sandbox = Sandbox::new();
+        let target = sandbox.specimen(kind, args);
+        let before = content(&target, &[]);
+        let first = format!("dump -t {} -D 1 -R --track-mem", target.pid);
+        sandbox.icecore(&first).ok();
+        let pids = target.members();
+        let second = format!("dump -t {} -D 2 --prev-images-dir ../1", target.pid);
+        sandbox.icecore(&second).ok();
+        sandbox.wait_gone(&pids);
+        for layer in ["1", "2"] {
+            sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+            assert_same_portrait(&format!("{kind}, {layer}"), &before, &portrait(&target));
+            content(&target, &[]);
+            sandbox.kill(&target);
+        }
+    }
+}
+
 #[test]
 fn private_memory_of_every_kind_comes_back() {
     round_trip("memory", &[], &[]);
@@ -107,6 +140,11 @@ fn kept_and_ambient_capabilities_come_back() {
 }
 
 #[test]
+fn each_thread_keeps_credentials_of_its_own() {
+    round_trip("creds", &["threads"], &[]);
+}
+
+#[test]
 fn descriptors_keep_offsets_flags_and_who_shares_them() {
     round_trip(
         "descriptors",
@@ -163,6 +201,26 @@ fn sessions_groups_zombies_and_stopped_processes_come_back() {
     let mut also: Vec<(&str, &str)> = leaves.map(|leaf| (leaf, "check")).to_vec();
     also.extend([("main", "continue"), ("stopped", "check"), ("main", "stop")]);
     round_trip("tree", &[], &also);
+}
+
+#[test]
+fn stopped_processes_get_what_waited_for_them_when_they_go_on() {
+    let children = ["stop-0", "stop-1", "stop-2"].map(|desk| (desk, "check"));
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("stops", &[]);
+    for layer in 1..=2 {
+        target.check();
+        dump_and_kill(&sandbox, &target, layer);
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+    }
+    target.check();
+    target.ask("continue");
+    for (desk, words) in children {
+        target.ask_at(desk, words);
+    }
 }
 
 #[test]

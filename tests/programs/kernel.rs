@@ -417,12 +417,16 @@ pub fn bit(signal: i32) -> u64 {
 
 /// sigqueue(3) to this process.
 pub fn queue(signal: i32, value: usize) {
+    queue_to(Pid::this().as_raw(), signal, value);
+}
+
+/// sigqueue(3) to a process.
+pub fn queue_to(pid: i32, signal: i32, value: usize) {
     let value = libc::sigval {
         sival_ptr: ptr::without_provenance_mut(value),
     };
-    let this = Pid::this().as_raw();
     // SAFETY: only numbers are passed.
-    checked(unsafe { libc::sigqueue(this, signal, value) }).unwrap();
+    checked(unsafe { libc::sigqueue(pid, signal, value) }).unwrap();
 }
 
 /// tgkill(2) to this thread.

@@ -36,6 +36,7 @@ mod shared;
 mod signals;
 mod sleepers;
 mod sockets;
+mod stops;
 mod surroundings;
 mod terminals;
 mod threads;
@@ -72,6 +73,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("settings", settings::run),
     ("sleepers", sleepers::run),
     ("sockets", sockets::run),
+    ("stops", stops::run),
     ("surroundings", surroundings::run),
     ("terminals", terminals::run),
     ("threads", threads::run),
