@@ -79,6 +79,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         }
     };
     let threads = frozen.threads();
+    snapshot.warnings.extend(snapshot.files.warnings());
     let mut connections = Some(snapshot.files.connections());
     if plan.options.after != After::Kill {
         connections = None;

@@ -17,7 +17,7 @@ use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
 use super::{Allow, Outside, build_id, kind_of, locks, refusal, tty, unix};
-use crate::error::{Error, Result};
+use crate::error::{Error, Obstacle, Result};
 use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
 use crate::sys::descriptor::owner;
@@ -60,6 +60,7 @@ pub struct Dumper {
     pub(super) connections: Connections,
     /// What was in them, by the names of their images.
     pub(super) streams: Vec<(String, Stream)>,
+    warnings: Vec<Obstacle>,
     /// Entries of `files` that may be programs or libraries.
     programs: Vec<(usize, PathBuf, Stat)>,
 }
@@ -110,7 +111,7 @@ impl Dumper {
                 continue;
             };
             let (id, kind) = self.description(&process, &file, number)?;
-            self.locks.note(&file, number, id);
+            self.locks.note(&file, (self.ids.own(pid), number), id);
             table.push(FdinfoEntry {
                 id,
                 flags: u32::from(file.cloexec),
@@ -198,6 +199,16 @@ impl Dumper {
     /// The TCP connections that were stopped; they go on when this is dropped.
     pub fn connections(&mut self) -> Connections {
         std::mem::take(&mut self.connections)
+    }
+
+    /// What will not be as it was, once restored.
+    pub fn warnings(&mut self) -> Vec<Obstacle> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// Adds to that.
+    pub(super) fn warn(&mut self, warning: Obstacle) {
+        self.warnings.push(warning);
     }
 
     /// The next unused id.

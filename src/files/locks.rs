@@ -164,14 +164,14 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Notes the locks of a descriptor whose description is `id`.
-    pub(super) fn note(&mut self, file: &Descriptor, number: RawFd, id: u32) {
+    /// Notes the locks of the descriptor `at`, as the tree calls it, whose description is `id`.
+    pub(super) fn note(&mut self, file: &Descriptor, at: (Pid, RawFd), id: u32) {
         let first = self.descriptions.insert(id);
         let first_here = self.processes.insert((file.pid, id));
         for mut lock in lines(file).filter_map(parse) {
             let posix = lock.flag == Class::Posix as u32;
             if if posix { first_here } else { first } {
-                (lock.pid, lock.fd) = (file.pid.as_raw(), number);
+                (lock.pid, lock.fd) = (at.0.as_raw(), at.1);
                 self.locks.push(lock);
             }
         }

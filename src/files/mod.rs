@@ -19,7 +19,8 @@
 //!    id; contents go into [`Opened::segments`];
 //! 3. when mappings, cwd and root of a process are done, [`install()`] puts its descriptors in their
 //!    places and closes everything else;
-//! 4. when all processes and all memory are there, [`Opened::complete`]. Then drop [`Opened`].
+//! 4. when all processes and all memory are there, [`Opened::complete`], and [`Opened::finish`] before
+//!    they run.
 
 use std::fmt;
 use std::os::fd::{OwnedFd, RawFd};
@@ -34,6 +35,7 @@ mod eventfd;
 mod fifo;
 mod ghost;
 mod inet;
+mod inotify;
 mod install;
 mod locks;
 mod memfd;
@@ -150,6 +152,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &timerfd::Timerfd,
     &signalfd::Signalfd,
     &epoll::Epoll,
+    &inotify::Inotify,
     &tty::Terminal,
     &unix::Unix,
     &inet::Inet,

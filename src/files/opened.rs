@@ -11,6 +11,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use prost::Message as _;
 
 use super::ghost::Remaps;
+use super::inotify::{self, Watches};
 use super::memfd::OpenSegment;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
@@ -41,6 +42,7 @@ pub struct Opened {
     segments: BTreeMap<u32, OpenSegment>,
     terminals: tty::Open,
     locks: locks::Wanted,
+    watches: Vec<Watches>,
     /// Queues of unix sockets, to be filled.
     unix: unix::build::Made,
     /// What became of [`FileKind::settle`], by file id.
@@ -109,6 +111,16 @@ impl Opened {
         self.segments.values().try_for_each(OpenSegment::seal)
     }
 
+    /// The very last step: closes everything here, then watches what was watched (inotify).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn finish(mut self) -> Result<()> {
+        let watches = std::mem::take(&mut self.watches);
+        drop(self);
+        watches.iter().try_for_each(Watches::begin)
+    }
+
     /// Lets the kinds do what they can do only in a process of the layer.
     pub(super) fn settle(&self, table: &[FdinfoEntry], remote: &mut Remote) -> Result<()> {
         let mut settled = self.settled.borrow_mut();
@@ -158,6 +170,7 @@ pub struct Opening<'a> {
     pub(super) fifos: HashMap<u32, Ends>,
     pub(super) remaps: Remaps,
     pub(super) terminals: tty::Terminals,
+    pub(super) watches: Vec<Watches>,
     layer: Option<Option<String>>,
     unix: unix::build::Made,
 }
@@ -249,7 +262,8 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
     let least = above.max(highest_descriptor(images)? + 1);
     let remaps: Vec<RemapFilePathEntry> = images.all("remap-fpath.img")?;
     let mut unix = unix::build::Made::make(images, &entries)?;
-    let files = entries.len() + inodes.len() + remaps.len() + unix.ends();
+    let files =
+        entries.len() + inodes.len() + remaps.len() + unix.ends() + inotify::count(&entries);
     make_room(least, files)?;
     unix.lift(|far| lift(far, least))?;
     let remaps = Remaps::new(&remaps);
@@ -268,6 +282,7 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
             .into_iter()
             .filter_map(|inode| Some((u32::try_from(inode.inode_id).ok()?, inode)))
             .collect(),
+        watches: Vec::new(),
         segments: BTreeMap::new(),
         least,
         pipes: HashMap::new(),
@@ -297,6 +312,7 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
     }
     opened.locks = locks::Wanted::read(images)?;
     opened.segments = opening.segments;
+    opened.watches = opening.watches;
     opened.terminals = opening.terminals.finish()?;
     opened.unix = opening.unix;
     Ok(opened)

@@ -12,7 +12,6 @@ const NO_TERMINAL: &str =
 
 /// Anonymous inodes: the name in `/proc`, and in words.
 const ANONYMOUS: &[(&str, &str)] = &[
-    ("inotify", "an inotify instance"),
     ("[fanotify]", "a fanotify group"),
     ("[io_uring]", "an io_uring instance"),
     ("[userfaultfd]", "a userfaultfd"),

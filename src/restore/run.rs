@@ -48,7 +48,9 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let root = born.seen(plan.root);
     reporter.report(Event::Phase("pages"));
     let mut warnings = Vec::new();
-    match build(plan, &mut born, &opened, cancel, &mut warnings) {
+    let foreground = opened.foreground();
+    let built = build(plan, &mut born, &opened, cancel, &mut warnings);
+    match built.and_then(|filled| opened.finish().map(|()| filled)) {
         Ok(filled) => pages += filled,
         Err(error) => {
             drop(born);
@@ -73,7 +75,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         threads: plan.threads,
         pages,
         elapsed: started.elapsed(),
-        foreground: opened.foreground(),
+        foreground,
         warnings,
     })
 }
@@ -99,7 +101,7 @@ fn build(
             .resolved(PagemapId::Task(recorded.wanted.entry.pid))?;
         pages += process::build_memory(pid, body, remote, &foothold, memory, opened, warnings)?;
         process::build_files(body, remote, opened)?;
-        opened.take_locks(pid, remote)?;
+        opened.take_locks(id, remote)?;
         if let Err(error) = arm(plan, pid, remote, opened) {
             warnings.push(Obstacle::new(
                 error.kind(),

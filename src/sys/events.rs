@@ -1,8 +1,11 @@
 //! Descriptors that the kernel makes from nothing: eventfd(2), timerfd_create(2), signalfd(2),
-//! epoll(7). Raw, because they are made again from recorded words, not from typed values.
+//! epoll(7), inotify(7). Raw, because they are made again from recorded words, not from typed values.
 #![expect(unsafe_code, reason = "recorded words instead of typed values")]
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -33,6 +36,39 @@ pub fn epoll() -> nix::Result<OwnedFd> {
     // SAFETY: plain numbers.
     own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
 }
+
+/// A new inotify instance (inotify_init1(2)).
+///
+/// # Errors
+/// `EMFILE` above the user's limit on instances, `ENFILE`, `ENOMEM`.
+pub fn inotify() -> nix::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    own(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) })
+}
+
+/// Watches `path` for the events in `mask` (inotify_add_watch(2)); returns the number of the watch.
+///
+/// # Errors
+/// `ENOSPC` above the user's limit on watches, `EACCES`, `ENOENT`.
+pub fn watch(inotify: impl AsFd, path: &Path, mask: u32) -> nix::Result<i32> {
+    let inotify = inotify.as_fd().as_raw_fd();
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_nul_inside| Errno::EINVAL)?;
+    // SAFETY: the path is a string that ends with NUL and outlives the call.
+    Errno::result(unsafe { libc::inotify_add_watch(inotify, name.as_ptr(), mask) })
+}
+
+/// Chooses the number of the watch that is added next (`INOTIFY_IOC_SETNEXTWD`).
+///
+/// # Errors
+/// `ENOTTY` on a kernel without `CONFIG_CHECKPOINT_RESTORE`, `EINVAL`.
+pub fn next_watch(inotify: impl AsFd, number: i32) -> nix::Result<()> {
+    let inotify = inotify.as_fd().as_raw_fd();
+    // SAFETY: a number as argument.
+    Errno::result(unsafe { libc::ioctl(inotify, INOTIFY_IOC_SETNEXTWD, number) }).map(drop)
+}
+
+/// `_IOW('I', 0, __s32)` of `<linux/inotify.h>`.
+const INOTIFY_IOC_SETNEXTWD: libc::c_ulong = 0x4004_4900;
 
 /// A new signalfd for the signals in `mask` (signalfd(2)).
 ///

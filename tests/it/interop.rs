@@ -30,6 +30,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("sockets", &["modest"]),
     ("stops", &["modest"]),
     ("tree", &[]),
+    ("watches", &["modest"]),
     ("writer", &[]),
 ];
 

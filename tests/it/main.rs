@@ -34,3 +34,4 @@ mod track;
 mod tui;
 mod unprivileged;
 mod unsupported;
+mod watches;

@@ -51,8 +51,13 @@ fn a_socket_is_an_obstacle() {
 }
 
 #[test]
-fn an_inotify_instance_is_an_obstacle() {
-    refused("inotify", &["inotify", "descriptor 4", "pid 2"]);
+fn an_inotify_instance_that_watches_a_deleted_file_is_an_obstacle() {
+    refused("inotify", &["inotify", "inode", "descriptor 5", "pid 2"]);
+}
+
+#[test]
+fn a_fanotify_group_is_an_obstacle() {
+    refused("fanotify", &["fanotify", "descriptor 4", "pid 2"]);
 }
 
 #[test]

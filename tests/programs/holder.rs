@@ -44,7 +44,19 @@ pub fn run(mut desk: Desk, args: &[String]) {
             ))
         }
         "socket" => Some(kernel::call(libc::SYS_socket, [17, 3, 0, 0, 0, 0])),
-        "inotify" => Some(kernel::call(libc::SYS_inotify_init1, [0; 6])),
+        "inotify" => {
+            // It watches a file that has no name, but is open.
+            let path = desk.dir().join("watched");
+            std::mem::forget(File::create(&path).unwrap());
+            let made = kernel::call(libc::SYS_inotify_init1, [0; 6]).unwrap();
+            let name = format!("{}\0", path.display());
+            let address = name.as_ptr().expose_provenance() as u64;
+            let args = [made.cast_unsigned(), address, 2, 0, 0, 0];
+            kernel::call(libc::SYS_inotify_add_watch, args).unwrap();
+            fs::remove_file(path).unwrap();
+            Some(Ok(made))
+        }
+        "fanotify" => Some(kernel::call(libc::SYS_fanotify_init, [0; 6])),
         "pidfd" => {
             let pid = std::process::id().into();
             Some(kernel::call(libc::SYS_pidfd_open, [pid, 0, 0, 0, 0, 0]))

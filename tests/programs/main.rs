@@ -43,6 +43,7 @@ mod threads;
 mod tiles;
 mod timers;
 mod tree;
+mod watches;
 mod writer;
 
 use std::path::Path;
@@ -80,6 +81,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("tiles", tiles::run),
     ("timers", timers::run),
     ("tree", tree::run),
+    ("watches", watches::run),
     ("writer", writer::run),
 ];
 
