@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollTimeout, poll};
 use procfs::process::Process as Proc;
 
 use super::sidecar::hex;
@@ -14,7 +16,7 @@ use crate::memory::{Backing, Mapping, mappings};
 use crate::state::namespaces;
 use crate::sys::kcmp;
 use crate::task::sessions::{self, Kin, Stray};
-use crate::task::{self, Life, Process, members};
+use crate::task::{self, Life, Process, members, proc, vfork};
 use crate::track::{self, DirtyTracker, Watch};
 use crate::units::{PAGE_SIZE, Pid};
 use crate::{files, state};
@@ -69,6 +71,10 @@ pub struct Plan {
 /// When there is no such process, or the parent cannot be read. What merely prevents the dump is in
 /// [`Plan::obstacles`].
 pub fn plan(options: &Options) -> Result<Plan> {
+    let until = Instant::now() + PATIENCE;
+    while vfork::waiting(&members(options.root)?).is_some() && Instant::now() < until {
+        let _timed_out = poll(&mut [], PollTimeout::from(2u8));
+    }
     for _ in 0..ATTEMPTS {
         let processes = members(options.root)?;
         let result = plan_for(options, processes.clone());
@@ -86,6 +92,9 @@ fn is_still_there(process: &Process) -> bool {
     task::process(process.pid)
         .is_ok_and(|now| now.start_time == process.start_time && zombie(&now) == zombie(process))
 }
+
+/// How long to wait for children of the tree that are about to start a program.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often to look again at a tree whose processes end while one looks.
 const ATTEMPTS: u32 = 50;
@@ -165,6 +174,8 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
             continue;
         }
         sharing(process, &plan.processes, &mut plan.obstacles);
+        let tracers = tracers(process, &plan.processes);
+        plan.obstacles.extend(tracers);
         plan.obstacles.extend(state::check(process.pid)?);
         let mapped = mappings::read(process.pid)?;
         plan.obstacles
@@ -356,6 +367,29 @@ fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
     }
 }
 
+/// A tracer has its tracees for itself: a debugger, or a process of the tree that traces another one.
+fn tracers(process: &Process, all: &[Process]) -> Vec<Obstacle> {
+    let told = proc::of_threads(process.pid, proc::status).unwrap_or_default();
+    let traced = told.iter().find(|(_, status)| status.tracerpid != 0);
+    let Some((tid, tracer)) = traced.map(|(tid, status)| (tid, Pid::from_raw(status.tracerpid)))
+    else {
+        return Vec::new();
+    };
+    let name = task::process(tracer).map_or_else(|_| "gone".into(), |p| p.comm);
+    let inside = all.iter().any(|p| p.pid == tracer);
+    vec![Obstacle::new(
+        Kind::Busy,
+        format!(
+            "Thread {tid} of process {} ({}) is traced by process {tracer} ({name})",
+            process.pid, process.comm
+        ),
+        match inside {
+            true => "a tree in which one traces another cannot be saved: end the tracing first",
+            false => "detach the debugger or the other dump first",
+        },
+    )]
+}
+
 /// True for what looks like a zombie but has threads that run.
 fn runs_on(process: &Process) -> bool {
     let threads = || {
@@ -369,7 +403,17 @@ fn runs_on(process: &Process) -> bool {
 /// that do not share them with their leader.
 fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
     let mut refuse = |what: String, hint: &str| obstacles.push(Obstacle::unsupported(what, hint));
-    if let Some(parent) = all.iter().find(|p| p.pid == process.ppid) {
+    let launching = vfork::waiting(all).is_some_and(|(_, child)| child == process.pid);
+    let parent = all.iter().find(|p| p.pid == process.ppid);
+    if let (true, Some(parent)) = (launching, parent) {
+        refuse(
+            format!(
+                "Process {} ({}) waits for its child {} (vfork)",
+                parent.pid, parent.comm, process.pid
+            ),
+            "try again when the child has started its program",
+        );
+    } else if let Some(parent) = parent {
         for (resource, name) in [
             (kcmp::Resource::Vm, "memory"),
             (kcmp::Resource::Files, "descriptors"),
@@ -381,7 +425,7 @@ fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
                         "Processes {} and {} share their {name}",
                         parent.pid, process.pid
                     ),
-                    "try again later: one may be starting a program (vfork)",
+                    "processes that share more than files without being threads cannot be saved yet",
                 );
             }
         }

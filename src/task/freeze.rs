@@ -10,8 +10,8 @@ use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 
 use super::tree::{Life, Process, members};
+use super::vfork::waits_for_child;
 use crate::error::{Error, Kind, Result, TargetState};
-use crate::sys::kcmp;
 use crate::sys::ptrace::{self, Stop};
 use crate::units::Pid;
 
@@ -81,7 +81,7 @@ impl Frozen {
                     Err(Errno::EPERM) if has_ended(tid) => {}
                     Err(e) => {
                         drop(frozen);
-                        let_go(asked);
+                        let _left = let_go(asked);
                         return Err(refused(tid, e));
                     }
                 }
@@ -98,12 +98,14 @@ impl Frozen {
                     Ok(Waited::Blocked) => {
                         asked.push_back(tid);
                         drop(frozen);
-                        let_go(asked);
-                        return Ok(None);
+                        return match let_go(asked) {
+                            None => Ok(None),
+                            Some(stuck) => Err(blocked(stuck)),
+                        };
                     }
                     Err(e) => {
                         drop(frozen);
-                        let_go(asked);
+                        let _left = let_go(asked);
                         return Err(e);
                     }
                 }
@@ -267,6 +269,9 @@ fn await_reaped(pid: Pid) {
 /// How often to try to stop a tree that starts programs.
 const ATTEMPTS: u32 = 100;
 
+/// How long to wait for threads that were asked to stop and are to go on.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a thread may take to stop before we ask what it is doing.
 const USUAL: Duration = Duration::from_micros(500);
 
@@ -317,9 +322,11 @@ fn look(tid: Pid) -> Result<Option<Waited>> {
     }
 }
 
-/// Lets go of threads that were asked to stop, each as soon as it has: one may wait for another.
-fn let_go(mut asked: VecDeque<Pid>) {
-    while !asked.is_empty() {
+/// Lets go of threads that were asked to stop, each as soon as it has: one may wait for another. Those
+/// that never do are left to the end of this OS thread, and the first of them is returned.
+fn let_go(mut asked: VecDeque<Pid>) -> Option<Pid> {
+    let until = Instant::now() + PATIENCE;
+    while !asked.is_empty() && Instant::now() < until {
         asked.retain(|tid| match look(*tid) {
             Ok(None) => true,
             Ok(Some(Waited::Stopped(_))) => {
@@ -330,24 +337,15 @@ fn let_go(mut asked: VecDeque<Pid>) {
         });
         std::thread::yield_now();
     }
+    asked.pop_front()
 }
 
-/// True inside vfork(2), posix_spawn(3) and the like: an uninterruptible wait for a child that still
-/// uses the memory of its parent.
-fn waits_for_child(tid: Pid) -> bool {
-    let Ok(thread) = procfs::process::Process::new(tid.as_raw()) else {
-        return false;
-    };
-    let waits = thread.stat().is_ok_and(|stat| stat.state == 'D');
-    let children = || {
-        let task = thread.task_from_tid(tid.as_raw());
-        task.and_then(|task| task.children()).unwrap_or_default()
-    };
-    waits
-        && children().into_iter().any(|child| {
-            let child = Pid::from_raw(child.cast_signed());
-            kcmp::same(tid, child, kcmp::Resource::Vm).unwrap_or(false)
-        })
+fn blocked(tid: Pid) -> Error {
+    Error::new(
+        Kind::Busy,
+        format!("Thread {tid} waits for a child that has yet to start its program (vfork)"),
+    )
+    .hint("try again when the child has")
 }
 
 fn has_ended(tid: Pid) -> bool {

@@ -6,6 +6,7 @@ pub(crate) mod proc;
 pub mod sessions;
 mod tree;
 mod trees;
+pub mod vfork;
 
 pub use freeze::{Frozen, await_ends, may_suspend_seccomp, seize};
 pub use ids::{Ids, is_inside};

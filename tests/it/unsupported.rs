@@ -123,6 +123,39 @@ fn a_child_that_shares_the_memory_of_its_parent_is_an_obstacle() {
 }
 
 #[test]
+fn a_parent_that_waits_in_vfork_is_waited_for_or_an_obstacle() {
+    let waits = ["Process 2", "waits for its child", "(vfork)"];
+    refused("vfork", &waits);
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("holder", &["vfork"]);
+    wait_until("there is a child", || target.members().get(1).copied());
+    target.ask("start");
+    for layer in ["1", "2"] {
+        sandbox
+            .icecore(&format!("dump -t {} -D {layer} -R", target.pid))
+            .ok();
+    }
+    target.check();
+}
+
+#[test]
+fn a_tree_in_which_one_traces_another_is_an_obstacle() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("holder", &["traced"]);
+    let run = sandbox.icecore(&format!("dump -t {} -D 1 --dry-run", target.pid));
+    let run = run.fails(7);
+    let tracer = format!("is traced by process {} (specimen)", target.pid);
+    assert!(run.stderr.contains(&tracer), "{}", run.stderr);
+    target.check();
+}
+
+#[test]
 fn a_process_without_its_first_thread_is_an_obstacle() {
     refused_at("thread", "ended-leader", &["first thread", "process 2"]);
 }

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::CloneFlags;
 
@@ -12,6 +13,9 @@ use crate::kernel::{self, Region};
 
 /// More than a layer takes of a deleted file unless it is allowed to.
 const LARGE: usize = (1 << 20) + 4096;
+
+/// Lets a child start its program (here: end).
+static START: AtomicBool = AtomicBool::new(false);
 
 struct Holder {
     ticks: u64,
@@ -138,6 +142,20 @@ fn hold(what: &str, desk: &Desk) {
             // clone(CLONE_VM) without being a thread: as after vfork(2).
             kernel::vm_child();
         }
+        "vfork" => {
+            // A thread that waits for a child, until the root is told `start`.
+            std::thread::spawn(|| kernel::wait_for_vm_child(&START));
+        }
+        "traced" => {
+            // A child that this process traces (PTRACE_TRACEME, PTRACE_CONT).
+            let child = kernel::child(|| {
+                nix::sys::ptrace::traceme().unwrap();
+                nix::sys::signal::raise(nix::sys::signal::SIGSTOP).unwrap();
+                kernel::sleep_for_ever();
+            });
+            nix::sys::wait::waitpid(child, None).unwrap();
+            nix::sys::ptrace::cont(child, None).unwrap();
+        }
         "former-session" => {
             // A child that leads a session, whose own child is still in ours.
             kernel::child(|| {
@@ -150,7 +168,7 @@ fn hold(what: &str, desk: &Desk) {
             // A thread that makes no call, and whose calls would come back to it.
             std::thread::spawn(|| {
                 let selector = crate::dispatch::begin();
-                selector.store(1, std::sync::atomic::Ordering::SeqCst);
+                selector.store(1, Ordering::SeqCst);
                 loop {
                     std::hint::spin_loop();
                 }
@@ -235,5 +253,14 @@ impl Program for Holder {
     fn check(&mut self) -> Answer {
         self.ticks += 1;
         Ok(self.ticks.to_string())
+    }
+
+    /// `start`: in a while, as another program would.
+    fn command(&mut self, _: &[&str]) -> Answer {
+        std::thread::spawn(|| {
+            nix::poll::poll(&mut [], 200u8).unwrap();
+            START.store(true, Ordering::SeqCst);
+        });
+        Ok(String::new())
     }
 }

@@ -217,6 +217,25 @@ pub fn sleep_for_ever() -> ! {
     }
 }
 
+/// Waits, as in vfork(2), for a child that shares the memory of its parent and ends when `end` is set.
+pub fn wait_for_vm_child(end: &'static std::sync::atomic::AtomicBool) {
+    extern "C" fn run(end: *mut libc::c_void) -> i32 {
+        let end: *mut std::sync::atomic::AtomicBool = end.cast();
+        // SAFETY: it is a static; the child shares the memory.
+        while !unsafe { &*end }.load(std::sync::atomic::Ordering::SeqCst) {
+            // SAFETY: has no memory effects.
+            unsafe { libc::usleep(1000) };
+        }
+        0
+    }
+    let stack = Region::private(16);
+    let top = ptr::with_exposed_provenance_mut(stack.addr + stack.len);
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let end = ptr::from_ref(end).cast_mut().cast();
+    // SAFETY: the child uses its own stack, which is never unmapped, and touches nothing else.
+    checked(unsafe { libc::clone(run, top, flags, end) }).unwrap();
+}
+
 /// A child that shares the memory of its parent and sleeps for ever, as after vfork(2).
 pub fn vm_child() {
     extern "C" fn sleep(_: *mut libc::c_void) -> i32 {

@@ -9,7 +9,7 @@ use std::fs;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::image::proto::{TimensEntry, Timespec};
 use crate::inject::Remote;
 use crate::task::proc;
@@ -85,6 +85,11 @@ fn here() -> Result<Clocks> {
 fn offsets(pid: Pid) -> Result<Clocks> {
     let path = format!("/proc/{pid}/timens_offsets");
     match proc::line(pid, "timens_offsets") {
+        // So it is when the process has just ended.
+        Ok(text) if text.is_empty() => {
+            let what = format!("Process {pid} has ended");
+            Err(Error::new(Kind::TargetGone, what))
+        }
         Ok(text) => parse(&text).ok_or_else(|| proc::unreadable(&path, "not two clocks")),
         // A kernel without time namespaces.
         Err(_) if !fs::exists("/proc/self/ns/time").unwrap_or(true) => Ok([0; 2]),
