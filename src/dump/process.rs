@@ -12,7 +12,7 @@ use crate::state::seccomp::Filters;
 use crate::state::{self, DumpThread};
 use crate::sys::ptrace;
 use crate::sys::vm::Memory;
-use crate::task::{Life, Process};
+use crate::task::{Life, Process, Restarting};
 use crate::units::Pid;
 
 /// CRIU's `task_state`.
@@ -66,6 +66,15 @@ fn exit_signal(process: &Process) -> Option<u32> {
     (signal != libc::SIGCHLD).then_some(signal.cast_unsigned())
 }
 
+/// What the processes of a tree have in common.
+#[derive(Debug)]
+pub(super) struct Common<'a> {
+    pub(super) restarting: &'a Restarting,
+    pub(super) files: &'a mut files::Dumper,
+    pub(super) filters: &'a mut Filters,
+    pub(super) warnings: &'a mut Vec<Obstacle>,
+}
+
 /// Records a live process: registers and state of each thread, its mappings, its descriptors.
 /// Returns the signals to be sent again when it runs.
 ///
@@ -75,11 +84,15 @@ pub(super) fn capture(
     process: &Process,
     mappings: Vec<Mapping>,
     files_id: u32,
-    files: &mut files::Dumper,
-    filters: &mut Filters,
-    warnings: &mut Vec<Obstacle>,
+    common: Common<'_>,
     in_leader: impl FnOnce(&mut Remote) -> Result<()>,
 ) -> Result<(Captured, Vec<i32>)> {
+    let Common {
+        restarting,
+        files,
+        filters,
+        warnings,
+    } = common;
     let pid = process.pid;
     let link = |name: &str| PathBuf::from(format!("/proc/{pid}/{name}"));
     let exe = files.register_path(pid, &link("exe"), 0)?;
@@ -90,7 +103,7 @@ pub(super) fn capture(
 
     let mut cores = Vec::with_capacity(process.threads.len());
     for tid in &process.threads {
-        cores.push((*tid, thread_registers(pid, *tid, &memory)?));
+        cores.push((*tid, thread_registers(pid, *tid, &memory, restarting)?));
     }
     let masks: Vec<u64> = process
         .threads
@@ -158,7 +171,12 @@ pub(super) fn capture(
 }
 
 /// Registers as the image wants them: an interrupted call is to be issued again.
-fn thread_registers(pid: Pid, tid: Pid, memory: &Memory) -> Result<CoreEntry> {
+fn thread_registers(
+    pid: Pid,
+    tid: Pid,
+    memory: &Memory,
+    restarting: &Restarting,
+) -> Result<CoreEntry> {
     let cannot = |e| Error::os(format!("Cannot read the registers of thread {tid}"), e);
     let mut regs = ptrace::regs(tid).map_err(cannot)?;
     let area = ptrace::xstate(tid).map_err(cannot)?;
@@ -172,11 +190,13 @@ fn thread_registers(pid: Pid, tid: Pid, memory: &Memory) -> Result<CoreEntry> {
     }
     restart::hide_stop(&mut regs);
     abort_sequence(tid, memory, &mut regs);
-    let regs = restart::for_image(&regs, |len| {
-        let mut code = vec![0; len];
-        memory.read(regs.rip - len as u64, &mut code).ok()?;
-        Some(code)
-    });
+    let loaded = || {
+        let mut code = [0; restart::CODE_BEFORE];
+        let start = regs.rip.checked_sub(code.len() as u64)?;
+        memory.read(start, &mut code).ok()?;
+        restart::number_loaded(&code)
+    };
+    let regs = restart::for_image(&regs, || restarting.number(tid, &regs).or_else(loaded));
     Ok(registers::to_image(&regs, &area))
 }
 

@@ -16,7 +16,7 @@ use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
 use crate::memory::{mappings, pages, segments};
 use crate::state::namespaces::{self, Contents};
 use crate::state::seccomp::Filters;
-use crate::task::{Frozen, Ids, Life, Process};
+use crate::task::{Frozen, Ids, Life, Process, Restarting};
 use crate::track::connections::{self, Connection};
 use crate::track::{self, Arming, DirtyTracker};
 use crate::units::PAGE_SIZE;
@@ -65,12 +65,21 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     }
     let below = Below::open(plan)?;
     reporter.report(Event::Phase("freeze"));
+    let restarting = Restarting::look(&plan.processes);
     let mut frozen =
         Frozen::freeze(plan.options.root).map_err(|e| e.target(TargetState::Running))?;
     reporter.report(Event::Frozen {
         threads: frozen.threads(),
     });
-    let result = snapshot(plan, below.as_ref(), &mut frozen, &writer, reporter, cancel);
+    let result = snapshot(
+        plan,
+        below.as_ref(),
+        &restarting,
+        &mut frozen,
+        &writer,
+        reporter,
+        cancel,
+    );
     let mut snapshot = match result {
         Ok(snapshot) => snapshot,
         Err(error) => {
@@ -148,6 +157,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
 fn snapshot(
     plan: &Plan,
     below: Option<&Below>,
+    restarting: &Restarting,
     frozen: &mut Frozen,
     writer: &LayerWriter,
     reporter: &dyn Reporter,
@@ -214,9 +224,12 @@ fn snapshot(
             &process,
             mapped,
             files_id,
-            &mut snapshot.files,
-            &mut snapshot.filters,
-            &mut snapshot.warnings,
+            process::Common {
+                restarting,
+                files: &mut snapshot.files,
+                filters: &mut snapshot.filters,
+                warnings: &mut snapshot.warnings,
+            },
             |remote| {
                 arming = arm.map(|tracker| Arming::begin(&process, remote, tracker, keeper));
                 Ok(())

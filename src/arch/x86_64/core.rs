@@ -16,11 +16,21 @@ const XSAVE_HEADER_END: usize = 576;
 
 /// XSAVE components that the image has a place for (state-component numbers).
 const YMM: u32 = 2;
+/// Bounds of MPX: the kernel keeps them on CPUs that have them, though nothing uses them any more.
+const BNDREGS: u32 = 3;
+const BNDCSR: u32 = 4;
 const OPMASK: u32 = 5;
 const ZMM_UPPER: u32 = 6;
 const HI16_ZMM: u32 = 7;
 const PKRU: u32 = 9;
-const CRIUS: u64 = 0b11 | 1 << YMM | 1 << OPMASK | 1 << ZMM_UPPER | 1 << HI16_ZMM | 1 << PKRU;
+const CRIUS: u64 = 0b11
+    | 1 << YMM
+    | 1 << BNDREGS
+    | 1 << BNDCSR
+    | 1 << OPMASK
+    | 1 << ZMM_UPPER
+    | 1 << HI16_ZMM
+    | 1 << PKRU;
 /// AMX: in fields of our own, and not in `xstate_bv`, by which CRIU would look for them.
 const TILE_CONFIG: u32 = 17;
 const TILES: u32 = super::tiles::COMPONENT;
@@ -52,6 +62,7 @@ fn missing(core: &CoreEntry, has: impl Fn(u32) -> bool) -> Vec<String> {
         .filter(|&n| used & 1 << n != 0 && !has(n))
         .map(|n| match n {
             YMM => "AVX".to_owned(),
+            BNDREGS | BNDCSR => "MPX".to_owned(),
             OPMASK | ZMM_UPPER | HI16_ZMM => "AVX-512".to_owned(),
             PKRU => "protection keys".to_owned(),
             TILES => "AMX".to_owned(),
@@ -181,6 +192,8 @@ fn fpregs_to_image(area: &[u8]) -> UserX86FpregsEntry {
         tile_config: in_use(TILE_CONFIG),
         tiles: in_use(TILES),
         ymmh_space: words32(component(area, YMM)),
+        bndreg_state: words64(component(area, BNDREGS)),
+        bndcsr_state: words64(component(area, BNDCSR)),
         opmask_reg: words64(component(area, OPMASK)),
         zmm_upper: words64(component(area, ZMM_UPPER)),
         hi16_zmm: words64(component(area, HI16_ZMM)),
@@ -232,6 +245,8 @@ fn fpregs_from_image(fp: &UserX86FpregsEntry, fresh: &[u8]) -> Vec<u8> {
                 present |= 1 << n;
             }
         };
+        place64(BNDREGS, &xsave.bndreg_state);
+        place64(BNDCSR, &xsave.bndcsr_state);
         place64(OPMASK, &xsave.opmask_reg);
         place64(ZMM_UPPER, &xsave.zmm_upper);
         place64(HI16_ZMM, &xsave.hi16_zmm);
@@ -328,7 +343,8 @@ mod tests {
         }
         let mut bv = 0b11u64;
         area.resize(16384, 0);
-        for n in [YMM, OPMASK, ZMM_UPPER, HI16_ZMM, PKRU, TILE_CONFIG, TILES] {
+        let all = [YMM, BNDREGS, BNDCSR, OPMASK, ZMM_UPPER, HI16_ZMM, PKRU];
+        for n in all.into_iter().chain([TILE_CONFIG, TILES]) {
             if let Some((at, len)) = xsave_component(n) {
                 bv |= 1 << n;
                 for i in 0..len {

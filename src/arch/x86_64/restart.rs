@@ -69,9 +69,9 @@ pub fn by_itself(regs: &Regs) -> Regs {
 
 /// Registers for the image: the thread will wake in a new process, which has no restart block, so an
 /// interrupted call is issued anew with its original arguments (a relative timeout starts afresh).
-/// `code_before(n)` gives the `n` bytes before the instruction pointer; it is asked only when the
-/// thread was already inside restart_syscall(2), whose original number only the code tells.
-pub fn for_image(regs: &Regs, code_before: impl FnOnce(usize) -> Option<Vec<u8>>) -> Regs {
+/// `original` is asked only when the thread was already inside restart_syscall(2): for the number of
+/// the call that is restarted, which the registers do not tell.
+pub fn for_image(regs: &Regs, original: impl FnOnce() -> Option<u64>) -> Regs {
     let mut out = *regs;
     if !in_syscall(regs) {
         return out;
@@ -81,7 +81,7 @@ pub fn for_image(regs: &Regs, code_before: impl FnOnce(usize) -> Option<Vec<u8>>
         ERESTART_RESTARTBLOCK if regs.orig_rax.cast_signed() != libc::SYS_restart_syscall => {
             Some(regs.orig_rax)
         }
-        ERESTART_RESTARTBLOCK => code_before(32).and_then(|code| number_loaded(&code)),
+        ERESTART_RESTARTBLOCK => original(),
         _ => return out,
     };
     match again {
@@ -94,8 +94,12 @@ pub fn for_image(regs: &Regs, code_before: impl FnOnce(usize) -> Option<Vec<u8>>
     out
 }
 
-/// The last `mov eax, imm32` of a restartable call number in `code`.
-fn number_loaded(code: &[u8]) -> Option<u64> {
+/// Bytes of code for [`number_loaded`].
+pub const CODE_BEFORE: usize = 32;
+
+/// The restartable call whose number `code`, the bytes before a `syscall` instruction, loads last by
+/// `mov eax, imm32`.
+pub fn number_loaded(code: &[u8]) -> Option<u64> {
     const MOV_EAX: u8 = 0xb8;
     code.windows(5)
         .rev()
@@ -123,9 +127,9 @@ mod tests {
 
     #[test]
     fn an_interrupted_call_is_issued_again_from_the_image() {
-        let r = for_image(&regs(libc::SYS_read, ERESTARTSYS), |_| None);
+        let r = for_image(&regs(libc::SYS_read, ERESTARTSYS), || None);
         assert_eq!((r.rax, r.rip), (libc::SYS_read.cast_unsigned(), 0xffe));
-        let r = for_image(&regs(libc::SYS_nanosleep, ERESTART_RESTARTBLOCK), |_| None);
+        let r = for_image(&regs(libc::SYS_nanosleep, ERESTART_RESTARTBLOCK), || None);
         assert_eq!((r.rax, r.rip), (libc::SYS_nanosleep.cast_unsigned(), 0xffe));
     }
 
@@ -134,12 +138,12 @@ mod tests {
         let code = [0x90, 0xb8, 35, 0, 0, 0, 0x0f, 0x05];
         let r = for_image(
             &regs(libc::SYS_restart_syscall, ERESTART_RESTARTBLOCK),
-            |_| Some(code.to_vec()),
+            || number_loaded(&code),
         );
         assert_eq!((r.rax, r.rip), (35, 0xffe));
         let r = for_image(
             &regs(libc::SYS_restart_syscall, ERESTART_RESTARTBLOCK),
-            |_| None,
+            || None,
         );
         assert_eq!(r.rax.cast_signed(), EINTR);
     }
@@ -147,7 +151,7 @@ mod tests {
     #[test]
     fn finished_calls_and_user_code_are_left_alone() {
         for r in [regs(libc::SYS_read, 5), regs(-1, ERESTARTSYS)] {
-            let image = for_image(&r, |_| None);
+            let image = for_image(&r, || None);
             let own = by_itself(&r);
             assert_eq!((image.rax, image.rip), (r.rax, r.rip));
             assert_eq!((own.rax, own.rip), (r.rax, r.rip));
