@@ -158,8 +158,10 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         ));
     }
     let pids: Vec<Pid> = alive.iter().map(|p| p.pid).collect();
+    let all = plan.processes.iter().map(|p| p.pid);
+    let zombies: Vec<Pid> = all.filter(|pid| !pids.contains(pid)).collect();
     plan.obstacles
-        .extend(files::survey(&pids, &options.allow)?.obstacles);
+        .extend(files::survey(&pids, &zombies, &options.allow)?.obstacles);
     relations(&plan.processes, &mut plan.obstacles);
     let (own, refused) = namespaces::survey(&plan.processes);
     plan.obstacles.extend(refused);

@@ -181,7 +181,8 @@ fn snapshot(
     namespaces::still_one(&processes)?;
     snapshot.namespaces = plan.namespaces.contents(plan.options.root)?;
     snapshot.ids = Ids::read(&processes)?;
-    snapshot.files.call_members(&snapshot.ids);
+    let members = processes.iter().map(|process| process.pid);
+    snapshot.files.call_members(members, &snapshot.ids);
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
         let known = track::of_process(process).unwrap_or_else(|error| {

@@ -4,7 +4,7 @@
 //! what changes once the target runs is read while it is frozen: offsets, sizes, contents of pipes.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
@@ -17,7 +17,7 @@ use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
 use super::survey::obstacle;
 use super::{Allow, Outside, build_id, kind_of, locks, refusal, tty, unix};
-use crate::error::{Error, Obstacle, Result};
+use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
 use crate::sys::descriptor::owner;
@@ -42,6 +42,7 @@ pub struct Dumper {
     allow: Allow,
     /// What the tree calls its members.
     pub(super) ids: Ids,
+    members: HashSet<Pid>,
     last_id: u32,
     files: Vec<FileEntry>,
     tables: Vec<(u32, Vec<FdinfoEntry>)>,
@@ -86,7 +87,8 @@ impl Dumper {
 
     /// Ids in the images shall be those that the tree has for its members. Before anything is
     /// collected.
-    pub fn call_members(&mut self, ids: &Ids) {
+    pub fn call_members(&mut self, members: impl IntoIterator<Item = Pid>, ids: &Ids) {
+        self.members = members.into_iter().collect();
         self.ids = ids.clone();
     }
 
@@ -204,6 +206,18 @@ impl Dumper {
     /// What will not be as it was, once restored.
     pub fn warnings(&mut self) -> Vec<Obstacle> {
         std::mem::take(&mut self.warnings)
+    }
+
+    /// What the tree calls `pid`, of which it has the pidfd `file`.
+    pub(super) fn member(&self, pid: Pid, file: &Descriptor) -> Result<Pid> {
+        if self.members.contains(&pid) {
+            return Ok(self.ids.own(pid));
+        }
+        let what = format!(
+            "{} is of process {pid}, which is not in the tree",
+            file.link.display()
+        );
+        Err(Error::new(Kind::Unsupported, what).hint("try again, to have the plan name it"))
     }
 
     /// Adds to that.

@@ -17,7 +17,7 @@ pub fn install(remote: &mut Remote, entries: &[FdinfoEntry], opened: &Opened) ->
     let mut places = Vec::with_capacity(entries.len());
     for entry in entries {
         let number = entry.fd.cast_signed();
-        let source = opened.fd(entry.id).ok_or_else(|| {
+        let source = opened.number_in(remote, entry.id)?.ok_or_else(|| {
             Error::corrupt(format!(
                 "Descriptor {number} is of file {}, which is not open",
                 entry.id

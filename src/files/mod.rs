@@ -17,6 +17,7 @@
 //! 2. [`open_all`] opens every description once, in this process, at numbers that no process of the
 //!    image uses; the new processes inherit them by fork; [`Opened::fd`] gives the number of a file
 //!    id; contents go into [`Opened::segments`];
+//!    Pidfds of the new processes come after the fork, with [`Opened::meet`];
 //! 3. when mappings, cwd and root of a process are done, [`install()`] puts its descriptors in their
 //!    places and closes everything else;
 //! 4. when all processes and all memory are there, [`Opened::complete`], and [`Opened::finish`] before
@@ -43,6 +44,7 @@ mod netlink;
 mod opened;
 mod outside;
 mod owner;
+mod pidfd;
 mod pipe;
 mod preflight;
 mod regular;
@@ -153,6 +155,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &signalfd::Signalfd,
     &epoll::Epoll,
     &inotify::Inotify,
+    &pidfd::Pidfd,
     &tty::Terminal,
     &unix::Unix,
     &inet::Inet,

@@ -13,6 +13,7 @@ use prost::Message as _;
 use super::ghost::Remaps;
 use super::inotify::{self, Watches};
 use super::memfd::OpenSegment;
+use super::pidfd::{Pidfd, Pidfds};
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
 use super::tty::Session;
@@ -43,6 +44,7 @@ pub struct Opened {
     terminals: tty::Open,
     locks: locks::Wanted,
     watches: Vec<Watches>,
+    pidfds: Pidfds,
     /// Queues of unix sockets, to be filled.
     unix: unix::build::Made,
     /// What became of [`FileKind::settle`], by file id.
@@ -121,6 +123,48 @@ impl Opened {
         watches.iter().try_for_each(Watches::begin)
     }
 
+    /// When all processes are forked: makes the pidfds of them; `seen` tells what we call those of the
+    /// layer.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn meet(&mut self, seen: &dyn Fn(Pid) -> Pid) -> Result<()> {
+        for (entry, reopened) in self.pidfds.make(seen)? {
+            self.keep(&entry, &Pidfd, reopened, 0)?;
+        }
+        Ok(())
+    }
+
+    /// In a process of the layer: the number of file `id` there, before it is in its place.
+    pub(super) fn number_in(&self, remote: &mut Remote, id: u32) -> Result<Option<RawFd>> {
+        let Some(number) = self.fd(id) else {
+            return Ok(None);
+        };
+        let fetched = self.pidfds.fetch(id, number, remote)?;
+        Ok(Some(fetched.unwrap_or(number)))
+    }
+
+    /// Keeps a file that was opened again.
+    fn keep(
+        &mut self,
+        entry: &FileEntry,
+        kind: &'static dyn FileKind,
+        reopened: Reopened,
+        least: RawFd,
+    ) -> Result<()> {
+        let id = entry.id;
+        set_flags(&reopened)
+            .map_err(|e| Error::os(format!("Cannot set the flags of {} {id}", kind.name()), e))?;
+        let open = OpenFile {
+            file: lift(reopened.file, least)?,
+            kind,
+            entry: entry.clone(),
+            owner: owner::from_entry(&reopened.fown),
+        };
+        self.files.insert(id, open);
+        Ok(())
+    }
+
     /// Lets the kinds do what they can do only in a process of the layer.
     pub(super) fn settle(&self, table: &[FdinfoEntry], remote: &mut Remote) -> Result<()> {
         let mut settled = self.settled.borrow_mut();
@@ -171,6 +215,7 @@ pub struct Opening<'a> {
     pub(super) remaps: Remaps,
     pub(super) terminals: tty::Terminals,
     pub(super) watches: Vec<Watches>,
+    pub(super) pidfds: Pidfds,
     layer: Option<Option<String>>,
     unix: unix::build::Made,
 }
@@ -283,6 +328,7 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
             .filter_map(|inode| Some((u32::try_from(inode.inode_id).ok()?, inode)))
             .collect(),
         watches: Vec::new(),
+        pidfds: Pidfds::default(),
         segments: BTreeMap::new(),
         least,
         pipes: HashMap::new(),
@@ -296,23 +342,12 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
         let Some(reopened) = kind.open(entry, &mut opening)? else {
             continue;
         };
-        set_flags(&reopened).map_err(|e| {
-            Error::os(
-                format!("Cannot set the flags of {} {}", kind.name(), entry.id),
-                e,
-            )
-        })?;
-        let open = OpenFile {
-            file: lift(reopened.file, least)?,
-            kind,
-            entry: entry.clone(),
-            owner: owner::from_entry(&reopened.fown),
-        };
-        opened.files.insert(entry.id, open);
+        opened.keep(entry, kind, reopened, least)?;
     }
     opened.locks = locks::Wanted::read(images)?;
     opened.segments = opening.segments;
     opened.watches = opening.watches;
+    opened.pidfds = opening.pidfds.prepared(least, |file| lift(file, least))?;
     opened.terminals = opening.terminals.finish()?;
     opened.unix = opening.unix;
     Ok(opened)

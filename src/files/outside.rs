@@ -29,6 +29,8 @@ pub struct Outside {
     holders: HashMap<(u64, u64), Holder>,
     /// The terminals of the target, whose other ends may be outside.
     pub(super) terminals: Option<Surveyed>,
+    /// The processes of the target, where they are known.
+    pub(super) members: Option<HashSet<Pid>>,
     /// Sockets of the target, by inode number.
     pub(super) held: HashSet<u64>,
     /// All unix sockets, when the target has some.

@@ -25,6 +25,8 @@ pub struct Findings<'a> {
     pub(super) terminals: tty::Recorded,
     /// Names of all files of the layer.
     images: HashSet<String>,
+    /// Its processes.
+    pids: HashSet<u32>,
     /// When the layer was made; unknown for layers of CRIU.
     made: Option<SystemTime>,
     inodes: HashMap<u32, MemfdInodeEntry>,
@@ -62,6 +64,11 @@ impl<'a> Findings<'a> {
         self.images.contains(name)
     }
 
+    /// True when the layer has this process.
+    pub(super) fn has_process(&self, pid: i32) -> bool {
+        self.pids.contains(&pid.cast_unsigned())
+    }
+
     /// True when something of this time is newer than the layer.
     pub(super) fn is_later(&self, time: SystemTime) -> bool {
         self.made.is_some_and(|made| time > made)
@@ -86,6 +93,11 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
     let mut findings = Findings {
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
         images: images.names()?.into_iter().collect(),
+        pids: images
+            .all("pstree.img")?
+            .iter()
+            .map(|p: &PstreeEntry| p.pid)
+            .collect(),
         remaps: Remaps::new(&remapped),
         allow: allow.clone(),
         terminals: tty::Recorded::read(images)?,

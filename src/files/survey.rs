@@ -24,12 +24,13 @@ pub struct Survey {
     pub descriptors: usize,
 }
 
-/// Looks through the descriptors, exe, cwd and root of `pids`, which together are the target.
+/// Looks through the descriptors, exe, cwd and root of `pids`, which together with `zombies` are the
+/// target.
 /// What `allow` has is no obstacle.
 ///
 /// # Errors
 /// When a process may not be looked into.
-pub fn survey(pids: &[Pid], allow: &Allow) -> Result<Survey> {
+pub fn survey(pids: &[Pid], zombies: &[Pid], allow: &Allow) -> Result<Survey> {
     let target: HashSet<Pid> = pids.iter().copied().collect();
     let mut files = Vec::new();
     for &pid in pids {
@@ -60,6 +61,7 @@ pub fn survey(pids: &[Pid], allow: &Allow) -> Result<Survey> {
     }
     let mut outside = Outside::scan(&target, &texts);
     outside.held = held;
+    outside.members = Some(pids.iter().chain(zombies).copied().collect());
     outside.unix = unix;
     outside.terminals = Some(Surveyed::new(&files, pids));
     let mut found = Found::default();

@@ -16,7 +16,6 @@ const ANONYMOUS: &[(&str, &str)] = &[
     ("[io_uring]", "an io_uring instance"),
     ("[userfaultfd]", "a userfaultfd"),
     ("[perf_event]", "a perf event"),
-    ("[pidfd]", "a pidfd"),
     ("bpf-map", "a BPF map"),
     ("bpf-prog", "a BPF program"),
     ("bpf_link", "a BPF link"),
@@ -46,7 +45,6 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
             let what = known.map_or("an anonymous inode", |(_, words)| *words);
             (format!("{what} ({text})"), CLOSE_IT.to_owned())
         }
-        (_, Some(("pidfd", _))) => (format!("a pidfd ({text})"), CLOSE_IT.to_owned()),
         (_, Some((name, inode))) if inode.starts_with('[') => {
             (format!("a {name} namespace ({text})"), CLOSE_IT.to_owned())
         }

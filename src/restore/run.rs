@@ -31,7 +31,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let images = plan.stack.tip().images();
     // Files are opened where the tree will be.
     let aside = plan.anew.mounts.map(|_| Aside::enter()).transpose()?;
-    let opened = files::open_all(images, 0, &plan.options.allow)?;
+    let mut opened = files::open_all(images, 0, &plan.options.allow)?;
     let mut pages = fill_segments(plan, &opened)?;
     reporter.report(Event::Phase("fork"));
     let ground = ground(plan)?;
@@ -46,6 +46,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     drop(aside);
     plan.anew.complete(born.remote(plan.root)?)?;
     let root = born.seen(plan.root);
+    opened.meet(&|id| born.seen(id))?;
     reporter.report(Event::Phase("pages"));
     let mut warnings = Vec::new();
     let foreground = opened.foreground();

@@ -12,8 +12,16 @@ use crate::units::Pid;
 /// # Errors
 /// `ESRCH` when there is no such process.
 pub fn open(pid: Pid) -> nix::Result<OwnedFd> {
+    open_as(pid, 0)
+}
+
+/// The same with `PIDFD_*` flags.
+///
+/// # Errors
+/// `ESRCH` when there is no such process, `EINVAL` for flags that the kernel does not know.
+pub fn open_as(pid: Pid, flags: u32) -> nix::Result<OwnedFd> {
     // SAFETY: plain numbers.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), flags) })?;
     // SAFETY: the kernel has just made this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }

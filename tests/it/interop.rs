@@ -25,6 +25,7 @@ const KINDS: &[(&str, &[&str])] = &[
     ("descriptors", &["modest"]),
     ("nameless", &["modest"]),
     ("nameless", &["modest", "link"]),
+    ("pidfds", &[]),
     ("pipes", &[]),
     ("terminals", &["modest"]),
     ("sockets", &["modest"]),

@@ -22,6 +22,7 @@ mod interop;
 mod keeper;
 mod locks;
 mod namespaces;
+mod pidfds;
 mod powercut;
 mod python;
 mod servers;

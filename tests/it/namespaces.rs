@@ -33,11 +33,14 @@ const KINDS: &[Kind] = &[
     ("descriptors", &[], &[("child", "check")]),
     ("sockets", &[], &[]),
     ("terminals", &[], &[]),
+    ("locks", &[], &[("child", "check")]),
+    ("watches", &[], &[("child", "check")]),
+    ("pidfds", &[], &[("child", "check")]),
 ];
 
 fn dump(sandbox: &Sandbox, target: &Target, words: &str) {
     let pids = target.members();
-    let words = format!("dump -t {} --link-remap {words}", target.pid);
+    let words = format!("dump -t {} --link-remap --file-locks {words}", target.pid);
     sandbox.icecore(&words).ok();
     if !words.contains(" -R") {
         sandbox.wait_gone(&pids);
@@ -68,7 +71,14 @@ fn a_tree_in_a_pid_namespace_keeps_the_ids_that_it_has_there() {
     for (kind, args, also) in KINDS {
         for namespaces in [PIDS, MORE] {
             // Without mounts of their own they would find other processes in /proc.
-            let looks = ["tree", "sessions", "threads", "descriptors", "terminals"];
+            let looks = [
+                "tree",
+                "sessions",
+                "threads",
+                "descriptors",
+                "terminals",
+                "pidfds",
+            ];
             if namespaces == PIDS && looks.contains(kind) {
                 continue;
             }

@@ -61,8 +61,8 @@ fn a_fanotify_group_is_an_obstacle() {
 }
 
 #[test]
-fn a_pidfd_is_an_obstacle() {
-    refused("pidfd", &["pidfd", "descriptor 4", "pid 2"]);
+fn a_pidfd_of_an_outsider_is_an_obstacle() {
+    refused("pidfd", &["a pidfd of process 1", "descriptor 4", "pid 2"]);
 }
 
 #[test]

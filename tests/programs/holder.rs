@@ -62,7 +62,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         }
         "fanotify" => Some(kernel::call(libc::SYS_fanotify_init, [0; 6])),
         "pidfd" => {
-            let pid = std::process::id().into();
+            let pid = std::os::unix::process::parent_id().into();
             Some(kernel::call(libc::SYS_pidfd_open, [pid, 0, 0, 0, 0, 0]))
         }
         "userfaultfd" => Some(kernel::call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0])),

@@ -27,6 +27,7 @@ mod locks;
 mod memory;
 mod nameless;
 mod pattern;
+mod pidfds;
 mod pipes;
 mod reaper;
 mod registers;
@@ -67,6 +68,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("locks", locks::run),
     ("memory", memory::run),
     ("nameless", nameless::run),
+    ("pidfds", pidfds::run),
     ("pipes", pipes::run),
     ("sessions", sessions::run),
     ("shared", shared::run),
