@@ -824,6 +824,18 @@ pub struct ThreadCoreEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1007")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub syscall_dispatch: ::prost::alloc::vec::Vec<u64>,
+    /// PR_GET_TSC: reading the time stamp counter is an error.
+    #[prost(bool, optional, tag = "1008")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tsc_faults: ::core::option::Option<bool>,
+    /// PR_GET_SPECULATION_CTRL: store bypass, indirect branches, L1D flushes; 0 where it is the usual.
+    #[prost(uint32, repeated, packed = "false", tag = "1009")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub speculation: ::prost::alloc::vec::Vec<u32>,
+    /// The personality of a thread, when it is another one than that of its leader.
+    #[prost(uint32, optional, tag = "1010")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personality: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

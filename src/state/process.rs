@@ -22,20 +22,27 @@ impl Resource for Personality {
     }
 
     fn dump(&self, task: &mut DumpThread<'_>, _answers: &Answers<'_>) -> Result<()> {
+        let of = |name: &str| {
+            let value = u32::from_str_radix(&proc::line(task.pid, name)?, 16);
+            value.map_err(|e| proc::unreadable(name, e))
+        };
+        let process = of("personality")?;
         if task.leader {
-            let text = proc::line(task.pid, "personality")?;
-            let value = u32::from_str_radix(&text, 16);
-            task.task().personality = value.map_err(|e| proc::unreadable("personality", e))?;
+            task.task().personality = process;
+        } else {
+            let own = of(&format!("task/{}/personality", task.tid))?;
+            task.thread().personality = Some(own).filter(|own| *own != process);
         }
         Ok(())
     }
 
     fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
-        // The personality belongs to each thread, but the image has one for all.
+        // The personality belongs to each thread, but CRIU's image has one for all.
         let Some(tc) = task.leader_core.tc.as_ref() else {
             return Ok(());
         };
-        let wanted = u64::from(tc.personality);
+        let own = task.thread().and_then(|t| t.personality);
+        let wanted = u64::from(own.unwrap_or(tc.personality));
         task.remote
             .call("personality", libc::SYS_personality, &[wanted])?;
         Ok(())

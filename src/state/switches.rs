@@ -1,5 +1,6 @@
 //! Switches of a process or thread that CRIU's images have no place for and that CRIU loses in
-//! silence: the policy for memory errors (PR_MCE_KILL), CPUID faulting (arch_prctl(2)), the core dump
+//! silence: the policy for memory errors (PR_MCE_KILL), CPUID faulting (arch_prctl(2)), the time stamp
+//! counter (PR_SET_TSC), speculation (PR_SET_SPECULATION_CTRL), the core dump
 //! filter (core(5)), memory that is never both writable and executable (PR_SET_MDWE), memory merging
 //! (PR_SET_MEMORY_MERGE, prctl(2)), the locking of future mappings (mlockall(2)), the nice value of a
 //! session's autogroup (sched(7)). They are in fields of our own (`tc.coredump_filter` and
@@ -21,6 +22,17 @@ const PR_SET_MDWE: u64 = 65;
 const PR_GET_MDWE: u64 = 66;
 const PR_SET_MEMORY_MERGE: u64 = 67;
 const PR_GET_MEMORY_MERGE: u64 = 68;
+const PR_GET_TSC: u64 = 25;
+const PR_SET_TSC: u64 = 26;
+const PR_TSC_SIGSEGV: u64 = 2;
+const PR_GET_SPECULATION_CTRL: u64 = 52;
+const PR_SET_SPECULATION_CTRL: u64 = 53;
+/// Bits of PR_GET_SPECULATION_CTRL: it can be chosen; it is on; it is off, in one of three ways.
+const PR_SPEC_PRCTL: u32 = 1;
+const PR_SPEC_ENABLE: u32 = 2;
+const PR_SPEC_OFF: u32 = 4 | 8 | 16;
+/// What can be chosen, with the bits that are not the usual.
+const SPECULATION: [(u64, u32); 3] = [(0, PR_SPEC_OFF), (1, PR_SPEC_OFF), (2, PR_SPEC_ENABLE)];
 const ARCH_GET_CPUID: u64 = 0x1011;
 const ARCH_SET_CPUID: u64 = 0x1012;
 const MS_INVALIDATE: u64 = 2;
@@ -35,10 +47,12 @@ const PAGE: u64 = crate::units::PAGE_SIZE;
 mod call {
     pub(super) const MCE: usize = 0;
     pub(super) const CPUID: usize = 1;
-    pub(super) const MDWE: usize = 2;
-    pub(super) const MERGE: usize = 3;
-    pub(super) const LOCKED: usize = 4;
-    pub(super) const RESIDENT: usize = 5;
+    pub(super) const TSC: usize = 2;
+    pub(super) const SPECULATION: usize = 3;
+    pub(super) const MDWE: usize = 6;
+    pub(super) const MERGE: usize = 7;
+    pub(super) const LOCKED: usize = 8;
+    pub(super) const RESIDENT: usize = 9;
 }
 
 /// See the module.
@@ -53,6 +67,11 @@ impl Resource for Switches {
     fn ask(&self, questions: &mut Questions) {
         questions.call(libc::SYS_prctl, &[PR_MCE_KILL_GET, 0, 0, 0, 0]);
         questions.call(libc::SYS_arch_prctl, &[ARCH_GET_CPUID, 0]);
+        let counter = questions.room(8);
+        questions.call(libc::SYS_prctl, &[PR_GET_TSC, counter, 0, 0, 0]);
+        for (which, _) in SPECULATION {
+            questions.call(libc::SYS_prctl, &[PR_GET_SPECULATION_CTRL, which, 0, 0, 0]);
+        }
         if questions.leader() {
             let resident = questions.room(8);
             questions.call(libc::SYS_prctl, &[PR_GET_MDWE, 0, 0, 0, 0]);
@@ -70,6 +89,19 @@ impl Resource for Switches {
         let errors = value(call::MCE).map(low);
         task.thread().memory_errors = errors.filter(|policy| *policy != PR_MCE_KILL_DEFAULT);
         task.thread().cpuid_faults = value(call::CPUID).filter(|on| *on == 0).map(|_| true);
+        let counter = value(call::TSC).map(|_| u64::from(low(answers.word(0))));
+        task.thread().tsc_faults = counter.filter(|c| *c == PR_TSC_SIGSEGV).map(|_| true);
+        let chosen: Vec<u32> = (call::SPECULATION..)
+            .zip(SPECULATION)
+            .map(|(call, (_, unusual))| {
+                let now = value(call).map_or(0, low);
+                let is = now & PR_SPEC_PRCTL != 0 && now & unusual != 0;
+                if is { now & !PR_SPEC_PRCTL } else { 0 }
+            })
+            .collect();
+        if chosen.iter().any(|choice| *choice != 0) {
+            task.thread().speculation = chosen;
+        }
         if !task.leader {
             return Ok(());
         }
@@ -77,7 +109,7 @@ impl Resource for Switches {
         task.task().memory_merge = value(call::MERGE).filter(|on| *on != 0).map(|_| true);
         let locked = answers.calls.get(call::LOCKED);
         if locked.is_some_and(|call| call.value() == Err(nix::errno::Errno::EBUSY)) {
-            let resident = value(call::RESIDENT).is_some() && answers.word(0) & 1 != 0;
+            let resident = value(call::RESIDENT).is_some() && answers.word(1) & 1 != 0;
             let flags = if resident {
                 MCL_FUTURE
             } else {
@@ -107,6 +139,16 @@ impl Resource for Switches {
             if thread.cpuid_faults == Some(true) {
                 let call = Call::new(libc::SYS_arch_prctl, &[ARCH_SET_CPUID, 0]);
                 calls.push((call, "CPUID faulting"));
+            }
+            if thread.tsc_faults == Some(true) {
+                let args = [PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0];
+                calls.push((Call::new(libc::SYS_prctl, &args), "time stamp faulting"));
+            }
+            for ((which, _), choice) in SPECULATION.iter().zip(&thread.speculation) {
+                if *choice != 0 {
+                    let args = [PR_SET_SPECULATION_CTRL, *which, u64::from(*choice), 0, 0];
+                    calls.push((Call::new(libc::SYS_prctl, &args), "control of speculation"));
+                }
             }
         }
         if let Some(process) = task.task() {

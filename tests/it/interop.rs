@@ -212,6 +212,8 @@ const NEWER: &[&str] = &[
     "sealed",
     "droppable",
     "packets",
+    "tsc_faults",
+    "speculation",
 ];
 
 /// Takes it out.

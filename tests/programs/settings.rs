@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use nix::fcntl::OFlag;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -32,10 +33,35 @@ struct Settings {
     child: Pid,
     packets: (File, File),
     packet: (File, File),
+    thread: (Sender<()>, Receiver<String>),
+}
+
+/// A thread with settings of its own: it may not read the time stamp counter, its stores are not
+/// bypassed, its addresses are not randomized.
+fn thread() -> (Sender<()>, Receiver<String>) {
+    let (ask, asked) = channel::<()>();
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        prctl(libc::PR_SET_TSC, [2, 0, 0, 0]).unwrap();
+        // PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, PR_SPEC_DISABLE: not every CPU has it.
+        let _no = prctl(53, [0, 4, 0, 0]);
+        call(libc::SYS_personality, [0x004_0000, 0, 0, 0, 0, 0]).unwrap();
+        while asked.recv().is_ok() {
+            let mut counter = 0i32;
+            call_with(libc::SYS_prctl, &[25], &mut counter, &[]).unwrap();
+            let speculation = prctl(52, [0; 4]).ok();
+            let all = u64::from(u32::MAX);
+            let personality = call(libc::SYS_personality, [all, 0, 0, 0, 0, 0]).ok();
+            let seen = format!("{counter} {speculation:?} {personality:?}");
+            tell.send(seen).unwrap();
+        }
+    });
+    (ask, told)
 }
 
 /// Builds it and serves.
 pub fn run(mut desk: Desk, _: &[String]) {
+    let thread = thread();
     let me = Pid::from_raw(0);
     let mut cpus = CpuSet::new();
     let allowed = sched_getaffinity(me).unwrap();
@@ -91,6 +117,7 @@ pub fn run(mut desk: Desk, _: &[String]) {
         child: child_that_ends_with(libc::SIGUSR1, || sleep_for_ever()),
         packets,
         packet,
+        thread,
     };
     state.remembered = state.observed();
     desk.serve(&mut state);
@@ -148,6 +175,8 @@ impl Settings {
         let mut table = [0u64; 4];
         let _no = call_with(libc::SYS_modify_ldt, &[0], &mut table, &[32]);
         see("local descriptors", format!("{table:x?}"));
+        self.thread.0.send(()).unwrap();
+        see("a thread's own", self.thread.1.recv().unwrap());
         let filter = fs::read_to_string("/proc/self/coredump_filter").unwrap();
         see("core dump filter", filter);
         for (name, region) in [
