@@ -187,7 +187,8 @@ impl Stack {
 /// The directory of the parent of a layer, if it has one. It exists, or this fails.
 ///
 /// The `parent` link leads there. Where it leads nowhere, or to another layer than the recorded one,
-/// the parent may have been renamed: then it is found by its identity, beside the layer.
+/// the parent may have been renamed or moved: then it is found by its identity, beside the layer or in a
+/// stack beside its own.
 pub(super) fn parent_dir(images: &Images, sidecar: Option<&Sidecar>) -> Result<Option<PathBuf>> {
     let dir = images.dir();
     let wanted = sidecar.map(|s| s.parent_id.as_slice()).unwrap_or_default();
@@ -195,7 +196,7 @@ pub(super) fn parent_dir(images: &Images, sidecar: Option<&Sidecar>) -> Result<O
         if wanted.is_empty() {
             return Ok(None);
         }
-        return sibling(dir, wanted).map(Some).ok_or_else(|| {
+        return found_again(dir, wanted).map(Some).ok_or_else(|| {
             Error::corrupt(format!(
                 "Layer {} has lost its `parent` link (it was made on top of another layer)",
                 dir.display()
@@ -207,10 +208,12 @@ pub(super) fn parent_dir(images: &Images, sidecar: Option<&Sidecar>) -> Result<O
         });
     };
     match canonical(&dir.join(&target)) {
-        Ok(found) if wanted.is_empty() || is(&found, wanted) => Ok(Some(found)),
-        // The caller says what is wrong with the one that is there.
-        Ok(found) => Ok(Some(sibling(dir, wanted).unwrap_or(found))),
-        Err(e) => sibling(dir, wanted).map(Some).ok_or_else(|| {
+        // The caller says what is wrong with one that cannot be read.
+        Ok(found) if wanted.is_empty() || identity(&found).is_none_or(|id| id == wanted) => {
+            Ok(Some(found))
+        }
+        Ok(found) => Ok(Some(found_again(dir, wanted).unwrap_or(found))),
+        Err(e) => found_again(dir, wanted).map(Some).ok_or_else(|| {
             Error::new(
                 e.kind(),
                 format!(
@@ -225,26 +228,47 @@ pub(super) fn parent_dir(images: &Images, sidecar: Option<&Sidecar>) -> Result<O
     }
 }
 
-/// True when the layer in `dir` has this identity.
-fn is(dir: &Path, id: &[u8]) -> bool {
+/// The identity of the layer in `dir`, empty when it has none; `None` when that cannot be read.
+fn identity(dir: &Path) -> Option<Vec<u8>> {
     let sidecar = Images::open(dir).and_then(|images| Sidecar::read(&images));
-    sidecar.is_ok_and(|sidecar| sidecar.is_some_and(|s| s.id == id))
+    Some(sidecar.ok()?.map(|sidecar| sidecar.id).unwrap_or_default())
 }
 
-/// The layer beside `dir` with this identity; of several copies the first by name.
-fn sibling(dir: &Path, id: &[u8]) -> Option<PathBuf> {
+/// Most directories that are looked into for a parent that is not where it was.
+const SEARCHED: usize = 4096;
+
+/// The layer with this identity beside `dir`, or in a directory beside that which holds `dir`: another
+/// stack of the same store. Of several copies the first by name.
+fn found_again(dir: &Path, id: &[u8]) -> Option<PathBuf> {
     if id.is_empty() {
         return None;
     }
-    let entries = fs::read_dir(dir.parent()?).ok()?;
-    let mut beside: Vec<PathBuf> = entries
-        .flatten()
+    let stack = dir.parent()?;
+    let others = stack.parent().map(directories).unwrap_or_default();
+    let others = others.iter().filter(|other| *other != stack);
+    let mut all = directories(stack);
+    all.extend(others.flat_map(|other| directories(other)).take(SEARCHED));
+    let mut layers = all
+        .into_iter()
+        .filter(|path| path != dir && path.join(SIDECAR).is_file());
+    layers.find(|path| identity(path).is_some_and(|found| found == id))
+}
+
+/// The directories in a directory, by name; none when it cannot be read, or when everybody may write to
+/// it: somebody could have put a layer there that pretends to be the one which is looked for.
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    if fs::metadata(dir).is_ok_and(|found| found.mode() & 0o002 != 0) {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter(|entry| !is_staging(&entry.file_name()))
         .map(|entry| entry.path())
-        .filter(|path| path != dir && path.join(SIDECAR).is_file())
+        .take(SEARCHED)
         .collect();
-    beside.sort();
-    beside.into_iter().find(|path| is(path, id))
+    found.sort();
+    found
 }
 
 /// Checks that the layer in `parent_dir` is the one that the layer in `dir` was made on.

@@ -129,6 +129,28 @@ fn a_parent_that_was_renamed_is_found_by_its_identity() {
 }
 
 #[test]
+fn a_parent_that_was_moved_to_another_stack_is_found_by_its_identity() {
+    let root = scratch();
+    let [a, b] = ["a", "b"].map(|name| {
+        let dir = root.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        dir
+    });
+    let one = Made::new("1", None, BASE).id(1, None).write(&a);
+    let two = Made::new("2", Some("../1"), TOP).id(2, Some(1)).write(&a);
+    let moved = b.join("elsewhere");
+    fs::rename(&one, &moved).unwrap();
+    assert_eq!(check_dir(&two).obstacles, vec![]);
+    let stack = Stack::open(&two).unwrap();
+    assert_eq!(stack.levels()[1].dir(), moved.canonicalize().unwrap());
+    // So is the layer itself, with the one below left where it was.
+    let away = b.join("2");
+    fs::rename(&two, &away).unwrap();
+    fs::rename(&moved, &one).unwrap();
+    assert_eq!(check_dir(&away).obstacles, vec![]);
+}
+
+#[test]
 fn a_stack_that_is_too_deep_is_refused() {
     let root = scratch();
     for n in 0..=MAX_DEPTH {

@@ -140,15 +140,19 @@ fn finish(what: &str, img: &Path, strategy: &str) {
 }
 
 fn scratch() -> TempDir {
+    scratch_in(Path::new("/dev/shm"))
+}
+
+fn scratch_in(place: &Path) -> TempDir {
     tempfile::Builder::new()
         .prefix("icecore-test-")
-        .tempdir_in("/dev/shm")
+        .tempdir_in(place)
         .unwrap()
 }
 
 /// The points of a dedup that is not disturbed.
-fn points_of(set: &[&str], strategy: &str) -> Vec<Point> {
-    let dir = scratch();
+fn points_of(place: &Path, set: &[&str], strategy: &str) -> Vec<Point> {
+    let dir = scratch_in(place);
     let img = dir.path().join("img");
     stack(&img);
     let words = words(&img, strategy);
@@ -159,13 +163,15 @@ fn points_of(set: &[&str], strategy: &str) -> Vec<Point> {
     points
 }
 
-fn everywhere(set: &[&str], how: &dyn Fn(&Point, &[&str]) -> i32) {
-    for strategy in STRATEGIES {
-        let points = points_of(set, strategy);
+type Fault = dyn Fn(&Point, &[&str]) -> i32;
+
+fn everywhere(place: &Path, strategies: &[&str], set: &[&str], how: &Fault) {
+    for strategy in strategies {
+        let points = points_of(place, set, strategy);
         let mut hit = 0;
         for point in &points {
             let what = format!("{strategy} at {} {}", point.call, point.number);
-            let dir = scratch();
+            let dir = scratch_in(place);
             let img = dir.path().join("img");
             stack(&img);
             let words = words(&img, strategy);
@@ -185,17 +191,24 @@ fn everywhere(set: &[&str], how: &dyn Fn(&Point, &[&str]) -> i32) {
 #[test]
 fn a_dedup_killed_at_any_call_leaves_every_layer_as_it_was_or_marked() {
     if require(&[Need::Strace]) {
-        everywhere(CHANGES, &|point, words| killed_at(point, ICECORE, words));
+        let killed = |point: &Point, words: &[&str]| killed_at(point, ICECORE, words);
+        everywhere(Path::new("/dev/shm"), &STRATEGIES, CHANGES, &killed);
+        if let Some((xfs, _dir)) = xfs() {
+            everywhere(&xfs.0, &["content"], CHANGES, &killed);
+        }
     }
 }
 
 #[test]
 fn a_dedup_on_a_full_or_broken_disk_leaves_every_layer_as_it_was_or_marked() {
     if require(&[Need::Strace]) {
+        let xfs = xfs();
         for errno in ["ENOSPC", "EIO"] {
-            everywhere(FALLIBLE, &|point, words| {
-                failing_at(point, errno, ICECORE, words)
-            });
+            let failing = |point: &Point, words: &[&str]| failing_at(point, errno, ICECORE, words);
+            everywhere(Path::new("/dev/shm"), &STRATEGIES, FALLIBLE, &failing);
+            if let Some((xfs, _dir)) = &xfs {
+                everywhere(&xfs.0, &["content"], FALLIBLE, &failing);
+            }
         }
     }
 }
@@ -225,6 +238,23 @@ impl Drop for Mounted {
             done.is_ok_and(|done| done.status.success()).then_some(())
         });
     }
+}
+
+/// A file system whose files can share blocks; none where it cannot be made.
+fn xfs() -> Option<(Mounted, TempDir)> {
+    let dir = scratch();
+    let image = dir.path().join("image");
+    fs::File::create(&image)
+        .unwrap()
+        .set_len(400 << 20)
+        .unwrap();
+    let made = Command::new("mkfs.xfs").arg("-q").arg(&image).output();
+    if !require(&[Need::Root]) || !made.is_ok_and(|done| done.status.success()) {
+        eprintln!("skipped: no xfs can be made here");
+        return None;
+    }
+    let mounted = Mounted::new(&image, &dir.path().join("at"));
+    Some((mounted, dir))
 }
 
 #[test]
@@ -263,7 +293,7 @@ fn a_dedup_that_loses_the_power_at_any_call_leaves_every_layer_as_it_was_or_mark
         stack(&at.join("img"));
     }
     for strategy in STRATEGIES {
-        let points = points_of(CHANGES, strategy);
+        let points = points_of(Path::new("/dev/shm"), CHANGES, strategy);
         for (n, point) in points.iter().enumerate() {
             let what = format!("power lost: {strategy} at {} {}", point.call, point.number);
             // New files each time: a loop device that is on its way out would be used again, with

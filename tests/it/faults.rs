@@ -302,6 +302,11 @@ fn a_squash_on_a_full_or_broken_disk_changes_nothing_or_is_done() {
 }
 
 #[test]
+fn a_prune_on_a_full_or_broken_disk_changes_nothing_or_is_done() {
+    fail(&PRUNE);
+}
+
+#[test]
 fn a_dedup_on_a_full_or_broken_disk_leaves_every_layer_exact_or_marked() {
     for operation in [&UNCHANGED, &ZERO, &SUPERSEDED] {
         fail(operation);

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::faults::{DROP, ICECORE, Operation, SQUASH, SUPERSEDED, Template, UNCHANGED, placed};
+use crate::faults::{
+    DROP, ICECORE, Operation, PRUNE, SQUASH, SUPERSEDED, Template, UNCHANGED, placed,
+};
 use crate::support::disk::Disk;
 use crate::support::faults::{CHANGES, killed_at, points};
 use crate::support::{Need, require};
@@ -108,6 +110,11 @@ fn a_drop_survives_a_power_cut_at_any_call() {
 #[test]
 fn a_squash_survives_a_power_cut_at_any_call() {
     everywhere(&SQUASH);
+}
+
+#[test]
+fn a_prune_survives_a_power_cut_at_any_call() {
+    everywhere(&PRUNE);
 }
 
 #[test]
