@@ -48,12 +48,14 @@ fn criu_restores_our_full_layers() {
         let target = sandbox.specimen(kind, args);
         target.check();
         let pids = target.members();
+        let stopped = target.stopped();
         sandbox
             .icecore(&format!("dump -t {} -D 1 {OPTIONS}", target.pid))
             .ok();
         sandbox.wait_gone(&pids);
         eprintln!("{kind}");
         sandbox.criu("restore -D 1 -d -v2 --file-locks").ok();
+        target.wait_for_stops(&stopped);
         target.check();
     }
 }

@@ -56,13 +56,14 @@ fn every_specimen_survives_criu() {
         let mut sandbox = Sandbox::new();
         let target = sandbox.specimen(kind, args);
         target.check();
-        let pids = target.members();
+        let (pids, stopped) = (target.members(), target.stopped());
         std::fs::create_dir(sandbox.path("1")).unwrap();
         sandbox
             .criu(&format!("dump -t {} -D 1 -v2", target.pid))
             .ok();
         sandbox.wait_gone(&pids);
         sandbox.criu("restore -D 1 -d -v2").ok();
+        target.wait_for_stops(&stopped);
         eprintln!("{kind}: {}", target.check());
     }
 }

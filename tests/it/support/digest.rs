@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
 use super::target::Target;
+use super::wait::wait_until;
 
 /// Mappings whose contents are the kernel's.
 const KERNELS: &[&str] = &["[vvar]", "[vvar_vclock]", "[vsyscall]", "[vdso]"];
@@ -16,8 +17,44 @@ const PAGE: u64 = 4096;
 /// not be writing. Whether a page of zeros is there or not makes no difference to the process.
 pub type Digest = BTreeMap<(i32, u64), [u8; 16]>;
 
-/// Reads all memory of a tree.
+/// System calls in which a specimen does nothing: read, poll, pause, nanosleep, wait4, rt_sigtimedwait,
+/// futex, epoll_wait, clock_nanosleep, waitid, ppoll, epoll_pwait.
+const WAITS: &[&str] = &[
+    "0", "7", "34", "35", "61", "128", "202", "230", "232", "247", "271", "281",
+];
+
+/// Waits until no thread of the tree runs: an answer is there to be read before whoever gave it has
+/// cleared his desk and waits for the next question.
+fn await_rest(target: &Target) {
+    let rests = |pid: i32, tid: i32| {
+        let text = |name: &str| {
+            let path = target.proc(pid, &format!("task/{tid}/{name}"));
+            fs::read_to_string(path).unwrap_or_default()
+        };
+        let stat = text("stat");
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        let waits = || {
+            let call = text("syscall");
+            call.split_whitespace()
+                .next()
+                .is_some_and(|n| WAITS.contains(&n))
+        };
+        matches!(state, Some('T' | 'Z' | 'X')) || state == Some('S') && waits()
+    };
+    wait_until("the tree is at rest", || {
+        let all = target.members().into_iter();
+        let mut threads =
+            all.flat_map(|pid| target.threads(pid).into_iter().map(move |tid| (pid, tid)));
+        threads.all(|(pid, tid)| rests(pid, tid)).then_some(())
+    });
+}
+
+/// Reads all memory of a tree, when it is at rest.
 pub fn digest(target: &Target) -> Digest {
+    await_rest(target);
     let mut all = BTreeMap::new();
     for pid in target.members() {
         // A zombie has no mappings.

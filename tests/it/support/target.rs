@@ -146,6 +146,22 @@ impl Target {
         stat.rsplit(") ").next()?.chars().next()
     }
 
+    /// Processes of the tree that are stopped by a signal.
+    pub fn stopped(&self) -> Vec<i32> {
+        let mut pids = self.members();
+        pids.retain(|pid| self.state(*pid) == Some('T'));
+        pids
+    }
+
+    /// Waits until these processes are stopped again: CRIU does not wait until they have taken the
+    /// signal that stops them.
+    pub fn wait_for_stops(&self, pids: &[i32]) {
+        wait_until("what was stopped is", || {
+            let stops = |pid: &i32| self.state(*pid) == Some('T');
+            pids.iter().all(stops).then_some(())
+        });
+    }
+
     /// Waits until every thread of the tree is stopped by a signal.
     pub fn wait_stopped(&self) {
         wait_until("all threads are stopped", || {
