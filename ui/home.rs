@@ -75,6 +75,7 @@ pub(crate) fn parent_of(
         layers
             .iter()
             .filter(usable)
+            .filter(|layer| !layer.own_pids)
             .filter(|layer| layer.root == pid && layer.comm.as_deref() == Some(comm))
             .max_by_key(|layer| layer.created_unix_ns)
     };

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::holes::lost;
 use super::stack::{pagemap, parent_dir};
 use crate::error::{Error, Result};
-use crate::image::proto::{CoreEntry, InventoryEntry, PstreeEntry};
+use crate::image::proto::{CoreEntry, InventoryEntry, PstreeEntry, TaskKobjIdsEntry};
 use crate::image::{Images, Place, Sidecar, pages_id};
 
 /// Bytes of an identity.
@@ -84,6 +84,8 @@ pub struct Layer {
     pub label: Option<String>,
     /// Pid of the root task.
     pub root: Option<u32>,
+    /// That is what it is called in a pid namespace of its own: no process here is meant.
+    pub own_pids: bool,
     /// Name (`comm`) of the root task.
     pub comm: Option<String>,
     /// Processes, zombies included.
@@ -164,6 +166,7 @@ impl Layer {
             parent_id: None,
             label: None,
             root: None,
+            own_pids: false,
             comm: None,
             tasks: 0,
             threads: 0,
@@ -256,6 +259,10 @@ impl Layer {
             self.root = Some(root.pid);
             let core = images.optional::<CoreEntry>(&format!("core-{}.img", root.pid))?;
             self.comm = core.and_then(|core| core.tc).map(|task| task.comm);
+            let ids = images.optional::<TaskKobjIdsEntry>(&format!("ids-{}.img", root.pid))?;
+            let inventory = images.optional::<InventoryEntry>("inventory.img")?;
+            let dumpers = inventory.and_then(|i| i.root_ids).and_then(|i| i.pid_ns_id);
+            self.own_pids = ids.is_some_and(|own| own.pid_ns_id != dumpers);
         }
         Ok(())
     }

@@ -126,6 +126,9 @@ fn every_layer_of_a_stack_of_a_pid_namespace_comes_back() {
             assert!(fs::metadata(target.proc(target.pid, "root")).is_ok());
             kill(&sandbox, &target);
         }
+        // Its pid is nobody's here.
+        let said = sandbox.icecore("stacks --json .").ok().stdout;
+        assert!(said.contains("\"own_pids\": true"), "{said}");
         // A branch: a restored tree is dumped on top of the layer that it came from.
         restored(&sandbox, &mut target, "2");
         target.ask("dirty 0 10 9");

@@ -114,7 +114,7 @@ fn row(layer: &Layer, graph: String) -> LayerRow {
         label: layer.label.as_deref().map(format::plain),
         pinned: layer.pinned,
         id: layer.id.clone(),
-        root: layer.root,
+        root: layer.root.filter(|_| !layer.own_pids),
         comm: layer.comm.clone(),
         parent: None,
         incremental: layer.extent == Extent::Incremental,
