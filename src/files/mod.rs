@@ -17,7 +17,7 @@
 //! 2. [`open_all`] opens every description once, in this process, at numbers that no process of the
 //!    image uses; the new processes inherit them by fork; [`Opened::fd`] gives the number of a file
 //!    id; contents go into [`Opened::segments`];
-//!    Pidfds of the new processes come after the fork, with [`Opened::meet`];
+//!    Files of the new processes themselves come after the fork, with [`Opened::meet`];
 //! 3. when mappings, cwd and root of a process are done, [`install()`] puts its descriptors in their
 //!    places and closes everything else;
 //! 4. when all processes and all memory are there, [`Opened::complete`], and [`Opened::finish`] before
@@ -38,6 +38,7 @@ mod ghost;
 mod inet;
 mod inotify;
 mod install;
+mod late;
 mod locks;
 mod memfd;
 mod netlink;
@@ -47,6 +48,7 @@ mod owner;
 mod pidfd;
 mod pipe;
 mod preflight;
+mod proc_file;
 mod regular;
 mod signalfd;
 mod socket;
@@ -71,6 +73,7 @@ pub use tty::Session;
 use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
 use crate::inject::Remote;
+use crate::units::Pid;
 use descriptor::Descriptor;
 
 /// A kind of open file, with its dump half and its restore half.
@@ -108,11 +111,22 @@ pub trait FileKind: Sync + fmt::Debug {
     fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()>;
 
     /// Opens the file again with its flags and offset; `None` for an entry that only serves another
-    /// one.
+    /// one, or is put off until its process is there.
     ///
     /// # Errors
     /// When it cannot be opened.
     fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>>;
+
+    /// Opens a file that was put off until all processes of the layer are there; `seen` tells what we
+    /// call them.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    fn open_late(&self, entry: &FileEntry, seen: &dyn Fn(Pid) -> Pid) -> Result<Reopened> {
+        let _ = seen;
+        let what = format!("A {} was put off: file {}", self.name(), entry.id);
+        Err(Error::corrupt(what))
+    }
 
     /// In a process that has the file at `number` and now has all its descriptors: does what only a
     /// process of the layer can do. False when this process cannot, but another one may.
@@ -203,6 +217,15 @@ fn part<'a, T>(entry: &FileEntry, part: Option<&'a T>, what: &str) -> Result<&'a
 
 /// Why `file` cannot be dumped, whatever its kind.
 pub fn refusal(file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
+    if file.flags & libc::O_PATH.cast_unsigned() != 0 && file.path().is_none() {
+        return Some(Refusal {
+            what: format!(
+                "{} as a place only (O_PATH), which no path leads to,",
+                file.shown()
+            ),
+            hint: "have the program close it before the dump".to_owned(),
+        });
+    }
     let refusal = match kind_of(file) {
         Some(kind) => kind.refusal(file, outside, allow),
         None => Some(unsupported::refusal(file)),

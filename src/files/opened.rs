@@ -12,8 +12,9 @@ use prost::Message as _;
 
 use super::ghost::Remaps;
 use super::inotify::{self, Watches};
+use super::late::Late;
 use super::memfd::OpenSegment;
-use super::pidfd::{Pidfd, Pidfds};
+use super::pidfd::Gone;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
 use super::tty::Session;
@@ -44,7 +45,7 @@ pub struct Opened {
     terminals: tty::Open,
     locks: locks::Wanted,
     watches: Vec<Watches>,
-    pidfds: Pidfds,
+    late: Late,
     /// Queues of unix sockets, to be filled.
     unix: unix::build::Made,
     /// What became of [`FileKind::settle`], by file id.
@@ -123,14 +124,17 @@ impl Opened {
         watches.iter().try_for_each(Watches::begin)
     }
 
-    /// When all processes are forked: makes the pidfds of them; `seen` tells what we call those of the
+    /// When all processes are forked: opens what is of them; `seen` tells what we call those of the
     /// layer.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn meet(&mut self, seen: &dyn Fn(Pid) -> Pid) -> Result<()> {
-        for (entry, reopened) in self.pidfds.make(seen)? {
-            self.keep(&entry, &Pidfd, reopened, 0)?;
+        for entry in self.late.take() {
+            let unknown =
+                || Error::corrupt(format!("files.img: entry {} of unknown kind", entry.id));
+            let kind = kind_of_entry(&entry).ok_or_else(unknown)?;
+            self.keep(&entry, kind, kind.open_late(&entry, seen)?, 0)?;
         }
         Ok(())
     }
@@ -140,7 +144,7 @@ impl Opened {
         let Some(number) = self.fd(id) else {
             return Ok(None);
         };
-        let fetched = self.pidfds.fetch(id, number, remote)?;
+        let fetched = self.late.fetch(id, number, remote)?;
         Ok(Some(fetched.unwrap_or(number)))
     }
 
@@ -215,7 +219,8 @@ pub struct Opening<'a> {
     pub(super) remaps: Remaps,
     pub(super) terminals: tty::Terminals,
     pub(super) watches: Vec<Watches>,
-    pub(super) pidfds: Pidfds,
+    pub(super) late: Late,
+    pub(super) gone: Gone,
     layer: Option<Option<String>>,
     unix: unix::build::Made,
 }
@@ -328,7 +333,8 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
             .filter_map(|inode| Some((u32::try_from(inode.inode_id).ok()?, inode)))
             .collect(),
         watches: Vec::new(),
-        pidfds: Pidfds::default(),
+        late: Late::default(),
+        gone: Gone::default(),
         segments: BTreeMap::new(),
         least,
         pipes: HashMap::new(),
@@ -347,7 +353,7 @@ pub fn open_all(images: &Images, above: RawFd, allow: &Allow) -> Result<Opened> 
     opened.locks = locks::Wanted::read(images)?;
     opened.segments = opening.segments;
     opened.watches = opening.watches;
-    opened.pidfds = opening.pidfds.prepared(least, |file| lift(file, least))?;
+    opened.late = opening.late.prepared(least, |file| lift(file, least))?;
     opened.terminals = opening.terminals.finish()?;
     opened.unix = opening.unix;
     Ok(opened)

@@ -16,9 +16,9 @@ pub(super) fn entry(owner: Owner, ids: &Ids) -> FownEntry {
     }
 }
 
-/// From the image; `None` when there is no owner.
+/// From the image; `None` when there is neither owner nor signal.
 pub(super) fn from_entry(entry: &FownEntry) -> Option<Owner> {
-    (entry.pid != 0).then(|| Owner {
+    (entry.pid != 0 || entry.signum != 0).then(|| Owner {
         kind: entry.pid_type.cast_signed(),
         pid: entry.pid.cast_signed(),
         signal: entry.signum.cast_signed(),

@@ -1,12 +1,10 @@
 //! Descriptors for processes of the tree, and for some that have ended and been waited for.
 //!
 //! CRIU: `pidfd_entry`; one of a gone process has the pid -1 and an inode number that it shares with
-//! others of that process. A process must be there before its pidfd, so these descriptions alone are
-//! made after the fork; each new process fetches them from the engine (pidfd_getfd(2)). Sources:
-//! pidfd_open(2), `fs/pidfs.c`.
+//! others of that process. A process must be there before its pidfd. Sources: pidfd_open(2),
+//! `fs/pidfs.c`.
 
-use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::collections::HashMap;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -17,7 +15,6 @@ use super::{
 };
 use crate::error::{Error, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, PidfdEntry};
-use crate::inject::{Call, Remote};
 use crate::sys::{clone, pidfd};
 use crate::units::Pid;
 
@@ -102,14 +99,18 @@ impl FileKind for Pidfd {
     }
 
     fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
-        let whole = entry;
-        let entry = part(whole)?;
-        if entry.nspid != GONE {
-            opening.pidfds.wait(whole)?;
+        let own = part(entry)?;
+        if own.nspid != GONE {
+            opening.late.wait(entry)?;
             return Ok(None);
         }
-        let gone = opening.pidfds.gone(entry.ino)?;
-        open(entry, gone).map(Some)
+        let gone = opening.gone.get(own.ino)?;
+        open(own, gone).map(Some)
+    }
+
+    fn open_late(&self, entry: &FileEntry, seen: &dyn Fn(Pid) -> Pid) -> Result<Reopened> {
+        let entry = part(entry)?;
+        open(entry, seen(Pid::from_raw(entry.nspid)))
     }
 }
 
@@ -150,89 +151,18 @@ impl Drop for Idle {
     }
 }
 
-/// Those of a layer on their way.
+/// What stands for processes that are gone, until all their pidfds are made.
 #[derive(Debug, Default)]
-pub(super) struct Pidfds {
-    /// Of processes that do not exist yet.
-    waiting: Vec<FileEntry>,
-    /// What stands for processes that are gone, until all their pidfds are made.
-    idle: HashMap<u32, Idle>,
-    /// A pidfd of this process, inherited by the new ones.
-    own: Option<OwnedFd>,
-    /// Files that the new processes fetch, and lowest number that none of them uses.
-    late: HashSet<u32>,
-    least: RawFd,
-}
+pub(super) struct Gone(HashMap<u32, Idle>);
 
-impl Pidfds {
-    fn wait(&mut self, entry: &FileEntry) -> Result<()> {
-        if self.own.is_none() {
-            let own = pidfd::open(Pid::this());
-            self.own = Some(own.map_err(|e| Error::os("Cannot open our own process", e))?);
-        }
-        self.waiting.push(entry.clone());
-        Ok(())
-    }
-
+impl Gone {
     /// A process that will be gone.
-    fn gone(&mut self, ino: u32) -> Result<Pid> {
-        if let Some(Idle(pid)) = self.idle.get(&ino) {
+    fn get(&mut self, ino: u32) -> Result<Pid> {
+        if let Some(Idle(pid)) = self.0.get(&ino) {
             return Ok(*pid);
         }
         let pid = clone::fork_idle(None).map_err(|e| Error::os("Cannot fork", e))?;
-        self.idle.insert(ino, Idle(pid));
+        self.0.insert(ino, Idle(pid));
         Ok(pid)
-    }
-
-    /// What remains to be done after the fork.
-    pub(super) fn prepared(
-        mut self,
-        least: RawFd,
-        lift: impl Fn(OwnedFd) -> Result<OwnedFd>,
-    ) -> Result<Self> {
-        self.idle.clear();
-        self.own = self.own.map(lift).transpose()?;
-        self.least = least;
-        Ok(self)
-    }
-
-    /// Makes those that waited, once all processes are there; `seen` tells what we call them.
-    pub(super) fn make(&mut self, seen: &dyn Fn(Pid) -> Pid) -> Result<Vec<(FileEntry, Reopened)>> {
-        let waiting = std::mem::take(&mut self.waiting);
-        self.late = waiting.iter().map(|entry| entry.id).collect();
-        let mut made = Vec::new();
-        for whole in waiting {
-            let entry = part(&whole)?;
-            let file = open(entry, seen(Pid::from_raw(entry.nspid)))?;
-            made.push((whole, file));
-        }
-        Ok(made)
-    }
-
-    /// In a new process: fetches file `id`, which is `number` in this one, if it was not there to be
-    /// inherited.
-    pub(super) fn fetch(
-        &self,
-        id: u32,
-        number: RawFd,
-        remote: &mut Remote,
-    ) -> Result<Option<RawFd>> {
-        let Some(own) = self.own.as_ref().filter(|_| self.late.contains(&id)) else {
-            return Ok(None);
-        };
-        let args = [own.as_raw_fd(), number, 0].map(|n| u64::from(n.cast_unsigned()));
-        let fetched = remote.call("pidfd_getfd", libc::SYS_pidfd_getfd, &args);
-        let fetched = fetched.map_err(|e| e.hint("run icecore as root"))?;
-        let [command, least] =
-            [libc::F_DUPFD_CLOEXEC, self.least].map(|n| u64::from(n.cast_unsigned()));
-        let mut calls = [
-            Call::new(libc::SYS_fcntl, &[fetched, command, least]),
-            Call::new(libc::SYS_close, &[fetched]),
-        ];
-        remote.run(&mut calls)?;
-        let tid = remote.tid();
-        let cannot = |e| Error::os(format!("Process {tid} cannot duplicate pidfd {id}"), e);
-        let lifted = calls[0].value().map_err(cannot)?;
-        Ok(RawFd::try_from(lifted).ok())
     }
 }

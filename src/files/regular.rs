@@ -16,9 +16,11 @@ use nix::unistd::{Whence, lseek};
 use super::descriptor::{Descriptor, Stat};
 use super::{
     Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, build_id, ghost,
+    proc_file,
 };
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, FownEntry, RegFileEntry};
+use crate::units::Pid;
 
 /// Memory devices (major 1) without state: null, zero, full, random, urandom.
 const STATELESS_DEVICES: [u32; 5] = [3, 5, 7, 8, 9];
@@ -46,8 +48,11 @@ impl FileKind for Regular {
             }
     }
 
-    fn refusal(&self, file: &Descriptor, _: &Outside, allow: &Allow) -> Option<Refusal> {
-        path_refusal(file, allow)
+    fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
+        match file.path().and_then(proc_file::process) {
+            Some(pid) => proc_file::refusal(file, pid, outside),
+            None => path_refusal(file, allow),
+        }
     }
 
     fn image_type(&self) -> FdTypes {
@@ -55,6 +60,9 @@ impl FileKind for Regular {
     }
 
     fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
+        if let Some(pid) = held.file.path().and_then(proc_file::process) {
+            proc_file::dump(held.file, pid, dumper)?;
+        }
         push_entry(held.file, held.fown, id, dumper)
     }
 
@@ -70,25 +78,40 @@ impl FileKind for Regular {
             ));
         } else if let Some(remap) = findings.remap(entry.id) {
             ghost::check(entry, remap, findings);
+        } else if let Some(pid) = proc_file::process(Path::new(&entry.name)) {
+            proc_file::check(&entry.name, pid, findings);
         } else {
             compare(entry, findings);
         }
         Ok(())
     }
 
-    fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
-        let entry = part(entry)?;
+    fn open(&self, whole: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
+        let entry = part(whole)?;
         // The path of a FIFO: only its kind may open it, an open would wait for the other end.
         if opening.serves_another(entry.id) {
             return Ok(None);
         }
-        let file = reopen(entry, &ghost::door(entry, opening)?)?;
-        Ok(Some(Reopened {
-            file,
-            flags: entry.flags,
-            fown: entry.fown,
-        }))
+        if proc_file::process(Path::new(&entry.name)).is_some() {
+            opening.late.wait(whole)?;
+            return Ok(None);
+        }
+        let door = ghost::door(entry, opening)?;
+        reopened(entry, &door).map(Some)
     }
+
+    fn open_late(&self, entry: &FileEntry, _: &dyn Fn(Pid) -> Pid) -> Result<Reopened> {
+        let entry = part(entry)?;
+        reopened(entry, Path::new(&entry.name))
+    }
+}
+
+fn reopened(entry: &RegFileEntry, door: &Path) -> Result<Reopened> {
+    Ok(Reopened {
+        file: reopen(entry, door)?,
+        flags: entry.flags,
+        fown: entry.fown,
+    })
 }
 
 /// The kind's own part of an entry.
@@ -107,10 +130,15 @@ pub(super) fn push_entry(
     id: u32,
     dumper: &mut Dumper,
 ) -> Result<()> {
-    let name = ghost::keep(file, id, dumper)?;
+    let of_process = file.path().and_then(proc_file::process).is_some();
+    let name = if of_process {
+        file.shown().into_owned()
+    } else {
+        ghost::keep(file, id, dumper)?
+    };
     let regular = file.stat.file_type() == libc::S_IFREG;
     // Opening a leased file would break the lease.
-    let readable = is_read_only(file.flags) && !super::locks::is_leased(file);
+    let readable = is_read_only(file.flags) && !of_process && !super::locks::is_leased(file);
     if let (true, true, Some(path)) = (regular, readable, file.path()) {
         dumper.build_id_for_next(path, file.stat);
     }
@@ -296,7 +324,7 @@ pub(super) fn path_refusal(file: &Descriptor, allow: &Allow) -> Option<Refusal> 
         });
     }
     let path = file.path()?;
-    if of_a_process(path) {
+    if proc_file::process(path).is_some() {
         return Some(Refusal {
             what: format!("{shown}, a file of a process,"),
             hint: "have the program close it before the dump".to_owned(),
@@ -305,21 +333,12 @@ pub(super) fn path_refusal(file: &Descriptor, allow: &Allow) -> Option<Refusal> 
     ghost::refusal(file, allow)
 }
 
-/// `/proc/PID/…`: it would be another process's after a restore, if anybody's.
-fn of_a_process(path: &Path) -> bool {
-    path.strip_prefix("/proc")
-        .ok()
-        .and_then(|rest| rest.iter().next()?.to_str())
-        .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
 
     use super::super::testing::descriptor;
     use super::*;
-    use crate::units::Pid;
 
     fn open_file(path: &Path) -> (File, Descriptor) {
         let file = fs::OpenOptions::new()
@@ -372,13 +391,6 @@ mod tests {
         };
         assert!(Regular.recognises(&device(3)));
         assert!(!Regular.recognises(&device(1)));
-    }
-
-    #[test]
-    fn files_of_processes_are_refused_and_global_ones_are_not() {
-        assert!(of_a_process(Path::new("/proc/12/maps")));
-        assert!(!of_a_process(Path::new("/proc/meminfo")));
-        assert!(!of_a_process(Path::new("/srv/proc/12")));
     }
 
     #[test]

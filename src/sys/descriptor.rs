@@ -58,11 +58,12 @@ pub fn owner(fd: impl AsFd) -> nix::Result<Owner> {
     let mut who = f_owner_ex { type_: 0, pid: 0 };
     // SAFETY: `who` is a valid f_owner_ex that the kernel fills.
     Errno::result(unsafe { libc::fcntl(fd, command(F_GETOWN_EX), &raw mut who) })?;
-    if who.pid == 0 {
-        return Ok(Owner::default());
-    }
     // SAFETY: no argument.
     let signal = Errno::result(unsafe { libc::fcntl(fd, command(F_GETSIG)) })?;
+    if who.pid == 0 {
+        let nobody = Owner::default();
+        return Ok(Owner { signal, ..nobody });
+    }
     let mut users = [0_u32; 2];
     // SAFETY: the kernel writes two uid_t (real, effective), exactly what `users` holds.
     Errno::result(unsafe { libc::fcntl(fd, command(F_GETOWNER_UIDS), users.as_mut_ptr()) })?;
@@ -75,18 +76,45 @@ pub fn owner(fd: impl AsFd) -> nix::Result<Owner> {
     })
 }
 
-/// Sets the signal owner of the description behind `fd`. The kernel records the caller's users.
+/// Sets the signal owner of the description behind `fd`. The kernel records the caller's users, so the
+/// calling thread has those of the owner meanwhile.
 ///
 /// # Errors
-/// `ESRCH` when the process or group does not exist (yet).
+/// `ESRCH` when the process or group does not exist (yet), `EPERM` without the right to be another
+/// user.
 pub fn set_owner(fd: impl AsFd, owner: &Owner) -> nix::Result<()> {
-    let fd = fd.as_fd().as_raw_fd();
+    let mine = (
+        nix::unistd::getuid().as_raw(),
+        nix::unistd::geteuid().as_raw(),
+    );
+    if owner.pid == 0 || (owner.uid, owner.euid) == mine {
+        return set_owner_here(fd.as_fd().as_raw_fd(), owner);
+    }
+    become_user(owner.uid, owner.euid)?;
+    let set = set_owner_here(fd.as_fd().as_raw_fd(), owner);
+    become_user(mine.0, mine.1)?;
+    nix::sys::prctl::set_dumpable(true)?;
+    set
+}
+
+/// Changes real and effective user of the calling thread alone; the saved one stays
+/// (setresuid(2), without the C library, which would change all threads).
+fn become_user(real: u32, effective: u32) -> nix::Result<()> {
+    let same = u32::MAX;
+    // SAFETY: plain numbers.
+    let result = unsafe { libc::syscall(libc::SYS_setresuid, real, effective, same) };
+    Errno::result(result).map(drop)
+}
+
+fn set_owner_here(fd: RawFd, owner: &Owner) -> nix::Result<()> {
     let who = f_owner_ex {
         type_: owner.kind,
         pid: owner.pid,
     };
-    // SAFETY: `who` is a valid f_owner_ex that the kernel only reads.
-    Errno::result(unsafe { libc::fcntl(fd, command(F_SETOWN_EX), &raw const who) })?;
+    if owner.pid != 0 {
+        // SAFETY: `who` is a valid f_owner_ex that the kernel only reads.
+        Errno::result(unsafe { libc::fcntl(fd, command(F_SETOWN_EX), &raw const who) })?;
+    }
     // SAFETY: a number as argument.
     Errno::result(unsafe { libc::fcntl(fd, command(F_SETSIG), owner.signal) })?;
     Ok(())
@@ -164,13 +192,26 @@ mod tests {
                 kind: 1,
                 pid: me,
                 signal: libc::SIGUSR2,
-                ..Owner::default()
+                uid: nix::unistd::getuid().as_raw(),
+                euid: nix::unistd::geteuid().as_raw(),
             },
         )
         .unwrap();
         let got = owner(&read).unwrap();
         assert_eq!((got.kind, got.pid, got.signal), (1, me, libc::SIGUSR2));
         assert_eq!(got.euid, nix::unistd::geteuid().as_raw());
+    }
+
+    #[test]
+    fn a_signal_without_an_owner_comes_back_as_set() {
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        let signal = libc::SIGUSR1;
+        let nobody = Owner {
+            signal,
+            ..Owner::default()
+        };
+        set_owner(&read, &nobody).unwrap();
+        assert_eq!(owner(&read).unwrap(), nobody);
     }
 
     #[test]

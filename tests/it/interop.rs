@@ -27,6 +27,8 @@ const KINDS: &[(&str, &[&str])] = &[
     ("nameless", &["modest", "link"]),
     ("pidfds", &[]),
     ("pipes", &[]),
+    ("places", &["modest"]),
+    ("owners", &["modest"]),
     ("terminals", &["modest"]),
     ("sockets", &["modest"]),
     ("stops", &["modest"]),

@@ -23,6 +23,7 @@ mod keeper;
 mod locks;
 mod namespaces;
 mod pidfds;
+mod places;
 mod powercut;
 mod python;
 mod servers;

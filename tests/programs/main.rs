@@ -26,9 +26,11 @@ mod kernel;
 mod locks;
 mod memory;
 mod nameless;
+mod owners;
 mod pattern;
 mod pidfds;
 mod pipes;
+mod places;
 mod reaper;
 mod registers;
 mod sessions;
@@ -69,7 +71,9 @@ const KINDS: &[(&str, Kind)] = &[
     ("memory", memory::run),
     ("nameless", nameless::run),
     ("pidfds", pidfds::run),
+    ("owners", owners::run),
     ("pipes", pipes::run),
+    ("places", places::run),
     ("sessions", sessions::run),
     ("shared", shared::run),
     ("signals", signals::run),
