@@ -36,6 +36,12 @@ const KINDS: &[Kind] = &[
     ("locks", &[], &[("child", "check")]),
     ("watches", &[], &[("child", "check")]),
     ("pidfds", &[], &[("child", "check")]),
+    ("events", &[], &[]),
+    ("shared", &[], &[("child", "check")]),
+    ("stops", &[], &[]),
+    ("creds", &["threads"], &[]),
+    ("confined", &[], &[]),
+    ("internet", &[], &[]),
 ];
 
 fn dump(sandbox: &Sandbox, target: &Target, words: &str) {
@@ -78,6 +84,8 @@ fn a_tree_in_a_pid_namespace_keeps_the_ids_that_it_has_there() {
                 "descriptors",
                 "terminals",
                 "pidfds",
+                "stops",
+                "creds",
             ];
             if namespaces == PIDS && looks.contains(kind) {
                 continue;
@@ -342,4 +350,39 @@ fn clocks_go_on_between_criu_and_us() {
     sandbox.wait_gone(&pids);
     restored(&sandbox, &mut target, "3");
     clock(&target);
+}
+
+#[test]
+fn criu_restores_every_layer_of_our_stack_of_a_pid_namespace() {
+    if !require(&[Need::Root, Need::Criu]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let mut target = sandbox.specimen_apart(PIDS, "writer", &["400"]);
+    dump(&sandbox, &target, "-D 1 -R --track-mem");
+    target.ask("dirty 0 30 5");
+    dump(
+        &sandbox,
+        &target,
+        "-D 2 -R --track-mem --prev-images-dir ../1",
+    );
+    target.ask("dirty 0 30 6");
+    dump(&sandbox, &target, "-D 3 --prev-images-dir ../2");
+    let file = sandbox.path("criu.pid");
+    for layer in ["2", "1", "3"] {
+        let _none = fs::remove_file(&file);
+        sandbox
+            .criu(&format!(
+                "restore -D {layer} -d -v2 --pidfile {}",
+                file.display()
+            ))
+            .ok();
+        target.pid = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        target.check();
+        kill(&sandbox, &target);
+    }
+    // CRIU restores one with mounts of its own into nothing rather than into wrong ones.
+    let target = sandbox.specimen_apart(MORE, "clocks", &[]);
+    dump(&sandbox, &target, "-D 4");
+    assert!(sandbox.criu("restore -D 4 -d -v2").code != 0);
 }
