@@ -102,6 +102,22 @@ pub fn bound_file(fd: impl AsFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
+/// True when the other end has announced that it sends no more, or this one that it reads no more
+/// (poll(2), `POLLRDHUP`).
+///
+/// # Errors
+/// As poll(2).
+pub fn reads_no_more(fd: impl AsFd) -> nix::Result<bool> {
+    let mut asked = libc::pollfd {
+        fd: fd.as_fd().as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: the kernel reads and writes the one entry of `asked`, and does not wait.
+    Errno::result(unsafe { libc::poll(&raw mut asked, 1, 0) })?;
+    Ok(asked.revents & libc::POLLRDHUP != 0)
+}
+
 /// An ioctl that writes one int, such as `SIOCOUTQ`.
 ///
 /// # Errors

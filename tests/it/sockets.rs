@@ -180,6 +180,44 @@ fn established_connections_need_a_word_and_go_on_with_everything_under_way() {
 }
 
 #[test]
+fn half_closed_connections_go_on_from_every_layer_and_can_be_dumped_again() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &["halves"]);
+    let pids = target.members();
+    let dump = |words: &str| {
+        let words = format!("dump -t {} --tcp-established {words}", target.pid);
+        sandbox.icecore(&words).ok();
+        target.runs();
+        target.check();
+    };
+    dump("-D 1 -R --track-mem");
+    dump("-D 2 -R --track-mem --prev-images-dir ../1");
+    let words = "--tcp-established -D 3 --track-mem --prev-images-dir ../2";
+    let last = format!("dump -t {} {words}", target.pid);
+    sandbox.icecore(&last).ok();
+    sandbox.wait_gone(&pids);
+    for layer in ["2", "3", "1", "4"] {
+        let words = format!("restore -D {layer} -d --tcp-established");
+        sandbox.icecore(&words).ok();
+        target.runs();
+        target.check();
+        if layer == "1" {
+            let words = format!("dump -t {} -D 4 --tcp-established", target.pid);
+            sandbox.icecore(&words).ok();
+            sandbox.wait_gone(&pids);
+            // Made anew once more, from what was made anew.
+            sandbox.icecore("keeper --let-go").ok();
+        } else {
+            target.ask_at("child", "talk");
+            sandbox.kill(&target);
+        }
+    }
+}
+
+#[test]
 fn connections_are_dropped_when_that_is_asked_for() {
     if !require(&[Need::Root]) {
         return;

@@ -1,5 +1,6 @@
 //! TCP and UDP sockets: listeners, bound, connected and unconnected ones, with options. With the
-//! argument `connected` also both ends of TCP connections, with bytes under way in both directions.
+//! argument `connected` also both ends of TCP connections, with bytes under way in both directions;
+//! with `halves` such that one end has closed for writing, or both have.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,7 +12,7 @@ use nix::sys::socket::{
 };
 
 use crate::desk::{Answer, Desk, Program, same};
-use crate::kernel::child;
+use crate::kernel::{call_with, child};
 
 struct Internet {
     listeners: Vec<(TcpListener, SocketAddr)>,
@@ -21,11 +22,24 @@ struct Internet {
     /// Listens to changes of network interfaces; with its port.
     netlink: (OwnedFd, u32),
     pairs: Vec<(TcpStream, TcpStream)>,
+    /// The first end of each has said that it will write no more.
+    halves: Vec<(TcpStream, TcpStream)>,
 }
 
 /// More than the other end takes at once, so that some of it was never sent.
 fn long() -> Vec<u8> {
     (0..3_000_000_u32).map(|n| (n % 251) as u8).collect()
+}
+
+/// The state of an end, as the kernel numbers them (the first byte of `TCP_INFO`).
+fn state(end: &TcpStream) -> u8 {
+    let mut state = 0_u8;
+    let mut length = 1_u32;
+    let length = (&raw mut length).expose_provenance() as u64;
+    let level = libc::IPPROTO_TCP as u64;
+    let before = [end.as_raw_fd() as u64, level, libc::TCP_INFO as u64];
+    call_with(libc::SYS_getsockopt, &before, &mut state, &[length]).unwrap();
+    state
 }
 
 /// Builds it and serves; the child at the desk `child`.
@@ -61,6 +75,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         connected: (connected, to),
         fresh,
         pairs: Vec::new(),
+        halves: Vec::new(),
         listeners: [plain, six]
             .into_iter()
             .map(|listener| {
@@ -72,14 +87,18 @@ pub fn run(mut desk: Desk, args: &[String]) {
     if args.iter().any(|arg| arg == "connected") {
         internet.connect();
     }
+    if args.iter().any(|arg| arg == "halves") {
+        internet.halve();
+    }
     child(|| desk.beside("child").serve(&mut internet));
     desk.wait_for("child");
     desk.serve(&mut internet);
 }
 
 impl Internet {
-    fn connect(&mut self) {
-        for (listener, at) in &self.listeners {
+    /// Two ends of a connection for each listener.
+    fn ends(&self) -> Vec<(TcpStream, TcpStream)> {
+        let pair = |(listener, at): &(TcpListener, SocketAddr)| {
             let client = TcpStream::connect(at).unwrap();
             client.set_nodelay(true).unwrap();
             let mut server = listener.accept();
@@ -89,7 +108,66 @@ impl Internet {
             {
                 server = listener.accept();
             }
-            let (server, _) = server.unwrap();
+            (client, server.unwrap().0)
+        };
+        self.listeners.iter().map(pair).collect()
+    }
+
+    /// Makes connections that are closed in part, by the client and by the server.
+    fn halve(&mut self) {
+        let swapped = self
+            .ends()
+            .into_iter()
+            .map(|(client, server)| (server, client));
+        self.halves = self.ends().into_iter().chain(swapped).collect();
+        for (ended, open) in &mut self.halves {
+            ended.write_all(b"question").unwrap();
+            ended.shutdown(Shutdown::Write).unwrap();
+            open.write_all(b"half").unwrap();
+            // Until all of it has arrived.
+            while (state(ended), state(open)) != (5, 8) {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// The ends see what they should see.
+    fn check_halves(&self) -> Result<(), String> {
+        for (ended, open) in &self.halves {
+            let mut bytes = [0; 16];
+            let count = open.peek(&mut bytes).map_err(|e| format!("peek: {e}"))?;
+            same("question", &&bytes[..count], &&b"question"[..])?;
+            let count = ended.peek(&mut bytes).map_err(|e| format!("peek: {e}"))?;
+            same("half", &&bytes[..count], &&b"half"[..])?;
+            // struct pollfd: descriptor, events, what happened.
+            let number = u64::from(open.as_raw_fd().cast_unsigned());
+            let mut poll = number | u64::from(libc::POLLRDHUP.cast_unsigned()) << 32;
+            let ready = call_with(libc::SYS_poll, &[], &mut poll, &[1, 0]);
+            same("the end is seen", &ready.unwrap_or(-1), &1)?;
+            let write = (&*ended).write(b"x").map_err(|e| e.kind());
+            same("write", &write, &Err(ErrorKind::BrokenPipe))?;
+        }
+        Ok(())
+    }
+
+    /// Says the rest on the half-closed connections.
+    fn end_halves(&mut self) -> Result<(), String> {
+        for (mut ended, mut open) in self.halves.drain(..) {
+            let text = |e: std::io::Error| e.to_string();
+            let mut all = String::new();
+            open.read_to_string(&mut all).map_err(text)?;
+            same("question", &all.as_str(), &"question")?;
+            open.write_all(b" and half").map_err(text)?;
+            open.shutdown(Shutdown::Write).map_err(text)?;
+            let mut all = String::new();
+            ended.read_to_string(&mut all).map_err(text)?;
+            same("answer", &all.as_str(), &"half and half")?;
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) {
+        for (client, server) in self.ends() {
             (&client).write_all(b"question").unwrap();
             (&server).write_all(b"answer").unwrap();
             // To the brim.
@@ -162,6 +240,7 @@ impl Program for Internet {
             same("reuse", &getsockopt(server, sockopt::ReuseAddr), &Ok(true))?;
             same("nodelay of a client", &client.nodelay().unwrap(), &true)?;
         }
+        self.check_halves()?;
         Ok(format!("{} connections", self.pairs.len()))
     }
 
@@ -177,6 +256,7 @@ impl Program for Internet {
             }
             return Ok(String::new());
         }
+        self.end_halves()?;
         let timeout = getsockopt(&self.fresh, sockopt::TcpUserTimeout);
         same("timeout", &timeout, &Ok(4567))?;
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

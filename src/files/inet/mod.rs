@@ -22,16 +22,21 @@ use super::socket::{options, set_options};
 use super::{Allow, Dumper, FileKind, Findings, Held, Nature, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
-    FdTypes, FileEntry, InetSkEntry, IpOptsEntry, SkOptionEntry, TcpOptsEntry,
+    FdTypes, FileEntry, InetSkEntry, IpOptsEntry, SkOptionEntry, SkShutdown, TcpOptsEntry,
 };
-use crate::sys::socket::{get_int, set_int};
+use crate::sys::socket::{get_int, reads_no_more, set_int};
 use crate::track::connections::{self, Connection};
 
 /// States of a socket, as the kernel and the images number them.
 const ESTABLISHED: u32 = 1;
 const SYN_SENT: u32 = 2;
+const FIN_WAIT1: u32 = 4;
+const FIN_WAIT2: u32 = 5;
 const CLOSE: u32 = 7;
+const CLOSE_WAIT: u32 = 8;
+const LAST_ACK: u32 = 9;
 const LISTEN: u32 = 10;
+const CLOSING: u32 = 11;
 
 /// `AF_INET`, `AF_INET6`.
 #[derive(Debug)]
@@ -87,13 +92,10 @@ impl FileKind for Inet {
             });
         }
         let state = u32::from(nature.tcp_state);
-        if state != ESTABLISHED {
+        if state != ESTABLISHED && !tcp::is_half_closed(state) {
+            let being = if state == SYN_SENT { "made" } else { "closed" };
             return Some(Refusal {
-                what: format!(
-                    "a TCP connection ({}) that is {}",
-                    file.shown(),
-                    in_words(state)
-                ),
+                what: format!("a TCP connection ({}) that is being {being}", file.shown()),
                 hint: "try again later, or drop all connections with --tcp-close".to_owned(),
             });
         }
@@ -142,6 +144,7 @@ impl FileKind for Inet {
             // From here on it belongs to the new process alone.
             connections::let_go(Some(&shown(entry)))?;
             tcp::go_on(file, entry.opts.reuseaddr.unwrap_or(false))
+                .and_then(|()| tcp::close_halves(file, entry))
                 .map_err(|e| Error::os(format!("Cannot let {} go on", shown(entry)), e))?;
         }
         Ok(())
@@ -165,16 +168,6 @@ fn is_connection(nature: Nature) -> bool {
 
 fn is_connected_tcp(entry: &InetSkEntry) -> bool {
     entry.proto.cast_signed() == libc::IPPROTO_TCP && !matches!(entry.state, CLOSE | LISTEN)
-}
-
-/// A state that cannot be saved, in words.
-fn in_words(state: u32) -> &'static str {
-    match state {
-        SYN_SENT => "being made",
-        4 | 5 | 11 => "closed at this end",
-        8 | 9 => "closed at the other end",
-        _ => "being closed",
-    }
 }
 
 /// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
@@ -257,10 +250,12 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     };
     kinds_options(copy, &mut entry).map_err(cannot)?;
     if is_connected_tcp(&entry) && !dumper.allow().tcp_close {
+        let deaf = reads_no_more(copy).map_err(cannot)?;
+        entry.shutdown = deaf.then_some(SkShutdown::Read.into());
         let name = format!("tcp-stream-{ino:x}.img");
         let stream = dumper
             .connections
-            .save(copy, shown(&entry))
+            .save(copy, state, shown(&entry))
             .map_err(cannot)?;
         dumper.streams.push((name, stream));
     }

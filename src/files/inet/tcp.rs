@@ -7,15 +7,21 @@
 //! there is none any more, the connection is made anew from the layer.
 //!
 //! CRIU: `tcp_stream_entry`, then the bytes received and not read, then those sent and not
-//! acknowledged, or not sent. Sources: tcp(7), `net/ipv4/tcp.c`, CRIU's documentation of TCP.
+//! acknowledged, or not sent. An end that was announced (FIN) has a number in the sequence, but no
+//! byte. Where a half-closed connection is made anew, ours is announced again, which the other side
+//! knows already; theirs is made up by shutdown(2), with its number counted as received.
+//!
+//! Sources: tcp(7), `net/ipv4/tcp.c`, CRIU's documentation of TCP.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, bind, connect, recv, send};
+use nix::sys::socket::{MsgFlags, Shutdown, bind, connect, recv, send, shutdown};
 use prost::Message as _;
 
-use super::{new, raw, set_kinds_options, shown, v6only};
+use super::{
+    CLOSE_WAIT, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK, new, raw, set_kinds_options, shown, v6only,
+};
 use crate::error::{Error, Result};
 use crate::image::Images;
 use crate::image::proto::{InetSkEntry, TcpStreamEntry};
@@ -78,7 +84,12 @@ struct Stopped {
 
 impl Connections {
     /// Stops a connection of the frozen target and reads it.
-    pub(super) fn save(&mut self, socket: &OwnedFd, ends: String) -> nix::Result<Stream> {
+    pub(super) fn save(
+        &mut self,
+        socket: &OwnedFd,
+        state: u32,
+        ends: String,
+    ) -> nix::Result<Stream> {
         attach_drop_filter(socket)?;
         let reuse = get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)? != 0;
         self.0.push(Stopped {
@@ -87,7 +98,7 @@ impl Connections {
             ends,
         });
         set_int(socket, TCP, libc::TCP_REPAIR, 1)?;
-        save(socket)
+        save(socket, state)
     }
 
     /// Each of them: its ends in words, its socket.
@@ -116,7 +127,7 @@ impl Drop for Connections {
     }
 }
 
-fn save(socket: &OwnedFd) -> nix::Result<Stream> {
+fn save(socket: &OwnedFd, state: u32) -> nix::Result<Stream> {
     let mut info = [0; 8];
     get(socket, TCP, libc::TCP_INFO, &mut info)?;
     let options: u32 = info[5].into();
@@ -129,10 +140,13 @@ fn save(socket: &OwnedFd) -> nix::Result<Stream> {
     let inq_len = length(bytes.len())?;
     set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, SENT)?;
     let outq_seq = number(libc::TCP_QUEUE_SEQ)?;
-    let out = queue(socket, queued(socket, libc::TIOCOUTQ)?)?;
+    // Our end waits to be acknowledged: it has a number, but no byte.
+    let end = usize::from(matches!(state, FIN_WAIT1 | LAST_ACK | CLOSING));
+    let out = queued(socket, libc::TIOCOUTQ)?.saturating_sub(end);
+    let out = queue(socket, out)?;
     let outq_len = length(out.len())?;
     bytes.extend(out);
-    let unsent = length(queued(socket, SIOCOUTQNSD)?)?;
+    let unsent = length(queued(socket, SIOCOUTQNSD)?.saturating_sub(end))?;
     set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, NO_QUEUE)?;
     let mut window = [0; 20];
     get(socket, TCP, TCP_REPAIR_WINDOW, &mut window)?;
@@ -208,7 +222,10 @@ fn make(
     set_int(&socket, TCP, libc::TCP_REPAIR_QUEUE, SENT)?;
     number(
         libc::TCP_QUEUE_SEQ,
-        saved.outq_seq.wrapping_sub(saved.outq_len),
+        saved
+            .outq_seq
+            .wrapping_sub(saved.outq_len)
+            .wrapping_sub(has_ended_here(entry.state).into()),
     )?;
     set_int(&socket, TCP, libc::TCP_REPAIR_QUEUE, RECEIVED)?;
     number(
@@ -296,6 +313,28 @@ fn all(socket: &OwnedFd, mut bytes: &[u8]) -> nix::Result<()> {
         let part = bytes.get(..most).unwrap_or(bytes);
         let sent = send(socket.as_fd().as_raw_fd(), part, MsgFlags::MSG_DONTWAIT)?;
         bytes = bytes.get(sent..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// True when our end was announced.
+fn has_ended_here(state: u32) -> bool {
+    matches!(state, FIN_WAIT1 | FIN_WAIT2 | LAST_ACK | CLOSING)
+}
+
+/// True when one end was announced, or both.
+pub(super) fn is_half_closed(state: u32) -> bool {
+    has_ended_here(state) || state == CLOSE_WAIT
+}
+
+/// Closes what was closed of a connection that goes on; nothing, when it is so already.
+pub(super) fn close_halves(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
+    let ended_there = matches!(entry.state, CLOSE_WAIT | LAST_ACK | CLOSING);
+    if ended_there || entry.shutdown.is_some() {
+        shutdown(socket.as_raw_fd(), Shutdown::Read)?;
+    }
+    if has_ended_here(entry.state) {
+        shutdown(socket.as_raw_fd(), Shutdown::Write)?;
     }
     Ok(())
 }
