@@ -270,7 +270,7 @@ fn await_reaped(pid: Pid) {
 const ATTEMPTS: u32 = 100;
 
 /// How long to wait for threads that were asked to stop and are to go on.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long a thread may take to stop before we ask what it is doing.
 const USUAL: Duration = Duration::from_micros(500);
@@ -335,7 +335,8 @@ fn let_go(mut asked: VecDeque<Pid>) -> Option<Pid> {
             }
             _ => false,
         });
-        std::thread::yield_now();
+        // Whoever is waited for needs the CPU.
+        let _timed_out = poll(&mut [], PollTimeout::from(1u8));
     }
     asked.pop_front()
 }

@@ -32,8 +32,9 @@ fn a_shell_that_forks_all_the_time_is_dumped_and_counts_on() {
     let mut made = 0;
     for layer in 0..20 {
         let run = sandbox.icecore(&format!("dump -t {pid} -D {layer} -R --track-mem"));
-        // A process between fork and exec shares what cannot be shared, or vanishes: then it is said.
-        assert!(matches!(run.code, 0 | 5 | 8), "{run:?}");
+        // A process between fork and exec shares what cannot be shared, vanishes, or keeps its parent
+        // from stopping: then it is said.
+        assert!(matches!(run.code, 0 | 5 | 7 | 8), "{run:?}");
         assert!(!run.stderr.contains("panicked"), "{run:?}");
         made += u32::from(run.code == 0);
         let before = count(&sandbox);

@@ -145,6 +145,9 @@ fn hold(what: &str, desk: &Desk) {
         "vfork" => {
             // A thread that waits for a child, until the root is told `start`.
             std::thread::spawn(|| kernel::wait_for_vm_child(&START));
+            while !kernel::CHILD.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
         }
         "traced" => {
             // A child that this process traces (PTRACE_TRACEME, PTRACE_CONT).

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::{ForkResult, Pid};
 
@@ -217,12 +218,16 @@ pub fn sleep_for_ever() -> ! {
     }
 }
 
+/// There is such a child.
+pub static CHILD: AtomicBool = AtomicBool::new(false);
+
 /// Waits, as in vfork(2), for a child that shares the memory of its parent and ends when `end` is set.
-pub fn wait_for_vm_child(end: &'static std::sync::atomic::AtomicBool) {
+pub fn wait_for_vm_child(end: &'static AtomicBool) {
     extern "C" fn run(end: *mut libc::c_void) -> i32 {
-        let end: *mut std::sync::atomic::AtomicBool = end.cast();
+        CHILD.store(true, Ordering::SeqCst);
+        let end: *mut AtomicBool = end.cast();
         // SAFETY: it is a static; the child shares the memory.
-        while !unsafe { &*end }.load(std::sync::atomic::Ordering::SeqCst) {
+        while !unsafe { &*end }.load(Ordering::SeqCst) {
             // SAFETY: has no memory effects.
             unsafe { libc::usleep(1000) };
         }
