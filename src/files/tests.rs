@@ -35,17 +35,22 @@ impl Sleeper {
         stdout: impl Into<Stdio>,
         stderr: impl Into<Stdio>,
     ) -> Self {
-        // Test runners leak descriptors of theirs into tests.
-        crate::sys::descriptor::close_on_exec_from(3).unwrap();
         let mut command = Command::new("sleep");
         command
             .arg("300")
             .stdin(stdin)
             .stdout(stdout)
             .stderr(stderr);
-        let child = command.spawn().unwrap();
-        // spawn returns after the exec, so the child has no descriptor of ours by now.
-        Self(child)
+        loop {
+            // Test runners leak descriptors of theirs into tests.
+            crate::sys::descriptor::close_on_exec_from(3).unwrap();
+            let child = Self(command.spawn().unwrap());
+            // spawn returns after the exec. Meanwhile another test may have made a descriptor that
+            // programs inherit.
+            if super::descriptor::numbers(child.pid()).unwrap() == [0, 1, 2] {
+                return child;
+            }
+        }
     }
 
     fn pid(&self) -> Pid {
