@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod config;
 mod demo;
 mod error;
 mod format;
@@ -30,14 +31,10 @@ fn main() -> ExitCode {
             (done, cli::wants_json(command))
         }
         None => {
-            let options = tui::Options {
-                root: cli.root.clone(),
-                ..tui::Options::default()
-            };
-            (
-                tui::run(options).map(|facts| ExitCode::from(facts.exit_code())),
-                false,
-            )
+            let done = config::Config::load(cli.screen.settings())
+                .and_then(|config| tui::run(tui::Options::of(config)))
+                .map(|facts| ExitCode::from(facts.exit_code()));
+            (done, false)
         }
     };
     match done {

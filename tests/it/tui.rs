@@ -13,6 +13,7 @@ fn browse(root: &std::path::Path, set: &[(&str, &str)]) -> Term {
     command.arg("--root");
     command.arg(root);
     command.env_remove("NO_COLOR");
+    command.env("ICECORE_CONFIG", "/dev/null");
     command.env("LANG", "C.UTF-8");
     command.env_remove("LC_ALL");
     command.env("ICECORE_RUNTIME_DIR", root);

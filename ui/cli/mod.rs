@@ -4,6 +4,7 @@ mod adopt;
 mod allow;
 mod cat;
 mod change;
+mod config;
 mod core;
 pub(crate) mod criu;
 mod dedup;
@@ -16,6 +17,7 @@ mod flatten;
 mod foreground;
 mod keeper;
 mod label;
+mod manual;
 mod owners;
 mod prune;
 pub(crate) mod ps;
@@ -36,6 +38,8 @@ use clap::{Parser, Subcommand};
 use icecore::{Error, Result};
 use tracing_subscriber::EnvFilter;
 
+use crate::config::settings::{self, Choice, Settings};
+
 /// Stacks of process snapshots: freeze a running process tree in layers, look into them, thaw any.
 #[derive(Debug, Parser)]
 #[command(
@@ -47,9 +51,39 @@ pub(crate) struct Cli {
     /// What to do; without it the terminal UI opens
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// Where the terminal UI looks for layers and makes new ones
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub(crate) root: PathBuf,
+    /// How the terminal UI starts
+    #[command(flatten)]
+    pub(crate) screen: Screen,
+}
+
+/// Options of the terminal UI; they win over the files (`icecore config`).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Screen {
+    /// Where the terminal UI looks for layers and makes new ones (the working directory, by default)
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Its colours: auto, dark, light, or a theme of your own
+    #[arg(long, value_name = "NAME")]
+    theme: Option<String>,
+    /// How many colours it uses
+    #[arg(long, value_name = "N", value_parser = ["auto", "none", "16", "256", "true"])]
+    colors: Option<String>,
+    /// Show nothing but ASCII
+    #[arg(long)]
+    ascii: bool,
+}
+
+impl Screen {
+    /// The same as settings.
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            root: self.root.clone(),
+            theme: self.theme.clone(),
+            colors: self.colors.as_deref().and_then(settings::colors),
+            ascii: self.ascii.then_some(Choice::Is(true)),
+            mouse: None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -102,6 +136,12 @@ pub(crate) enum Command {
     Prune(prune::Args),
     /// Tell what works on this machine, and what to do about the rest
     Doctor(doctor::Args),
+    /// Tell which settings of the terminal UI hold, or print files to start from
+    Config(config::Args),
+    /// Print what makes a shell complete icecore's commands
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page
+    Man(manual::ManArgs),
     /// Watch a small process tree being frozen in layers and thawed again
     Demo(demo::Args),
     /// A process of the demo's tree
@@ -138,6 +178,9 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Squash(args) => squash::run(args),
         Command::Prune(args) => prune::run(args),
         Command::Doctor(args) => return doctor::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::man(args),
         Command::Demo(args) => return demo::run(args),
         Command::DemoTarget(args) => demo::target(args),
         Command::Keeper(args) => keeper::run(args),
@@ -167,8 +210,11 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Prune(args) => args.options.json,
         Command::Label(_) | Command::Pin(_) | Command::Unpin(_) | Command::Branch(_) => false,
         Command::Doctor(args) => args.json,
+        Command::Config(args) => args.json,
         Command::Cat(_)
         | Command::Core(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Demo(_)
         | Command::DemoTarget(_)
         | Command::Keeper(_) => false,

@@ -7,6 +7,8 @@ use icecore::{Error, Kind, Result};
 
 use super::{Demo, target};
 use crate::cli::line;
+use crate::config::{Config, settings::Settings};
+use crate::tui::keymap::Keymap;
 use crate::tui::{self, Facts, Guide, Status, Step};
 
 /// Runs the tour until the user leaves.
@@ -17,7 +19,13 @@ pub(super) fn run(demo: &Demo) -> Result<()> {
     let images = demo.images();
     fs::create_dir_all(&images).map_err(|e| Error::path("create", &images, e))?;
     let lines = demo.dir.join(target::LINES);
+    // The tour speaks of the keys that everybody has.
+    let config = Config {
+        keys: Keymap::default(),
+        ..Config::load(Settings::default())?
+    };
     let facts = tui::run(tui::Options {
+        config,
         root: images,
         select: Some(demo.root),
         guide: Some(tour()),

@@ -1,7 +1,8 @@
 //! The one table of actions: keys, footer and help all come from here.
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use crossterm::event::{KeyCode, KeyEvent};
 
+use super::keymap::{Keymap, label};
 use super::model::{Focus, Model};
 use super::text::{fit, wrap};
 
@@ -147,14 +148,14 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Older,
         keys: &[KeyCode::Char('[')],
         short: "",
-        help: "to the layer below, ] to the one above; on the map the cursor stays on its page",
+        help: "to the layer below; on the map the cursor stays on its page",
         available: |model| model.layer().is_some(),
     },
     Action {
         act: Act::Newer,
         keys: &[KeyCode::Char(']')],
         short: "",
-        help: "",
+        help: "to the newest layer above",
         available: |model| model.layer().is_some(),
     },
     Action {
@@ -231,14 +232,14 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Next,
         keys: &[KeyCode::Tab],
         short: "pane",
-        help: "next pane: processes, stacks, map (Shift-Tab: back)",
+        help: "next pane: processes, stacks, map",
         available: always,
     },
     Action {
         act: Act::Previous,
         keys: &[KeyCode::BackTab],
         short: "",
-        help: "",
+        help: "the pane before",
         available: always,
     },
     Action {
@@ -336,21 +337,15 @@ pub(crate) const ACTIONS: &[Action] = &[
 
 /// The available action of a key.
 pub(crate) fn of_key(key: KeyEvent, model: &Model) -> Option<Act> {
-    if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return (key.code == KeyCode::Char('c')).then_some(Act::Quit);
-    }
-    ACTIONS
-        .iter()
-        .find(|action| action.keys.contains(&key.code))
-        .filter(|action| (action.available)(model))
-        .map(|action| action.act)
+    let action = ACTIONS.get(model.keys.row_of(key)?)?;
+    (action.available)(model).then_some(action.act)
 }
 
 /// Columns of the keys in the help.
 const KEYS: usize = 13;
 
 /// What all keys do, in lines of at most `columns` columns.
-pub(crate) fn help(columns: usize) -> Vec<String> {
+pub(crate) fn help(keymap: &Keymap, columns: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut entry = |keys: &str, text: &str| {
         for (n, part) in wrap(text, columns.saturating_sub(KEYS + 1))
@@ -361,10 +356,16 @@ pub(crate) fn help(columns: usize) -> Vec<String> {
             lines.push(format!(" {}{part}", fit(keys, KEYS)));
         }
     };
-    for action in ACTIONS.iter().filter(|action| !action.help.is_empty()) {
-        let keys: Vec<String> = action.keys.iter().map(|key| key_name(*key)).collect();
+    let usual = Keymap::default();
+    let moves = [Act::Up, Act::Down, Act::Left, Act::Right];
+    let moves_as_usual = moves.iter().all(|act| keymap.of(*act) == usual.of(*act));
+    for (row, action) in ACTIONS.iter().enumerate() {
+        let keys: Vec<String> = keymap.of_row(row).iter().map(|key| label(*key)).collect();
+        if action.help.is_empty() || keys.is_empty() {
+            continue;
+        }
         match action.act {
-            Act::Up => entry("arrows hjkl", action.help),
+            Act::Up if moves_as_usual => entry("arrows hjkl", action.help),
             _ => entry(&keys.join(" "), action.help),
         }
     }
@@ -382,16 +383,4 @@ pub(crate) fn help(columns: usize) -> Vec<String> {
             .map(|line| format!(" {line}")),
     );
     lines
-}
-
-/// The name of a key.
-pub(crate) fn key_name(key: KeyCode) -> String {
-    match key {
-        KeyCode::Char(c) => c.to_string(),
-        KeyCode::F(n) => format!("F{n}"),
-        KeyCode::Up => "↑".into(),
-        KeyCode::Down => "Down".into(),
-        KeyCode::BackTab => "Shift-Tab".into(),
-        other => format!("{other:?}"),
-    }
 }

@@ -13,10 +13,12 @@
 //! `update` is pure and the views only read: both are tested without a terminal. Text of others
 //! (process names, paths, labels) is defused by `format::plain` when it becomes a row.
 
-mod action;
+pub(crate) mod action;
+mod color;
 mod feed;
 mod guide;
 mod jobs;
+pub(crate) mod keymap;
 mod live;
 mod look;
 mod map;
@@ -31,7 +33,7 @@ mod terminal;
 #[cfg(test)]
 mod tests;
 mod text;
-mod theme;
+pub(crate) mod theme;
 mod update;
 mod view;
 
@@ -45,6 +47,7 @@ use std::time::{Duration, Instant};
 
 use icecore::{Cancel, Error, Kind, Pid, Result};
 
+use crate::config::Config;
 pub(crate) use guide::{Facts, Guide, Step};
 
 use feed::Feed;
@@ -52,15 +55,16 @@ use jobs::Jobs;
 use message::{Effect, Msg};
 use model::Model;
 use terminal::Screen;
-use theme::Theme;
 use update::update;
 
 /// The screen is drawn at most this often.
 const FRAME: Duration = Duration::from_millis(16);
 
 /// How to start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Options {
+    /// How it looks, and what keys do.
+    pub(crate) config: Config,
     /// The images root.
     pub(crate) root: PathBuf,
     /// The process to select at the start.
@@ -69,6 +73,19 @@ pub(crate) struct Options {
     pub(crate) guide: Option<Guide>,
     /// Asked once a second; shown at the top.
     pub(crate) status: Option<Status>,
+}
+
+impl Options {
+    /// As configured.
+    pub(crate) fn of(config: Config) -> Self {
+        Self {
+            root: config.root.clone(),
+            config,
+            select: None,
+            guide: None,
+            status: None,
+        }
+    }
 }
 
 /// Something that has a line to say.
@@ -96,8 +113,9 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
         keeper: crate::cli::ourselves()?,
     };
     let (messages, inbox) = channel();
-    let mut screen = Screen::take()?;
-    let mut model = Model::new(root.clone(), Theme::from_env(), screen.size());
+    let mut screen = Screen::take(options.config.mouse)?;
+    let mut model = Model::new(root.clone(), options.config.theme, screen.size());
+    model.keys = options.config.keys;
     model.select = options.select;
     model.guide = options.guide;
     let feed = Feed::start(root, jobs.keeper.clone(), options.status, &messages)?;

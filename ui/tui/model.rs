@@ -9,6 +9,7 @@ use icecore::Pid;
 use icecore::task::Tree;
 
 use super::guide::{Facts, Guide};
+use super::keymap::Keymap;
 use super::live::Live;
 use super::map::{Folded, Map};
 use super::message::Failure;
@@ -75,6 +76,8 @@ pub(crate) struct Job {
 pub(crate) struct Model {
     /// How things look.
     pub(crate) theme: Theme,
+    /// What keys do.
+    pub(crate) keys: Keymap,
     /// Columns and rows.
     pub(crate) size: (u16, u16),
     /// The images root.
@@ -152,6 +155,7 @@ impl Model {
     pub(crate) fn new(root: PathBuf, theme: Theme, size: (u16, u16)) -> Self {
         Self {
             theme,
+            keys: Keymap::default(),
             size,
             root,
             focus: Focus::Processes,

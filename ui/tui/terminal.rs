@@ -26,11 +26,11 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 pub(crate) struct Screen(Terminal<CrosstermBackend<Stdout>>);
 
 impl Screen {
-    /// Takes the terminal.
+    /// Takes the terminal, and its mouse if wanted.
     ///
     /// # Errors
     /// When it is none.
-    pub(crate) fn take() -> Result<Self> {
+    pub(crate) fn take(mouse: bool) -> Result<Self> {
         let cannot = |e| Error::io("Cannot take over the terminal", e);
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
@@ -39,7 +39,10 @@ impl Screen {
         }));
         enable_raw_mode().map_err(cannot)?;
         TAKEN.store(true, Ordering::SeqCst);
-        execute!(stdout(), EnterAlternateScreen, EnableMouseCapture).map_err(cannot)?;
+        execute!(stdout(), EnterAlternateScreen).map_err(cannot)?;
+        if mouse {
+            execute!(stdout(), EnableMouseCapture).map_err(cannot)?;
+        }
         Terminal::new(CrosstermBackend::new(stdout()))
             .map(Self)
             .map_err(cannot)

@@ -1,6 +1,7 @@
 //! The screen on a made-up model: what keys do, what it looks like, and that nothing makes it panic.
 
 mod flows;
+mod screens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,21 +24,24 @@ use super::model::{Focus, Model};
 use super::popup::{Mark, Popup, Preview};
 use super::reader::{Look, Reader, Tab};
 use super::stacks::{LayerRow, StackRow};
-use super::theme::{Colors, Theme};
+use super::theme::{self, Colors, Theme};
 use super::update::update;
 use super::view;
 
 const RICH: Theme = Theme {
     colors: Colors::Indexed,
     ascii: false,
+    palette: theme::DARK,
 };
 const PLAIN: Theme = Theme {
     colors: Colors::None,
     ascii: false,
+    palette: theme::DARK,
 };
 const ASCII: Theme = Theme {
     colors: Colors::None,
     ascii: true,
+    palette: theme::DARK,
 };
 
 fn tree(pid: i32, cmdline: &str, children: Vec<Tree>) -> Tree {

@@ -303,7 +303,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Quit => model.quit = true,
         Act::Help => {
             let columns = usize::from(model.size.0).saturating_sub(4);
-            let keys = Reader::of_text("Keys", action::help(columns));
+            let keys = Reader::of_text("Keys", action::help(&model.keys, columns));
             model.popup = Some(Popup::Reader(Box::new(keys)));
         }
         Act::Refresh => effects.push(Effect::Scan),

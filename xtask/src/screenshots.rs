@@ -87,6 +87,8 @@ impl Screen {
         command.env("TERM", "xterm-256color");
         command.env("LANG", "C.UTF-8");
         command.env_remove("NO_COLOR");
+        command.env_remove("COLORTERM");
+        command.env("ICECORE_CONFIG", "/dev/null");
         let child = pair.slave.spawn_command(command)?;
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader()?;

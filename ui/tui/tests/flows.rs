@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::tui::action;
+use crate::tui::keymap::Keymap;
 use unicode_width::UnicodeWidthStr as _;
 
 #[test]
@@ -163,7 +164,7 @@ fn a_click_selects_what_is_under_it_and_the_wheel_moves_without_it() {
 #[test]
 fn every_key_is_in_the_help_at_any_width() {
     for columns in [30, 76, 200] {
-        let help = action::help(columns);
+        let help = action::help(&Keymap::default(), columns);
         for line in &help {
             assert!(line.width() <= columns.max(32), "{line}");
         }
@@ -246,4 +247,27 @@ fn after_a_restore_keys_mean_the_restored_process_before_it_is_listed() {
     assert_eq!(root.as_raw(), 2207);
     update(&mut model, survey());
     assert_eq!(model.process().unwrap().pid.as_raw(), 2207);
+}
+
+#[test]
+fn keys_help_and_footer_follow_the_key_map() {
+    let mut model = model(RICH, (120, 35));
+    let row = |act| action::ACTIONS.iter().position(|a| a.act == act).unwrap();
+    model
+        .keys
+        .set(row(action::Act::Quit), vec!["ctrl-q".parse().unwrap()]);
+    model
+        .keys
+        .set(row(action::Act::Up), vec!["q".parse().unwrap()]);
+    key(&mut model, KeyCode::Char('q'));
+    assert!(!model.quit);
+    assert!(text(&model).contains("Ctrl-q quit"), "{}", text(&model));
+    let help = action::help(&model.keys, 100).join("\n");
+    assert!(
+        help.contains("Ctrl-q") && !help.contains("arrows hjkl"),
+        "{help}"
+    );
+    let pressed = KeyEvent::new(KeyCode::Char('q'), KeyModifiers::CONTROL);
+    update(&mut model, Msg::Key(pressed));
+    assert!(model.quit);
 }

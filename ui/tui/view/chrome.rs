@@ -5,7 +5,8 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::super::action::{ACTIONS, key_name};
+use super::super::action::ACTIONS;
+use super::super::keymap::label;
 use super::super::model::{Job, Model};
 use super::super::popup::Mark;
 use super::super::text::{cut, fit, wrap};
@@ -81,17 +82,15 @@ pub(super) fn style(theme: Theme, mark: Mark) -> ratatui::style::Style {
 pub(super) fn footer(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let mut spans = Vec::new();
     let mut used = 0;
-    for action in ACTIONS
+    for (row, action) in ACTIONS
         .iter()
-        .filter(|a| !a.short.is_empty() && (a.available)(model))
+        .enumerate()
+        .filter(|(_, a)| !a.short.is_empty() && (a.available)(model))
     {
-        let Some(key) = action.keys.first() else {
+        let Some(key) = model.keys.of_row(row).first() else {
             continue;
         };
-        let (key, name) = (
-            format!(" {}", key_name(*key)),
-            format!(" {} ", action.short),
-        );
+        let (key, name) = (format!(" {}", label(*key)), format!(" {} ", action.short));
         used += key.width() + name.width();
         // The blank after the last one need not be seen.
         if used > usize::from(area.width) + 1 {

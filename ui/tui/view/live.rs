@@ -4,6 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
+use super::super::action::Act;
 use super::super::live::Live;
 use super::super::message::Count;
 use super::super::model::Model;
@@ -40,9 +41,11 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
             let text = match (live.and_then(|l| l.failure.as_ref()), model.watched) {
                 (Some(failure), _) => failure.text.clone(),
                 (None, Some(_)) => "attaching…".into(),
-                (None, None) => "w counts the pages that the selected process tree writes, live, \
-                                 while it runs. It is stopped for a moment to attach the tracker."
-                    .into(),
+                (None, None) => format!(
+                    "{} counts the pages that the selected process tree writes, live, while it \
+                     runs. It is stopped for a moment to attach the tracker.",
+                    model.keys.label(Act::Watch)
+                ),
             };
             let text = wrap(&text, width.saturating_sub(2));
             text.into_iter()

@@ -45,11 +45,11 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     let Some(map) = &model.map else {
         let text = match (&model.map_failure, model.mapped.is_some()) {
-            (Some(failure), _) => cut(&failure.text, usize::from(inside.width)),
-            (None, true) => "computing…".into(),
-            (None, false) => "Select a layer.".into(),
+            (Some(failure), _) => return super::failure(model, failure, frame, inside),
+            (None, true) => " computing…",
+            (None, false) => " Select a layer.",
         };
-        return super::lines(frame, inside, vec![Line::from(format!(" {text}"))]);
+        return super::lines(frame, inside, vec![Line::from(text)]);
     };
     let rows = inside.height.saturating_sub(BELOW);
     let canvas = Rect {

@@ -13,7 +13,10 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph};
 
+use super::action::Act;
+use super::message::Failure;
 use super::model::{Focus, Model};
+use super::text::wrap;
 use super::theme::Theme;
 
 pub(crate) use map::grid;
@@ -89,8 +92,10 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let (width, height) = (frame.area().width, frame.area().height);
     if width < SMALLEST.0 || height < SMALLEST.1 {
         let text = format!(
-            "Terminal is {width}x{height}.\nicecore needs {}x{}.\nq quits",
-            SMALLEST.0, SMALLEST.1
+            "Terminal is {width}x{height}.\nicecore needs {}x{}.\n{} quits",
+            SMALLEST.0,
+            SMALLEST.1,
+            model.keys.label(Act::Quit)
         );
         frame.render_widget(Paragraph::new(text), frame.area());
     } else {
@@ -106,6 +111,32 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
         popup::draw(model, frame);
     }
     model.theme.finish(frame.buffer_mut());
+}
+
+/// Says in a pane why there is nothing in it, and what to do about that.
+fn failure(model: &Model, failure: &Failure, frame: &mut Frame<'_>, area: Rect) {
+    let width = usize::from(area.width).saturating_sub(4);
+    let text = [
+        (model.theme.bad(), Some(("✗", &failure.text))),
+        (
+            model.theme.dim(),
+            failure.hint.as_ref().map(|hint| ("→", hint)),
+        ),
+    ];
+    let mut shown = Vec::new();
+    for (style, part) in text {
+        let Some((mut sign, part)) = part else {
+            continue;
+        };
+        for part in wrap(part, width) {
+            shown.push(Line::from(vec![
+                Span::styled(format!(" {sign} "), style),
+                Span::raw(part),
+            ]));
+            sign = " ";
+        }
+    }
+    lines(frame, area, shown);
 }
 
 /// Draws the frame of a pane; returns its inside.

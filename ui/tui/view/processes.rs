@@ -40,10 +40,12 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         shown.push(line(model, row, n == model.process_cursor.at, width));
     }
     if model.processes.is_empty() {
-        shown.push(Line::styled(
-            "  no process has this text",
-            model.theme.dim(),
-        ));
+        let text = if model.filter.is_empty() {
+            "  no process can be seen"
+        } else {
+            "  no process has this text"
+        };
+        shown.push(Line::styled(text, model.theme.dim()));
     }
     lines(frame, inside, shown);
 }

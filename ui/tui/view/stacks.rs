@@ -7,6 +7,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::super::action::Act;
 use super::super::map::Owner;
 use super::super::model::{Focus, Model};
 use super::super::stacks::{LayerRow, StackRow};
@@ -30,10 +31,12 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     if model.stacks.is_empty() {
         let text = match &model.stacks_failure {
-            Some(failure) => failure.text.clone(),
-            None => "No layers here yet. Choose a process on the left and press d: its first \
-                     dump becomes a layer, and the process goes on running."
-                .into(),
+            Some(failure) => return super::failure(model, failure, frame, inside),
+            None => format!(
+                "No layers here yet. Choose a process on the left and press {}: its first dump \
+                 becomes a layer, and the process goes on running.",
+                model.keys.label(Act::Dump)
+            ),
         };
         let text = wrap(&text, usize::from(inside.width).saturating_sub(2));
         let text = text.into_iter().map(|line| Line::from(format!(" {line}")));

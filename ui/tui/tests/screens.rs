@@ -1,0 +1,402 @@
+//! Every view at every size in every look, as reviewed text: a row of the table is a scene.
+//!
+//! A file holds a scene at a size: the text (dark and light show the same one), the lines that are
+//! different without colour, the text in ASCII, and what style each cell has in each look. After a change
+//! run the test with `INSTA_UPDATE=always` and read the difference.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use ratatui::buffer::{Buffer, Cell};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::*;
+
+const LIGHT: Theme = Theme {
+    palette: theme::LIGHT,
+    ..RICH
+};
+const LETTERS: Theme = Theme {
+    ascii: true,
+    ..RICH
+};
+
+/// A name and what it makes of the model.
+type Scene = (&'static str, fn(&mut Model));
+
+/// What is on the screen, beside 1,000 processes, 12 layers with two branches, and a live count.
+const SCENES: &[Scene] = &[
+    ("processes", |_| {}),
+    ("stacks", |model| model.focus = Focus::Stacks),
+    ("map", |model| {
+        model.focus = Focus::Map;
+        model.pixel = 77;
+    }),
+    ("filter", |model| {
+        key(model, KeyCode::Char('/'));
+        for c in "redis".chars() {
+            key(model, KeyCode::Char(c));
+        }
+    }),
+    ("nothing", nothing),
+    ("stacks-error", |model| {
+        let failure = failure("Cannot read /img: permission denied", "run it as root");
+        update(model, Msg::Stacks(Err(failure)));
+        model.focus = Focus::Stacks;
+    }),
+    ("map-error", |model| {
+        let text = "pagemap-2207.img of layer 3 is truncated: 4100 of 8192 bytes are there";
+        let failure = failure(
+            text,
+            "use another layer of the stack; icecore stacks lists them",
+        );
+        let dir = model.mapped.clone().unwrap();
+        update(model, Msg::Map(dir, Err(failure)));
+        model.focus = Focus::Map;
+    }),
+    ("watch-error", |model| {
+        model.watched = Some(Pid::from_raw(2207));
+        let failure = failure(
+            "Cannot track process 2207: userfaultfd needs CAP_SYS_PTRACE",
+            "sudo icecore, or setcap cap_sys_ptrace+ep icecore",
+        );
+        update(model, Msg::Counted(Pid::from_raw(2207), Err(failure)));
+    }),
+    ("dump-preview", |model| {
+        let mut preview = Preview::new("Dump redis-server 2207 \u{2014} nothing has been done yet");
+        preview.line(
+            Mark::Good,
+            "2 tasks, 311k pages resident, 9.8k of them dirty since layer 12",
+        );
+        preview.line(Mark::Plain, "about 38M to write; frozen for about 21 ms");
+        preview.line(Mark::Warn, "a connection to 10.0.0.7:6379 is established");
+        preview.line(Mark::Hint, "--tcp-established keeps it");
+        preview.offer("Dump", edit(), true);
+        update(model, Msg::Planned(Ok(preview)));
+    }),
+    ("restore-obstacles", |model| {
+        let mut preview = Preview::new("Restore 6 \u{2014} nothing has been started yet");
+        preview.line(Mark::Good, "all pages of all 6 layers are there");
+        preview.line(
+            Mark::Warn,
+            "process 2207 runs: it and all below it (2 tasks) is KILLED first",
+        );
+        preview.line(Mark::Bad, "Task id 2208 is taken by a running process");
+        preview.line(
+            Mark::Hint,
+            "end it first (kill 2208), or restore in a new pid namespace",
+        );
+        update(model, Msg::Planned(Ok(preview)));
+    }),
+    ("refused", |model| {
+        let mut failure = failure("The process tree 2207 cannot be dumped", "icecore doctor");
+        failure.obstacles = vec![
+            (
+                "Process 2208 has an io_uring (descriptor 9)".into(),
+                "close it, or start the program without io_uring".into(),
+            ),
+            (
+                "Process 2207 maps /dev/nvidia0, a device".into(),
+                "only plain memory can be saved".into(),
+            ),
+        ];
+        failure.target = Some("running as before".into());
+        update(model, Msg::Done(Err(failure)));
+    }),
+    ("search-asked", |model| {
+        key(model, KeyCode::Char('s'));
+        for c in "caf\u{e9} \u{6f22}".chars() {
+            key(model, KeyCode::Char(c));
+        }
+    }),
+    ("layer-read", |model| {
+        key(model, KeyCode::Char('i'));
+        let look = model.looking.clone().unwrap();
+        update(model, Msg::Looked(look, Ok(Box::new(layer_read()))));
+    }),
+    ("help", |model| drop(key(model, KeyCode::Char('?')))),
+    ("job", |model| {
+        model.note(
+            Mark::Good,
+            "Layer 12: 9.8k pages stored, 302k in parent, frozen 21 ms",
+        );
+        model.note(
+            Mark::Warn,
+            "the clock of layer 11 is ahead of this machine's",
+        );
+        model.job = Some(super::super::model::Job {
+            title: "Dump redis-server 2207".into(),
+            phase: "memory",
+            progress: (3, 7),
+            cancelled: false,
+        });
+    }),
+    ("tour", |model| {
+        model.guide = Some(Guide {
+            steps: vec![Step {
+                text: "Press d: the plan of a dump. Enter makes the first layer.".into(),
+                done: |_| false,
+            }],
+            at: 0,
+        });
+    }),
+];
+
+const SIZES: [(u16, u16); 3] = [(80, 24), (120, 35), (200, 60)];
+
+fn failure(text: &str, hint: &str) -> Failure {
+    Failure {
+        text: text.into(),
+        obstacles: Vec::new(),
+        target: None,
+        hint: Some(hint.into()),
+    }
+}
+
+fn edit() -> Wish {
+    Wish::Restore {
+        dir: "/img/r/12".into(),
+        displaced: None,
+    }
+}
+
+fn nothing(model: &mut Model) {
+    *model = Model::new("/img".into(), model.theme, model.size);
+    let survey = Survey {
+        trees: Vec::new(),
+        tracked: BTreeMap::new(),
+        now: now(),
+        status: None,
+    };
+    update(model, Msg::Processes(survey));
+    update(model, Msg::Stacks(Ok(Vec::new())));
+}
+
+fn layer_read() -> Reader {
+    let tab = |name: &str, head: &str, lines: &[&str]| Tab {
+        name: name.into(),
+        head: head.into(),
+        lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+    };
+    let mut read = reader(1, 0);
+    read.title = "Layer 12 of redis-server 2207".into();
+    read.tabs = vec![
+        tab(
+            "figures",
+            "",
+            &[
+                " id        c12",
+                " parent    8",
+                " pages     9837 stored, 302104 in parent",
+                " frozen    21 ms",
+            ],
+        ),
+        tab("processes", "     PID  NAME", &["    2207  redis-server"]),
+        tab(
+            "mappings",
+            " RANGE",
+            &[" 55d2c0000000-55d2c0bb8000 rw-p [heap]"],
+        ),
+        tab("descriptors", " FD", &[" 6  tcp 0.0.0.0:6379 listening"]),
+        tab("files", " SIZE  NAME", &[" 4.0K  core-2207.img"]),
+    ];
+    read
+}
+
+/// 1,000 processes: services with their workers.
+fn crowd() -> Vec<Tree> {
+    let names = ["nginx", "postgres", "php-fpm", "sshd", "python3", "java"];
+    let mut trees = vec![
+        tree(812, "/usr/sbin/cron -f", vec![]),
+        tree(2207, "redis-server *:6379", vec![tree(2208, "bio", vec![])]),
+        tree(2310, "/opt/\u{6f22}\u{5b57}/evil\x1b[2J", vec![]),
+    ];
+    for (service, pid) in (3000..).step_by(100).enumerate().take(36) {
+        let name = names[service % names.len()];
+        let workers = (1..=26)
+            .map(|n| tree(pid + n, &format!("{name}: worker {n}"), vec![]))
+            .collect();
+        trees.push(tree(
+            pid,
+            &format!("/usr/sbin/{name} --config /etc/{name}.conf"),
+            workers,
+        ));
+    }
+    let more = (9000..9024).map(|pid| tree(pid, "/bin/bash -l", vec![]));
+    trees.extend(more);
+    trees
+}
+
+/// 12 layers; 9 and 10 branch off 6, 11 off 3.
+fn redis() -> Vec<StackRow> {
+    let row = |n: u64, graph: &str, parent: u64, state| {
+        let StackRow::Layer(mut row) = layer(&n.to_string(), graph, state) else {
+            panic!()
+        };
+        row.parent = (parent > 0).then(|| format!("/img/r/{parent}").into());
+        row.created = Some(now() - Duration::from_secs((13 - n) * 600));
+        row.stored = if n == 1 { 311_204 } else { 40 + n * n * 97 };
+        row.bytes = row.stored << 12;
+        row.label = match n {
+            3 => Some("before the import".into()),
+            10 => Some("\u{8a66}\u{9a13}".into()),
+            _ => None,
+        };
+        StackRow::Layer(row)
+    };
+    use State::{Complete, Consumed};
+    vec![
+        StackRow::Head("r  redis-server 2207".into()),
+        row(12, "●", 8, Complete),
+        row(8, "●", 7, Complete),
+        row(7, "●", 6, Complete),
+        row(10, "│ ●", 9, Complete),
+        row(9, "│ ●", 6, Complete),
+        StackRow::Fork("├─╯".into()),
+        row(6, "●", 5, Complete),
+        row(5, "●", 4, Consumed),
+        row(4, "●", 3, Consumed),
+        row(11, "│ ●", 3, Complete),
+        StackRow::Fork("├─╯".into()),
+        row(3, "●", 2, Complete),
+        row(2, "●", 1, Complete),
+        row(1, "●", 0, Complete),
+    ]
+}
+
+fn redis_map() -> Map {
+    let chain = ["12", "8", "7", "6", "5", "4", "3", "2", "1"];
+    let mut map = Map {
+        levels: chain.map(Into::into).into(),
+        dirs: chain.map(|n| PathBuf::from("/img/r").join(n)).into(),
+        spaces: vec!["process 2207".into()],
+        ids: vec![PagemapId::Task(2207)],
+        ..Map::default()
+    };
+    for n in 0..160u64 {
+        let owner = [8, 0, 8, 3, 8, 1, 5, 8, 2, 8, 7, 4, 8, 6][usize::try_from(n % 14).unwrap()];
+        let pages = 30 + n * 7919 % 613;
+        map.push(0x55d2_c000_0000 + (n << 24), pages, Owner::Layer(owner));
+    }
+    map.push(0x7ffd_2000_0000, 12, Owner::Missing);
+    map
+}
+
+fn scene(theme: Theme, size: (u16, u16), set: fn(&mut Model)) -> Buffer {
+    let mut model = Model::new("/img".into(), theme, size);
+    model.select = Some(Pid::from_raw(2207));
+    let survey = Survey {
+        trees: crowd(),
+        tracked: [(2207, Some("c12".to_owned())), (2208, None)].into(),
+        now: now(),
+        status: None,
+    };
+    update(&mut model, Msg::Processes(survey));
+    update(&mut model, Msg::Stacks(Ok(redis())));
+    let dir = model.mapped.clone().unwrap();
+    update(&mut model, Msg::Map(dir, Ok(Arc::new(redis_map()))));
+    for at in 0..40 {
+        update(&mut model, count(at, at * at * 7 + (at % 5) * 400));
+    }
+    set(&mut model);
+    model.settle();
+    screen(&model).backend().buffer().clone()
+}
+
+fn rows(buffer: &Buffer) -> impl Iterator<Item = &[Cell]> {
+    buffer.content.chunks(usize::from(buffer.area.width).max(1))
+}
+
+fn read(buffer: &Buffer) -> Vec<String> {
+    let row = |cells: &[Cell]| {
+        let mut text = String::new();
+        let mut at = 0;
+        while let Some(cell) = cells.get(at) {
+            text.push_str(cell.symbol());
+            at += cell.symbol().width().max(1);
+        }
+        text.trim_end().to_owned()
+    };
+    rows(buffer).map(row).collect()
+}
+
+fn style(cell: &Cell) -> String {
+    let mut words = Vec::new();
+    for (name, color) in [("fg", cell.fg), ("bg", cell.bg)] {
+        if color != Color::Reset {
+            words.push(format!("{name} {color}"));
+        }
+    }
+    words.extend(
+        cell.modifier
+            .iter_names()
+            .map(|(name, _)| name.to_lowercase()),
+    );
+    if words.is_empty() {
+        "plain".into()
+    } else {
+        words.join(" ")
+    }
+}
+
+/// A scene at a size as a file.
+fn picture(size: (u16, u16), set: fn(&mut Model)) -> String {
+    let [dark, light, plain, letters] =
+        [RICH, LIGHT, PLAIN, LETTERS].map(|theme| scene(theme, size, set));
+    let (text, without, ascii) = (read(&dark), read(&plain), read(&letters));
+    assert_eq!(text, read(&light), "a theme changes colours only");
+    let colourless = |cell: &Cell| cell.fg == Color::Reset && cell.bg == Color::Reset;
+    assert!(plain.content.iter().all(colourless));
+    assert!(ascii.iter().all(|line| line.is_ascii()));
+
+    let mut out = format!("dark, light\n{}\n", text.join("\n"));
+    out.push_str("\nNO_COLOR, where it differs\n");
+    for (n, (line, _)) in without
+        .iter()
+        .zip(&text)
+        .enumerate()
+        .filter(|(_, (a, b))| a != b)
+    {
+        let _infallible = writeln!(out, "{:>2} {line}", n + 1);
+    }
+    let _infallible = writeln!(out, "\nASCII\n{}", ascii.join("\n"));
+    // Letters for the styles in the order in which they appear.
+    let mut legend: Vec<[String; 3]> = Vec::new();
+    out.push_str("\nstyles: columns of each, row by row\n");
+    for ((dark, light), plain) in rows(&dark).zip(rows(&light)).zip(rows(&plain)) {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for ((dark, light), plain) in dark.iter().zip(light).zip(plain) {
+            let looks = [dark, light, plain].map(style);
+            let at = legend.iter().position(|known| *known == looks);
+            let at = at.unwrap_or_else(|| {
+                legend.push(looks);
+                legend.len() - 1
+            });
+            match runs.last_mut() {
+                Some((last, columns)) if *last == at => *columns += 1,
+                _ => runs.push((at, 1)),
+            }
+        }
+        let runs: Vec<String> = runs
+            .iter()
+            .map(|(at, n)| format!("{at}\u{d7}{n}"))
+            .collect();
+        let _infallible = writeln!(out, "{}", runs.join(" "));
+    }
+    for (n, [dark, light, plain]) in legend.iter().enumerate() {
+        let _infallible = writeln!(out, "{n}: dark {dark}; light {light}; NO_COLOR {plain}");
+    }
+    out
+}
+
+#[test]
+fn every_view_is_as_reviewed_at_every_size_in_every_look() {
+    assert_eq!(crowd().iter().map(Tree::len).sum::<usize>(), 1000);
+    insta::with_settings!({ snapshot_path => "../snapshots/screens", prepend_module_to_snapshot => false, omit_expression => true }, {
+        for (name, set) in SCENES {
+            for size in SIZES {
+                insta::assert_snapshot!(format!("{name}-{}x{}", size.0, size.1), picture(size, *set));
+            }
+        }
+    });
+}
