@@ -178,7 +178,11 @@ fn snapshot(
         let what = format!("Process {} is another one than planned", plan.options.root);
         return Err(Error::new(Kind::TargetGone, what).hint("plan the dump again"));
     }
-    namespaces::still_one(&processes)?;
+    let (own, obstacles) = namespaces::survey(&processes);
+    if own != plan.namespaces || !obstacles.is_empty() {
+        let what = "The target has entered another namespace since the plan was made";
+        return Err(Error::refused(what, obstacles).hint("plan the dump again"));
+    }
     snapshot.namespaces = plan.namespaces.contents(plan.options.root)?;
     snapshot.ids = Ids::read(&processes)?;
     let members = processes.iter().map(|process| process.pid);
