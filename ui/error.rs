@@ -6,6 +6,8 @@ use std::io::Write as _;
 use icecore::{Error, TargetState};
 use serde_json::json;
 
+use crate::cli::schema::SCHEMA;
+
 /// Writes the error to stderr, as text or as one JSON object.
 pub(crate) fn print(error: &Error, json: bool) {
     let text = if json { as_json(error) } else { as_text(error) };
@@ -38,7 +40,7 @@ fn as_json(error: &Error) -> String {
         .map(|o| json!({ "what": o.what, "try": o.hint }))
         .collect();
     json!({
-        "schema": "icecore/v1",
+        "schema": SCHEMA,
         "error": error.one_line(),
         "code": error.kind().exit_code(),
         "target": error.target_state().to_string(),

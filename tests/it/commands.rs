@@ -32,9 +32,25 @@ fn figures_come_as_json_too() {
     let restored = json(&sandbox.icecore("restore -D img/2 -d --json").ok().stdout);
     assert_eq!(restored["root"], target.pid);
     let processes = json(&sandbox.icecore("ps --json").ok().stdout);
+    assert!(processes["trees"].is_array());
     assert!(processes.to_string().contains("specimen"), "{processes}");
     let stacks = json(&sandbox.icecore("stacks img --json").ok().stdout);
     assert!(stacks.to_string().contains("img/2"), "{stacks}");
+    let label = json(&sandbox.icecore("label img/2 warm --json").ok().stdout);
+    assert_eq!(label["label"], "warm");
+    let pin = json(&sandbox.icecore("pin img/2 --json").ok().stdout);
+    assert_eq!(pin["changed"], true);
+    let branch = json(&sandbox.icecore("branch img/2 img/3 --json").ok().stdout);
+    let drop = json(&sandbox.icecore("drop img/3 --dry-run --json").ok().stdout);
+    let files = json(&sandbox.icecore("show --json img/1").ok().stdout);
+    let verified = json(&sandbox.icecore("verify --json img").ok().stdout);
+    let adopted = json(&sandbox.icecore("adopt --json img").ok().stdout);
+    for value in [
+        &first, &restored, &processes, &stacks, &label, &pin, &branch, &drop, &files, &verified,
+        &adopted,
+    ] {
+        assert_eq!(value["schema"], "icecore/v1", "{value}");
+    }
     let shown = json(&sandbox.icecore("show --json img/1 pstree.img").ok().stdout);
     assert_eq!(shown["entries"][0]["pid"], target.pid);
     let error = sandbox.icecore("restore -D img/1 -d --json").fails(7);

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use icecore::chain::{self, Adopted};
-use icecore::{Cancel, Error, Kind, Result};
+use icecore::{Cancel, Result};
 
 use super::line;
+use super::schema::versioned;
 use crate::format;
 
 /// Options of `adopt`.
@@ -25,9 +26,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if !args.json {
         return line(&as_text(&adopted));
     }
-    let value = serde_json::to_value(&adopted)
-        .map_err(|e| Error::new(Kind::Failed, "Cannot write JSON").because(e))?;
-    line(&value.to_string())
+    line(&versioned(&adopted)?.to_string())
 }
 
 fn as_text(adopted: &Adopted) -> String {

@@ -6,6 +6,7 @@ use icecore::edit::{self, Applied, Plan};
 use icecore::{Cancel, Error, Kind, Result};
 use serde_json::json;
 
+use super::schema::versioned;
 use crate::format;
 
 /// Options of commands that plan first.
@@ -30,7 +31,7 @@ pub(crate) fn carry_out(plan: Plan, options: &Options) -> Result<()> {
     }
     if !plan.is_possible() || options.dry_run {
         if options.json {
-            print(&mut out, &json!({ "plan": plan }))?;
+            print(&mut out, &versioned(&json!({ "plan": plan }))?)?;
         }
         if !plan.is_possible() {
             let what = format!("Cannot {} these layers", plan.operation);
@@ -43,7 +44,8 @@ pub(crate) fn carry_out(plan: Plan, options: &Options) -> Result<()> {
     }
     let applied = edit::apply(&plan, &(), &Cancel::default())?;
     if options.json {
-        return print(&mut out, &json!({ "plan": plan, "applied": applied }));
+        let all = json!({ "plan": plan, "applied": applied });
+        return print(&mut out, &versioned(&all)?);
     }
     if plan.is_empty() {
         return Ok(());

@@ -4,6 +4,7 @@ use icecore::Result;
 use serde_json::json;
 
 use super::line;
+use super::schema::SCHEMA;
 use crate::config::{self, Config, keys, settings::Settings, themes};
 use crate::tui::keymap::Keymap;
 use crate::tui::theme::{DARK, LIGHT};
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .collect();
     if args.json {
         let all = json!({
-            "schema": "icecore/v1",
+            "schema": SCHEMA,
             "files": files,
             "root": config.root.to_string_lossy(),
             "theme": config.theme_name,

@@ -11,6 +11,7 @@ use icecore::dedup::{self, Freed, Plan};
 use icecore::{Cancel, Error, Kind, Result};
 use serde_json::json;
 
+use super::schema::SCHEMA;
 use crate::format;
 
 /// Free what the layers of a stack store for nothing.
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         steps.push(json!({ "plan": plan, "freed": freed }));
         if !plan.is_possible() {
             if args.json {
-                print(&mut out, &json!({ "schema": "icecore/v1", "steps": steps }))?;
+                print(&mut out, &json!({ "schema": SCHEMA, "steps": steps }))?;
             }
             let dir = plan.dir.display();
             let what = format!("The stack of {dir} cannot be deduplicated ({name})");
@@ -58,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     if args.json {
-        print(&mut out, &json!({ "schema": "icecore/v1", "steps": steps }))?;
+        print(&mut out, &json!({ "schema": SCHEMA, "steps": steps }))?;
     }
     Ok(())
 }

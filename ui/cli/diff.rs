@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use icecore::inspect::{self, Change, Diff, Mapping, Pages, Space, TaskDiff, View};
 use icecore::{Error, Kind, PAGE_SIZE, PageRange, Result, Vaddr};
 
+use super::schema::versioned;
 use crate::format;
 
 /// Options of `diff`.
@@ -43,9 +44,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let diff = inspect::diff(&from, &to, &mut |_| {})?;
     let written = if args.json {
-        serde_json::to_value(&diff)
-            .map_err(io::Error::other)
-            .and_then(|diff| writeln!(out, "{diff:#}"))
+        let all = versioned(&diff)?;
+        writeln!(out, "{all:#}")
     } else {
         show(&mut out, &diff)
     };

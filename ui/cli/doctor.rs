@@ -8,6 +8,7 @@ use icecore::{Error, Kind, Result, track};
 use serde_json::json;
 
 use super::line;
+use super::schema::SCHEMA;
 
 /// Options of `doctor`.
 #[derive(Debug, ClapArgs)]
@@ -21,7 +22,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let findings = findings();
     line(&if args.json {
-        let report = json!({ "schema": "icecore/v1", "findings": findings });
+        let report = json!({ "schema": SCHEMA, "findings": findings });
         serde_json::to_string_pretty(&report)
             .map_err(|e| Error::new(Kind::Failed, "Cannot write JSON").because(e))?
     } else {

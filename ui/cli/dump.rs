@@ -9,6 +9,7 @@ use icecore::{Cancel, Pid, Result};
 use serde_json::json;
 
 use super::allow::DumpAllow;
+use super::schema::SCHEMA;
 use super::{Log, line, ourselves};
 use crate::format;
 
@@ -118,7 +119,7 @@ pub(crate) fn as_text(o: &Outcome) -> String {
 
 pub(crate) fn as_json(o: &Outcome) -> String {
     json!({
-        "schema": "icecore/v1",
+        "schema": SCHEMA,
         "layer": o.dir,
         "id": o.layer_id,
         "tasks": o.tasks,

@@ -22,6 +22,7 @@ mod owners;
 mod prune;
 pub(crate) mod ps;
 pub(crate) mod restore;
+pub(crate) mod schema;
 pub(crate) mod search;
 mod show;
 mod snap;
@@ -208,7 +209,9 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Drop(args) => args.options.json,
         Command::Squash(args) => args.options.json,
         Command::Prune(args) => args.options.json,
-        Command::Label(_) | Command::Pin(_) | Command::Unpin(_) | Command::Branch(_) => false,
+        Command::Label(args) => args.json,
+        Command::Pin(args) | Command::Unpin(args) => args.json,
+        Command::Branch(args) => args.json,
         Command::Doctor(args) => args.json,
         Command::Config(args) => args.json,
         Command::Cat(_)

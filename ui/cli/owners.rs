@@ -9,6 +9,7 @@ use icecore::{Cancel, Error, Kind, PAGE_SIZE, Result};
 use serde_json::json;
 
 use super::line;
+use super::schema::SCHEMA;
 use crate::format;
 
 /// Strategies whose plans tell what is stored for nothing.
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     if args.json {
-        let mut value = json!({ "schema": "icecore/v1", "census": census });
+        let mut value = json!({ "schema": SCHEMA, "census": census });
         if args.content {
             value["content"] = json!({ "strategies": CONTENT, "pages": content });
         }
@@ -126,7 +127,7 @@ fn runs(args: &Args, stack: &Stack, pid: u32) -> Result<()> {
         }
     }
     if args.json {
-        line(&json!({ "schema": "icecore/v1", "runs": all }).to_string())?;
+        line(&json!({ "schema": SCHEMA, "runs": all }).to_string())?;
     }
     Ok(())
 }

@@ -5,6 +5,9 @@ use std::io::{self, Write};
 use icecore::task::{self, Tree};
 use icecore::{Error, Kind, Pid, Result};
 
+use serde_json::json;
+
+use super::schema::versioned;
 use crate::format;
 
 /// Options of `ps`.
@@ -33,9 +36,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut out = io::stdout().lock();
     let written = if args.json {
-        serde_json::to_value(&trees)
-            .map_err(io::Error::other)
-            .and_then(|trees| writeln!(out, "{trees:#}"))
+        let all = versioned(&json!({ "trees": trees }))?;
+        writeln!(out, "{all:#}")
     } else {
         show(&mut out, &trees)
     };

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::allow::Tcp;
 use super::foreground::Lender;
+use super::schema::SCHEMA;
 use super::{Log, line, ourselves};
 use crate::format;
 
@@ -148,7 +149,7 @@ pub(crate) fn as_text(o: &Outcome) -> String {
 
 fn as_json(o: &Outcome) -> String {
     json!({
-        "schema": "icecore/v1",
+        "schema": SCHEMA,
         "root": o.root.as_raw(),
         "tasks": o.tasks,
         "threads": o.threads,

@@ -8,6 +8,7 @@ use icecore::{Error, Kind, Result};
 use serde_json::json;
 
 use super::line;
+use super::schema::SCHEMA;
 use crate::format;
 
 /// Exit code when nothing is found, as for anything that is not there.
@@ -107,7 +108,7 @@ fn as_json(found: &Found) -> String {
         Place::Segment(shmid) => (None, Some(shmid)),
     };
     json!({
-        "schema": "icecore/v1",
+        "schema": SCHEMA,
         "pid": pid,
         "segment": segment,
         "addr": format!("{:x}", found.addr),

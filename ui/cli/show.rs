@@ -7,6 +7,7 @@ use icecore::{Error, Kind, Result};
 use serde_json::Value;
 
 use super::line;
+use super::schema::versioned;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -30,9 +31,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Some(file), true) => print(args, &text::json(&images, &whole(&images, file))?),
         (Some(file), false) => line(text::text(&images, &whole(&images, file))?.trim_end()),
         (None, true) => {
-            let files = serde_json::to_value(text::list(&images)?)
-                .map_err(|e| Error::new(Kind::Failed, "Cannot write JSON").because(e))?;
-            print(args, &serde_json::json!({ "files": files }))
+            let files = serde_json::json!({ "files": text::list(&images)? });
+            print(args, &versioned(&files)?)
         }
         (None, false) => line(text::list_text(&images)?.trim_end()),
     }

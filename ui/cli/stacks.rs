@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use super::schema::versioned;
 use humansize::{BINARY, format_size};
 use icecore::chain::{Catalog, Extent, Layer, State};
 use icecore::{Error, Result};
@@ -24,9 +25,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let catalog = Catalog::scan(&args.dir)?;
     let mut out = io::stdout().lock();
     let written = if args.json {
-        serde_json::to_value(&catalog)
-            .map_err(io::Error::other)
-            .and_then(|catalog| writeln!(out, "{catalog:#}"))
+        let all = versioned(&catalog)?;
+        writeln!(out, "{all:#}")
     } else {
         show(&mut out, &catalog, &args.dir)
     };

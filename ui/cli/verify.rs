@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use icecore::chain::{self, Depth, Verified};
-use icecore::{Cancel, Error, Kind, Result};
+use icecore::{Cancel, Kind, Result};
 use serde_json::json;
 
 use super::line;
+use super::schema::versioned;
 use crate::format;
 
 /// Options of `verify`.
@@ -36,9 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let found = chain::verify(&args.dir, depth, &(), &Cancel::default())?;
     if args.json {
-        let mut value = serde_json::to_value(&found)
-            .map_err(|e| Error::new(Kind::Failed, "Cannot write JSON").because(e))?;
-        value["schema"] = json!("icecore/v1");
+        let mut value = versioned(&found)?;
         value["sound"] = json!(found.is_sound());
         line(&value.to_string())?;
     } else {

@@ -10,6 +10,7 @@ use icecore::{Error, PAGE_SIZE, Pid, Result};
 use serde_json::json;
 
 use super::ourselves;
+use super::schema::SCHEMA;
 use crate::format;
 
 /// Options of `watch`.
@@ -102,7 +103,7 @@ fn most(mappings: &[MappingSample]) -> String {
 
 fn as_json(sample: &Sample, rate: Option<f64>) -> String {
     json!({
-        "schema": "icecore/v1",
+        "schema": SCHEMA,
         "dirty_pages": sample.dirty_pages,
         "resident_pages": sample.resident_pages,
         "new_pages_per_second": rate,
