@@ -386,3 +386,59 @@ fn criu_restores_every_layer_of_our_stack_of_a_pid_namespace() {
     dump(&sandbox, &target, "-D 4");
     assert!(sandbox.criu("restore -D 4 -d -v2").code != 0);
 }
+
+/// Runs icecore and kills it after so many milliseconds.
+fn killed(sandbox: &Sandbox, life: u32, words: &str) {
+    let seconds = format!("0.{life:03}");
+    let mut args = vec!["-s", "KILL", &seconds, env!("CARGO_BIN_EXE_icecore")];
+    args.extend(words.split_whitespace());
+    let run = sandbox.run("timeout", &args);
+    assert!(matches!(run.code, 0 | 137), "{run:?}");
+}
+
+/// The first process of a pid namespace inside the sandbox's.
+fn first_inside(sandbox: &Sandbox) -> Option<i32> {
+    let entries = fs::read_dir(sandbox.proc("")).unwrap().flatten();
+    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    pids.into_iter().find(|pid| {
+        let status = fs::read_to_string(sandbox.proc(&format!("{pid}/status")));
+        let status = status.unwrap_or_default();
+        let ids = status.lines().find_map(|l| l.strip_prefix("NSpid:"));
+        let ids: Vec<&str> = ids.unwrap_or_default().split_whitespace().collect();
+        ids.len() == 2 && ids.last() == Some(&"1") && !status.contains("State:\tZ")
+    })
+}
+
+#[test]
+fn a_pid_namespace_survives_the_death_of_its_dumper_and_none_is_left_half_made() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let mut target = sandbox.specimen_apart(MORE, "threads", &[]);
+    for life in (1..40).step_by(4) {
+        killed(
+            &sandbox,
+            life,
+            &format!("dump -t {} -D {life} -R", target.pid),
+        );
+        target.wait_running();
+        target.check();
+    }
+    dump(&sandbox, &target, "-D last");
+    let mut whole = 0;
+    for life in (1..160).step_by(8) {
+        killed(&sandbox, life, "restore -D last -d");
+        // Killed before the last step, nothing is there; after it, everything.
+        if let Some(root) = first_inside(&sandbox) {
+            target.pid = root;
+            if target.check_unless_gone() {
+                whole += 1;
+                kill(&sandbox, &target);
+            }
+        }
+    }
+    eprintln!("{whole} restores were faster");
+    restored(&sandbox, &mut target, "last");
+    target.check();
+}
