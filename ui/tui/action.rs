@@ -45,6 +45,8 @@ pub(crate) enum Act {
     Search,
     /// Filter the processes.
     Filter,
+    /// Sort the processes by something else.
+    Sort,
     /// The next pane.
     Next,
     /// The pane before.
@@ -247,6 +249,13 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('/')],
         short: "filter",
         help: "show only processes with this text (Esc: all again)",
+        available: always,
+    },
+    Action {
+        act: Act::Sort,
+        keys: &[KeyCode::Char('o')],
+        short: "",
+        help: "sort the processes by memory, threads, name, pid in turn",
         available: always,
     },
     Action {

@@ -14,7 +14,7 @@ use super::live::Live;
 use super::map::{Folded, Map};
 use super::message::Failure;
 use super::popup::{Mark, Popup};
-use super::processes::{self, ProcessRow};
+use super::processes::{self, Order, ProcessRow};
 use super::reader::Look;
 use super::stacks::{LayerRow, StackRow};
 use super::theme::Theme;
@@ -94,6 +94,8 @@ pub(crate) struct Model {
     pub(crate) process_cursor: Cursor,
     /// Pids whose children are folded away.
     pub(crate) folded: BTreeSet<i32>,
+    /// How processes are sorted.
+    pub(crate) order: Order,
     /// Text that shown processes have.
     pub(crate) filter: String,
     /// Keys go into the filter.
@@ -164,6 +166,7 @@ impl Model {
             processes: Vec::new(),
             process_cursor: Cursor::default(),
             folded: BTreeSet::new(),
+            order: Order::default(),
             filter: String::new(),
             filtering: false,
             stacks: Vec::new(),
@@ -265,7 +268,7 @@ impl Model {
     /// Lists the processes anew; the cursor stays on its process.
     pub(crate) fn list_processes(&mut self) {
         let was = self.process().map(|row| row.pid);
-        self.processes = processes::rows(&self.trees, &self.folded, &self.filter);
+        self.processes = processes::rows(&self.trees, &self.folded, &self.filter, self.order);
         let wanted = self.select.or(was);
         if let Some(at) = wanted.and_then(|pid| self.processes.iter().position(|r| r.pid == pid)) {
             self.process_cursor.at = at;

@@ -1,11 +1,58 @@
 //! The processes pane: the running trees as rows, folded and filtered.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use icecore::Pid;
 use icecore::task::Tree;
 
 use crate::format;
+
+/// What comes first among the children of a process, and among the trees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The lowest pid.
+    #[default]
+    Pid,
+    /// The most resident memory, with all that is below.
+    Memory,
+    /// The most threads.
+    Threads,
+    /// By the alphabet.
+    Name,
+}
+
+impl Order {
+    /// The next one.
+    pub(crate) fn next(self) -> Self {
+        match self {
+            Self::Pid => Self::Memory,
+            Self::Memory => Self::Threads,
+            Self::Threads => Self::Name,
+            Self::Name => Self::Pid,
+        }
+    }
+
+    /// What the title of the pane says; nothing about the usual one.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Pid => "",
+            Self::Memory => " by memory",
+            Self::Threads => " by threads",
+            Self::Name => " by name",
+        }
+    }
+
+    fn sort(self, trees: &mut [&Tree]) {
+        match self {
+            Self::Pid => {}
+            // Equals stay in the order of their pids.
+            Self::Memory => trees.sort_by_cached_key(|tree| Reverse(tree.total_rss())),
+            Self::Threads => trees.sort_by_key(|tree| Reverse(tree.threads)),
+            Self::Name => trees.sort_by_cached_key(|tree| short(&tree.cmdline).to_lowercase()),
+        }
+    }
+}
 
 /// One process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,23 +81,35 @@ pub(crate) struct ProcessRow {
 
 /// The rows of `trees`: without what hangs below a pid in `folded`; with a `filter`, only processes
 /// whose command line or pid has it, and their ancestors.
-pub(crate) fn rows(trees: &[Tree], folded: &BTreeSet<i32>, filter: &str) -> Vec<ProcessRow> {
+pub(crate) fn rows(
+    trees: &[Tree],
+    folded: &BTreeSet<i32>,
+    filter: &str,
+    order: Order,
+) -> Vec<ProcessRow> {
+    let wanted = Wanted {
+        filter: &filter.to_lowercase(),
+        folded,
+        order,
+    };
     let mut rows = Vec::new();
-    let filter = filter.to_lowercase();
+    let mut trees: Vec<&Tree> = trees.iter().collect();
+    order.sort(&mut trees);
     for tree in trees {
-        add(tree, &filter, folded, String::new(), "", &mut rows);
+        add(tree, &wanted, String::new(), "", &mut rows);
     }
     rows
 }
 
-fn add(
-    tree: &Tree,
-    filter: &str,
-    folded: &BTreeSet<i32>,
-    branch: String,
-    indent: &str,
-    rows: &mut Vec<ProcessRow>,
-) {
+/// Which rows, and in which order.
+struct Wanted<'a> {
+    filter: &'a str,
+    folded: &'a BTreeSet<i32>,
+    order: Order,
+}
+
+fn add(tree: &Tree, wanted: &Wanted<'_>, branch: String, indent: &str, rows: &mut Vec<ProcessRow>) {
+    let Wanted { filter, folded, .. } = *wanted;
     if !matches(tree, filter) {
         return;
     }
@@ -70,11 +129,12 @@ fn add(
     if fold {
         return;
     }
-    let shown: Vec<&Tree> = tree
+    let mut shown: Vec<&Tree> = tree
         .children
         .iter()
         .filter(|child| matches(child, filter))
         .collect();
+    wanted.order.sort(&mut shown);
     for (n, child) in shown.iter().enumerate() {
         let (knee, bar) = if n + 1 == shown.len() {
             ("└ ", "  ")
@@ -83,7 +143,7 @@ fn add(
         };
         let branch = format!("{indent}{knee}");
         let indent = format!("{indent}{bar}");
-        add(child, filter, folded, branch, &indent, rows);
+        add(child, wanted, branch, &indent, rows);
     }
 }
 

@@ -311,6 +311,10 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             model.focus = Focus::Processes;
             model.filtering = true;
         }
+        Act::Sort => {
+            model.order = model.order.next();
+            model.list_processes();
+        }
         Act::Cancel => {
             if let Some(job) = &mut model.job {
                 job.cancelled = true;

@@ -271,3 +271,21 @@ fn keys_help_and_footer_follow_the_key_map() {
     update(&mut model, Msg::Key(pressed));
     assert!(model.quit);
 }
+
+#[test]
+fn processes_are_sorted_by_what_one_likes_and_the_cursor_stays_on_its_own() {
+    let mut model = model(RICH, (120, 35));
+    let pids = |model: &Model| -> Vec<i32> {
+        model.processes.iter().map(|row| row.pid.as_raw()).collect()
+    };
+    let usual = pids(&model);
+    key(&mut model, KeyCode::Char('o'));
+    assert!(text(&model).contains("Processes 7 by memory"));
+    // The tree with most memory first, its children below it.
+    assert_eq!(pids(&model), [2207, 2208, 3310, 1031, 1041, 1040, 812]);
+    assert_eq!(model.process().unwrap().pid, Pid::from_raw(2207));
+    for _ in 0..3 {
+        key(&mut model, KeyCode::Char('o'));
+    }
+    assert_eq!(pids(&model), usual);
+}

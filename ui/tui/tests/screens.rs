@@ -38,6 +38,7 @@ const SCENES: &[Scene] = &[
             key(model, KeyCode::Char(c));
         }
     }),
+    ("sorted", |model| drop(key(model, KeyCode::Char('o')))),
     ("nothing", nothing),
     ("stacks-error", |model| {
         let failure = failure("Cannot read /img: permission denied", "run it as root");

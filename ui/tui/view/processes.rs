@@ -7,12 +7,14 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::super::model::{Focus, Model};
 use super::super::processes::ProcessRow;
-use super::super::text::{cut, fit, size, tally};
+use super::super::text::{age, cut, fit, size, tally};
 use super::{lines, pane};
 use crate::tui::popup::Mark;
 
 /// Inside a pane as narrow as this, some columns are left out.
 const NARROW: usize = 50;
+/// Inside one as wide as this, there are more.
+const WIDE: usize = 80;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if area.is_empty() {
@@ -24,11 +26,13 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         (false, "") => String::new(),
         (false, text) => format!("filter: {text}  Esc all"),
     };
-    let title = format!("Processes {}", model.processes.len());
+    let title = format!("Processes {}{}", model.processes.len(), model.order.title());
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     let width = usize::from(inside.width);
     let head = if width < NARROW {
         "    PID   RSS DIRTY   COMMAND"
+    } else if width >= WIDE {
+        "     PID   RSS  THR  DIRTY PG/S LAY  AGE   COMMAND"
     } else {
         "     PID   RSS  DIRTY PG/S LAY   COMMAND"
     };
@@ -65,7 +69,12 @@ fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'
         None if tracked => ("·".into(), String::new()),
         None => ("-".into(), String::new()),
     };
-    let layers = match model.layers_of(row.pid, &row.comm).len() {
+    let layers = model.layers_of(row.pid, &row.comm);
+    let newest = layers
+        .first()
+        .and_then(|layer| model.now.duration_since(layer.created?).ok())
+        .map_or_else(String::new, |since| age(since.as_secs()));
+    let layers = match layers.len() {
         0 => String::new(),
         n => n.to_string(),
     };
@@ -81,6 +90,11 @@ fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'
     };
     let left = if width < NARROW {
         format!("{mark}{:>6} {:>5} {dirty:>5} ", row.pid, size(row.rss))
+    } else if width >= WIDE {
+        let (pid, rss, threads) = (row.pid, size(row.rss), tally(row.threads));
+        format!(
+            "{mark}{pid:>7} {rss:>5} {threads:>4} {dirty:>6} {rate:>4} {layers:>3} {newest:>4} "
+        )
     } else {
         let (pid, rss) = (row.pid, size(row.rss));
         format!("{mark}{pid:>7} {rss:>5} {dirty:>6} {rate:>4} {layers:>3} ")

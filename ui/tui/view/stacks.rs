@@ -146,10 +146,25 @@ fn line(
         }
     };
     let used = 3 + body.width();
+    // What the user did to it, where there is room.
+    let mut remarks = String::new();
+    if layer.pinned && state.0 != "pinned" {
+        remarks.push_str(" pinned");
+    }
+    if let Some(label) = &layer.label {
+        remarks.push_str(&format!(" “{label}”"));
+    }
+    let remarks = if state.0.is_empty() {
+        remarks.trim_start()
+    } else {
+        &remarks
+    };
+    let rest = width.saturating_sub(used + state.0.width());
     Line::from(vec![
         Span::styled(pointer, plain),
         Span::styled(mark.to_string(), style),
         Span::styled(cut(&format!(" {body}"), width.saturating_sub(2)), plain),
         Span::styled(cut(&state.0, width.saturating_sub(used)), state.1),
+        Span::styled(cut(remarks, rest), theme.dim()),
     ])
 }
