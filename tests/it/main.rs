@@ -25,6 +25,7 @@ mod namespaces;
 mod pidfds;
 mod places;
 mod powercut;
+mod programs;
 mod python;
 mod servers;
 mod sockets;
