@@ -47,6 +47,8 @@ pub(crate) enum Act {
     Filter,
     /// Sort the processes by something else.
     Sort,
+    /// What is selected to the terminal's clipboard.
+    Copy,
     /// The next pane.
     Next,
     /// The pane before.
@@ -256,6 +258,13 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('o')],
         short: "",
         help: "sort the processes by memory, threads, name, pid in turn",
+        available: always,
+    },
+    Action {
+        act: Act::Copy,
+        keys: &[KeyCode::Char('y')],
+        short: "",
+        help: "copy what is selected: pid, directory of the layer, address; a text that is read, whole",
         available: always,
     },
     Action {

@@ -60,6 +60,8 @@ pub(crate) enum Effect {
     LoadMap(PathBuf),
     /// Track a tree, so that its dirty pages can be counted.
     Attach(Pid),
+    /// Give a text to the terminal's clipboard.
+    Copy(String),
     /// Read something for the reader.
     Look(Look),
     /// Find out what a wish would do.

@@ -187,6 +187,7 @@ impl Runner {
                 Effect::Survey => self.feed.survey(),
                 Effect::LoadMap(dir) => self.feed.map(dir),
                 Effect::Attach(root) => self.feed.attach(root),
+                Effect::Copy(text) => terminal::copy(&text)?,
                 Effect::CancelJob => self.cancel.cancel(),
                 Effect::Look(look) => {
                     feed::spawn("look", &self.messages, move |messages| {

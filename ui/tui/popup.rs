@@ -84,6 +84,8 @@ pub(crate) enum Outcome {
     Close,
     /// It goes, and this shall be done.
     Do(Wish),
+    /// It stays, and this goes to the clipboard.
+    Copy(String),
     /// It stays until this can be shown instead.
     Look(Look),
 }
@@ -129,6 +131,7 @@ impl Popup {
                     Turn::Stay => Outcome::Stay,
                     Turn::Close => Outcome::Close,
                     Turn::Look(look) => Outcome::Look(look),
+                    Turn::Copy(text) => Outcome::Copy(text),
                 };
             }
             Self::Ask { dir, about, text } => return ask(key, dir, *about, text),

@@ -76,6 +76,8 @@ pub(crate) enum Turn {
     Close,
     /// Something else is to be looked at.
     Look(Look),
+    /// This goes to the clipboard.
+    Copy(String),
 }
 
 impl Reader {
@@ -118,6 +120,7 @@ impl Reader {
             KeyCode::PageUp => self.scroll = self.scroll.saturating_sub(room),
             KeyCode::Home | KeyCode::Char('g') => self.scroll = 0,
             KeyCode::End | KeyCode::Char('G') => self.scroll = end,
+            KeyCode::Char('y') => return Turn::Copy(self.copied()),
             KeyCode::Char(c) => {
                 let look = match c {
                     'p' => &self.beside[0],
@@ -135,6 +138,18 @@ impl Reader {
         }
         self.scroll = self.scroll.min(end);
         Turn::Stay
+    }
+
+    /// The tab shown as text.
+    fn copied(&self) -> String {
+        let Some(tab) = self.tabs.get(self.at) else {
+            return String::new();
+        };
+        let head = (!tab.head.is_empty()).then_some(&tab.head);
+        head.into_iter()
+            .chain(&tab.lines)
+            .map(|line| format!("{line}\n"))
+            .collect()
     }
 
     /// Scrolls by lines, down or (negative) up.

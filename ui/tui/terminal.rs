@@ -4,9 +4,12 @@ use std::io::{self, Stdout, Write as _, stdout};
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use crossterm::cursor::Show;
 use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
 use crossterm::execute;
+use crossterm::style::Print;
 use crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
     disable_raw_mode, enable_raw_mode,
@@ -73,6 +76,17 @@ impl Drop for Screen {
     fn drop(&mut self) {
         give_back();
     }
+}
+
+/// Gives a text to the terminal's clipboard, also through ssh: OSC 52 (xterm's "Manipulate Selection
+/// Data"). A terminal that does not know it ignores it.
+///
+/// # Errors
+/// When the terminal is gone.
+pub(super) fn copy(text: &str) -> Result<()> {
+    let encoded = STANDARD.encode(text);
+    execute!(stdout(), Print(format!("\x1b]52;c;{encoded}\x1b\\")))
+        .map_err(|e| Error::io("Cannot write to the terminal", e))
 }
 
 /// Gives the terminal back, once.

@@ -211,6 +211,7 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             Outcome::Stay => {}
             Outcome::Close => model.popup = None,
             Outcome::Look(wanted) => look(model, wanted, effects),
+            Outcome::Copy(text) => copy(model, text, "the text", effects),
             Outcome::Do(wish) => {
                 model.popup = None;
                 start(model, &wish, "start");
@@ -230,6 +231,12 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     if let Some(act) = action::of_key(key, model) {
         perform(model, act, effects);
     }
+}
+
+/// Gives a text to the clipboard, and says so.
+fn copy(model: &mut Model, text: String, shown: &str, effects: &mut Vec<Effect>) {
+    model.note(Mark::Plain, format!("copied {shown}"));
+    effects.push(Effect::Copy(text));
 }
 
 /// Has something read for the reader.
@@ -310,6 +317,22 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Filter => {
             model.focus = Focus::Processes;
             model.filtering = true;
+        }
+        Act::Copy => {
+            let text = match model.focus {
+                Focus::Processes => model.process().map(|row| row.pid.to_string()),
+                Focus::Stacks => model
+                    .layer()
+                    .map(|layer| layer.dir.to_string_lossy().into_owned()),
+                Focus::Map => match page_under_cursor(model) {
+                    Some(Look::Page { addr, .. }) => Some(format!("{addr:x}")),
+                    _ => None,
+                },
+            };
+            if let Some(text) = text {
+                let shown = crate::format::plain(&text);
+                copy(model, text, &shown, effects);
+            }
         }
         Act::Sort => {
             model.order = model.order.next();

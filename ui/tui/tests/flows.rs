@@ -289,3 +289,21 @@ fn processes_are_sorted_by_what_one_likes_and_the_cursor_stays_on_its_own() {
     }
     assert_eq!(pids(&model), usual);
 }
+
+#[test]
+fn what_is_selected_is_copied() {
+    let mut model = model(RICH, (120, 35));
+    let copied = |model: &mut Model| match key(model, KeyCode::Char('y')).as_slice() {
+        [Effect::Copy(text)] => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(copied(&mut model), "2207");
+    model.focus = Focus::Stacks;
+    assert_eq!(copied(&mut model), "/img/r/3");
+    model.focus = Focus::Map;
+    model.pixel = 0;
+    assert_eq!(copied(&mut model), "55d2c0000000");
+    model.popup = Some(Popup::Reader(Box::new(reader(2, 2))));
+    assert_eq!(copied(&mut model), " head\n line 0 of 0\n line 1 of 0\n");
+    assert!(model.popup.is_some());
+}
