@@ -1789,6 +1789,16 @@ pub struct IpOptsEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: ::core::option::Option<u32>,
 }
+/// Our own: a multicast group that the socket is in, and the interface.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SkMembershipEntry {
+    #[prost(string, required, tag = "1")]
+    pub interface: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, packed = "false", tag = "2")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group: ::prost::alloc::vec::Vec<u32>,
+}
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InetSkEntry {
@@ -1848,6 +1858,9 @@ pub struct InetSkEntry {
     #[prost(message, repeated, tag = "1000")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: ::prost::alloc::vec::Vec<SkOptionEntry>,
+    #[prost(message, repeated, tag = "1001")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub memberships: ::prost::alloc::vec::Vec<SkMembershipEntry>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

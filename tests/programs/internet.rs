@@ -14,6 +14,10 @@ use nix::sys::socket::{
 use crate::desk::{Answer, Desk, Program, same};
 use crate::kernel::{call_with, child};
 
+/// Multicast groups.
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+const GROUP6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x1234);
+
 struct Internet {
     listeners: Vec<(TcpListener, SocketAddr)>,
     bound: (UdpSocket, SocketAddr),
@@ -55,6 +59,10 @@ pub fn run(mut desk: Desk, args: &[String]) {
     let to = other.local_addr().unwrap();
     connected.connect(to).unwrap();
     connected.set_broadcast(true).unwrap();
+    bound
+        .join_multicast_v4(&GROUP, &Ipv4Addr::LOCALHOST)
+        .unwrap();
+    connected.join_multicast_v6(&GROUP6, 1).unwrap();
     let flags = SockFlag::SOCK_CLOEXEC;
     let fresh = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
     setsockopt(&fresh, sockopt::TcpNoDelay, &true).unwrap();
@@ -257,6 +265,16 @@ impl Program for Internet {
             return Ok(String::new());
         }
         self.end_halves()?;
+        let text = |e: std::io::Error| format!("group: {e}");
+        let (bound, connected) = (&self.bound.0, &self.connected.0);
+        bound
+            .leave_multicast_v4(&GROUP, &Ipv4Addr::LOCALHOST)
+            .map_err(text)?;
+        connected.leave_multicast_v6(&GROUP6, 1).map_err(text)?;
+        bound
+            .join_multicast_v4(&GROUP, &Ipv4Addr::LOCALHOST)
+            .map_err(text)?;
+        connected.join_multicast_v6(&GROUP6, 1).map_err(text)?;
         let timeout = getsockopt(&self.fresh, sockopt::TcpUserTimeout);
         same("timeout", &timeout, &Ok(4567))?;
         let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

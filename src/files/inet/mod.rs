@@ -15,6 +15,7 @@ use nix::sys::socket::{
     SockaddrStorage, bind, connect, getpeername, getsockname, listen, shutdown, socket,
 };
 
+mod multicast;
 pub(in crate::files) mod tcp;
 
 use super::descriptor::Descriptor;
@@ -24,7 +25,7 @@ use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
     FdTypes, FileEntry, InetSkEntry, IpOptsEntry, SkOptionEntry, SkShutdown, TcpOptsEntry,
 };
-use crate::sys::socket::{get_int, reads_no_more, set_int};
+use crate::sys::socket::{get_int, queued, reads_no_more, set_int};
 use crate::track::connections::{self, Connection};
 
 /// States of a socket, as the kernel and the images number them.
@@ -249,6 +250,25 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         ..InetSkEntry::default()
     };
     kinds_options(copy, &mut entry).map_err(cannot)?;
+    if !is_tcp {
+        let (found, restricted) = multicast::memberships(copy);
+        entry.memberships = found;
+        for group in restricted {
+            dumper.warn(Obstacle::unsupported(
+                format!(
+                    "{} takes some sources of the group {group} only",
+                    shown(&entry)
+                ),
+                "a restored process has to join it again",
+            ));
+        }
+        if queued(copy, libc::FIONREAD).unwrap_or(0) > 0 {
+            dumper.warn(Obstacle::unsupported(
+                format!("Datagrams wait in {}", shown(&entry)),
+                "a restored process does not get those",
+            ));
+        }
+    }
     if is_connected_tcp(&entry) && !dumper.allow().tcp_close {
         let deaf = reads_no_more(copy).map_err(cannot)?;
         entry.shutdown = deaf.then_some(SkShutdown::Read.into());
@@ -411,6 +431,9 @@ fn reopen(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
     set_kinds_options(&socket, entry)?;
     if entry.src_port != 0 {
         bound(&socket, entry)?;
+    }
+    for membership in &entry.memberships {
+        multicast::join(&socket, membership)?;
     }
     if entry.state == LISTEN {
         let backlog = i32::try_from(entry.backlog).unwrap_or(i32::MAX);
