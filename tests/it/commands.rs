@@ -162,3 +162,42 @@ fn layers_in_the_store_are_made_and_found_by_name() {
     with_store("restore -d -D web/1");
     target.runs();
 }
+
+#[test]
+fn a_configuration_is_printed_checked_and_complained_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let icecore = |words: &[&str]| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_icecore"))
+            .args(words)
+            .env("ICECORE_CONFIG", dir.path().join("config.toml"))
+            .output()
+            .unwrap()
+    };
+    let said = |words: &[&str]| {
+        let output = icecore(words);
+        assert!(output.status.success(), "{words:?} {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (option, file) in [
+        ("--print-default", "config.toml"),
+        ("--print-keys", "keys.toml"),
+    ] {
+        std::fs::write(dir.path().join(file), said(&["config", option])).unwrap();
+    }
+    let config = json(&said(&["config", "--json"]));
+    assert_eq!(config["default_keys"], true, "{config}");
+    assert_eq!(config["schema"], "icecore/v1");
+    std::fs::write(dir.path().join("keys.toml"), "# mine\nquit = 'd'\n").unwrap();
+    let refused = icecore(&["config"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        error.contains("keys.toml:2:1: The key d of quit"),
+        "{error}"
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(said(&["completions", shell]).contains("squash"), "{shell}");
+    }
+    said(&["man", "--dir", dir.path().to_str().unwrap()]);
+    assert!(dir.path().join("icecore-squash.1").exists());
+}
