@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::Stack;
 use crate::error::{Error, Kind, Result};
 use crate::event::Cancel;
-use crate::image::{PagemapId, Place, Run, Runs};
+use crate::image::{Images, PagemapId, Place, Run, Runs};
 use crate::units::{PAGE_SIZE, PageRange, Vaddr};
 
 /// Pages in a window: their owners fit the second-level cache.
@@ -69,7 +69,7 @@ impl Census {
             for id in ids {
                 let cursors = stack.levels().iter().rev().map(|level| {
                     let runs = level.images().runs(id)?;
-                    Cursor::new(runs)
+                    Cursor::new(level.images(), runs)
                 });
                 count.pagemap(cursors.collect::<Result<_>>()?, cancel)?;
             }
@@ -85,18 +85,38 @@ struct Cursor {
     runs: Option<Runs>,
     /// What is left of the run that was read last.
     next: Option<Run>,
+    /// Pages in the pages file that no run has claimed: a damaged pagemap could claim any number.
+    unclaimed: u64,
 }
 
 impl Cursor {
-    fn new(runs: Option<Runs>) -> Result<Self> {
-        let mut cursor = Self { runs, next: None };
+    fn new(images: &Images, runs: Option<Runs>) -> Result<Self> {
+        let file = runs.as_ref().map(|runs| images.pages_file(runs.pages_id()));
+        let bytes = file.and_then(Result::ok).and_then(|f| f.metadata().ok());
+        let mut cursor = Self {
+            runs,
+            next: None,
+            unclaimed: bytes.map_or(0, |meta| meta.len() / PAGE_SIZE),
+        };
         cursor.advance()?;
         Ok(cursor)
     }
 
     fn advance(&mut self) -> Result<()> {
         self.next = self.runs.as_mut().and_then(Iterator::next).transpose()?;
+        if let Some(run) = self.next.filter(|run| run.place == Place::Present) {
+            let what = || Error::corrupt("A pagemap has more pages than its pages file");
+            self.unclaimed = self.unclaimed.checked_sub(run.pages).ok_or_else(what)?;
+        }
         Ok(())
+    }
+
+    /// Where the next stored page may be: everything before is left to parents, or nowhere.
+    fn nothing_stored_before(&self) -> Option<Vaddr> {
+        self.next.map(|run| match run.place {
+            Place::Present => run.start,
+            Place::Parent => run.range().end,
+        })
     }
 
     /// The next part of a run before `end`, if there is one.
@@ -153,6 +173,15 @@ impl Count {
         let bytes = WINDOW as u64 * PAGE_SIZE;
         while let Some(first) = cursors.iter().filter_map(|c| Some(c.next?.start)).min() {
             cancel.check()?;
+            // What nobody stores may be as large as the address space, in a damaged layer.
+            let empty = cursors
+                .iter()
+                .filter_map(Cursor::nothing_stored_before)
+                .min();
+            if let Some(end) = empty.filter(|end| end - first >= bytes) {
+                self.skip(&mut cursors, end)?;
+                continue;
+            }
             let start = first / bytes * bytes;
             self.window.fill(NOBODY);
             self.present.fill(0);
@@ -161,6 +190,20 @@ impl Count {
                 let row = layer * self.depth;
                 for (total, now) in self.owned[row..].iter_mut().zip(&self.present) {
                     *total += now;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what is before `end`, where no layer stores anything.
+    fn skip(&mut self, cursors: &mut [Cursor], end: Vaddr) -> Result<()> {
+        for (layer, cursor) in cursors.iter_mut().enumerate() {
+            while let Some((range, _)) = cursor.take(end)? {
+                self.in_parent[layer] += range.pages();
+                if layer + 1 == self.depth {
+                    self.covered += range.pages();
+                    self.missing += range.pages();
                 }
             }
         }

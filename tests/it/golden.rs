@@ -14,7 +14,7 @@ const DATA: u64 = 0x40_3000;
 const PAGES: usize = 8;
 
 /// A copy that may be changed.
-fn golden() -> TempDir {
+pub fn golden() -> TempDir {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/criu-4.1-stack");
     let copy = tempfile::tempdir().unwrap();
     for layer in ["1", "2", "3"] {

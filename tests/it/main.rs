@@ -8,6 +8,7 @@ mod architecture;
 mod busy;
 mod commands;
 mod crash;
+mod damage;
 mod dedup;
 mod dedup_faults;
 mod demo;
