@@ -12,6 +12,7 @@
 //!   write    the small images, the inventory last; sync; rename
 //! ```
 
+mod check;
 mod plan;
 mod process;
 mod run;
@@ -20,6 +21,7 @@ mod sidecar;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use check::{Line, Report, Verdict, check};
 pub use plan::{Parent, Plan, plan};
 pub use run::run;
 pub use sidecar::{boot_id, hex};

@@ -45,6 +45,8 @@ pub struct Plan {
     pub tasks: usize,
     /// Number of threads.
     pub threads: usize,
+    /// What the processes have open, judged.
+    pub files: Vec<files::Judged>,
     /// Pages in memory.
     pub resident_pages: u64,
     /// Pages written since the tracker was armed for the parent, when it was.
@@ -106,6 +108,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         warnings: Vec::new(),
         tasks: processes.len(),
         threads: processes.iter().map(|p| p.threads.len()).sum(),
+        files: Vec::new(),
         resident_pages: 0,
         dirty_pages: None,
         parent: None,
@@ -160,8 +163,9 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let pids: Vec<Pid> = alive.iter().map(|p| p.pid).collect();
     let all = plan.processes.iter().map(|p| p.pid);
     let zombies: Vec<Pid> = all.filter(|pid| !pids.contains(pid)).collect();
-    plan.obstacles
-        .extend(files::survey(&pids, &zombies, &options.allow)?.obstacles);
+    let survey = files::survey(&pids, &zombies, &options.allow)?;
+    plan.obstacles.extend(survey.obstacles);
+    plan.files = survey.judged;
     relations(&plan.processes, &mut plan.obstacles);
     let (own, refused) = namespaces::survey(&plan.processes);
     plan.obstacles.extend(refused);

@@ -67,7 +67,7 @@ pub use opened::{Opened, Opening, open_all};
 pub use outside::{Holder, Outside};
 pub use preflight::{Findings, highest_descriptor, preflight};
 pub use socket::Nature;
-pub use survey::{Survey, survey, survey_link};
+pub use survey::{Judged, Survey, survey, survey_link};
 pub use tty::Session;
 
 use crate::error::{Error, Result};

@@ -20,8 +20,21 @@ use crate::units::Pid;
 pub struct Survey {
     /// What cannot be dumped: one obstacle per process and thing.
     pub obstacles: Vec<Obstacle>,
-    /// Number of open descriptors.
-    pub descriptors: usize,
+    /// Every one of them.
+    pub judged: Vec<Judged>,
+}
+
+/// One open file of a process.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The process.
+    pub pid: Pid,
+    /// What it is, by the kind that is responsible.
+    pub kind: &'static str,
+    /// Its descriptor, or what else leads to it, and where it leads.
+    pub place: String,
+    /// True when it is in the way of the dump.
+    pub refused: bool,
 }
 
 /// Looks through the descriptors, exe, cwd and root of `pids`, which together with `zombies` are the
@@ -65,8 +78,26 @@ pub fn survey(pids: &[Pid], zombies: &[Pid], allow: &Allow) -> Result<Survey> {
     outside.unix = unix;
     outside.terminals = Some(Surveyed::new(&files, pids));
     let mut found = Found::default();
+    let mut judged = Vec::new();
     for file in &files {
-        if let Some(refusal) = refusal(file, &outside, allow) {
+        let refusal = refusal(file, &outside, allow);
+        let place = file.number.map_or_else(
+            || {
+                file.link
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned()
+            },
+            |number| number.to_string(),
+        );
+        judged.push(Judged {
+            pid: file.pid,
+            kind: kind_of(file).map_or("file of an unknown kind", super::FileKind::name),
+            place: format!("{place} ({})", file.shown()),
+            refused: refusal.is_some(),
+        });
+        if let Some(refusal) = refusal {
             found.add(file, refusal);
         }
     }
@@ -75,7 +106,7 @@ pub fn survey(pids: &[Pid], zombies: &[Pid], allow: &Allow) -> Result<Survey> {
     }
     Ok(Survey {
         obstacles: found.into_obstacles(),
-        descriptors: files.iter().filter(|f| f.number.is_some()).count(),
+        judged,
     })
 }
 

@@ -58,6 +58,38 @@ fn figures_come_as_json_too() {
 }
 
 #[test]
+fn a_check_tells_what_the_dump_would() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let plain = sandbox.specimen("writer", &["20"]);
+    let said = sandbox.icecore(&format!("check -t {}", plain.pid)).ok();
+    for words in ["supported        1  process\n", "can be dumped"] {
+        assert!(said.stdout.contains(words), "{}", said.stdout);
+    }
+    let locked = sandbox.specimen("locks", &[]);
+    let check = format!("check -t {} --json", locked.pid);
+    let said = json(&sandbox.icecore(&check).fails(5).stdout);
+    assert_eq!(said["schema"], "icecore/v1");
+    assert_eq!(said["dumpable"], false);
+    let first = &said["lines"][0];
+    assert_eq!(first["verdict"], "with-option", "{said}");
+    assert!(first["hint"].to_string().contains("--file-locks"), "{said}");
+    let said = json(&sandbox.icecore(&format!("{check} -l")).ok().stdout);
+    assert_eq!(said["dumpable"], true);
+    let ring = sandbox.specimen("holder", &["io_uring"]);
+    let run = sandbox.icecore(&format!("check -t {} --all", ring.pid));
+    let said = run.fails(5).stdout;
+    for words in ["no  ", "io_uring", "try: ", "cannot be dumped", "thread "] {
+        assert!(said.contains(words), "no {words} in:\n{said}");
+    }
+    for target in [&plain, &locked, &ring] {
+        target.runs();
+    }
+}
+
+#[test]
 fn a_dry_run_changes_nothing() {
     if !require(&[Need::Root]) {
         return;

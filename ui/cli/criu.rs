@@ -11,10 +11,6 @@ const COMMANDS: &[(&str, &str)] = &[
         "use `icecore dump --leave-running --track-mem`: it freezes as briefly, and its layer can be restored",
     ),
     (
-        "check",
-        "use `icecore doctor` for this machine, `icecore dump --dry-run` for a process",
-    ),
-    (
         "cpuinfo",
         "layers note the instruction sets of their CPU; `icecore restore --dry-run` compares them",
     ),

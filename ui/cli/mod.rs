@@ -4,6 +4,7 @@ mod adopt;
 mod allow;
 mod cat;
 mod change;
+mod check;
 mod config;
 mod core;
 pub(crate) mod criu;
@@ -91,6 +92,8 @@ impl Screen {
 pub(crate) enum Command {
     /// Freeze a process tree into a new layer
     Dump(dump::Args),
+    /// Tell what a process tree holds, and whether it can be dumped (`doctor` checks the machine)
+    Check(check::Args),
     /// Add a layer to the stack of a running process, where named stacks are kept
     Snap(snap::Args),
     /// Let a layer run again
@@ -156,6 +159,7 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     let done = match command {
         Command::Dump(args) => dump::run(args),
+        Command::Check(args) => return check::run(args),
         Command::Snap(args) => snap::run(args),
         Command::Restore(args) => return restore::run(args),
         Command::Ps(args) => ps::run(args),
@@ -193,6 +197,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
 pub(crate) fn wants_json(command: &Command) -> bool {
     match command {
         Command::Dump(args) => args.json,
+        Command::Check(args) => args.json,
         Command::Snap(args) => args.json,
         Command::Restore(args) => args.json,
         Command::Ps(args) => args.json,
