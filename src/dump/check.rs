@@ -1,6 +1,6 @@
 //! What a process tree holds, each thing with its verdict, before any dump.
 //!
-//! The verdicts are those of [`plan`]: as wished, and once more with everything allowed. What is in the
+//! The verdicts are those of [`plan()`]: as wished, and once more with everything allowed. What is in the
 //! way of the first only needs an option. There are no rules here.
 
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub struct Report {
 /// Looks at the tree without stopping it; `all` tells each thing on a line of its own.
 ///
 /// # Errors
-/// As for [`plan`].
+/// As for [`plan()`].
 pub fn check(options: &Options, all: bool) -> Result<Report> {
     let planned = plan(options)?;
     let lenient = if planned.obstacles.is_empty() {
