@@ -295,6 +295,68 @@ fn a_client_of_node_stays_connected_or_is_dropped_as_wished() {
     kill(&sandbox, pid);
 }
 
+/// Accepts two clients: the first resets its connection, which is not closed here; the others are told
+/// what the first one's socket reads.
+const RESET: &str = r#"
+import socket, struct, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+client = socket.create_connection(server.getsockname())
+kept, _ = server.accept()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+client.close()
+try:
+    kept.recv(1)
+except ConnectionResetError:
+    print("ready", flush=True)
+while True:
+    client, _ = server.accept()
+    client.sendall(b"the first one reads %r\n" % kept.recv(1))
+    client.close()
+"#;
+
+#[test]
+fn a_connection_that_was_reset_does_not_keep_the_listener_from_its_port() {
+    if !require(&[Need::Root, Need::Python]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let port = free_port();
+    let python = python().unwrap();
+    let file = sandbox.path("server.py");
+    fs::write(&file, RESET).unwrap();
+    let words = [
+        python.to_str().unwrap(),
+        file.to_str().unwrap(),
+        &port.to_string(),
+    ];
+    let pid = sandbox.start("python.log", &words);
+    let ask = || {
+        let mut answer = String::new();
+        connect(port).read_to_string(&mut answer).unwrap();
+        answer
+    };
+    // Its own client comes first.
+    let log = sandbox.path("python.log");
+    wait_until("the connection is reset", || {
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        said.contains("ready").then_some(())
+    });
+    let before = ask();
+    assert_eq!(before, "the first one reads b''\n");
+    wait_until("the dump is possible", || {
+        let run = sandbox.icecore(&format!("dump -t {pid} -D 1"));
+        assert!(
+            run.code == 0 || run.stderr.contains("TCP"),
+            "{}",
+            run.stderr
+        );
+        (run.code == 0).then_some(())
+    });
+    sandbox.wait_gone(&[pid]);
+    sandbox.icecore("restore -D 1 -d").ok();
+    assert_eq!(ask(), before);
+}
+
 /// Asks nginx for a page; the body of the answer.
 fn page(port: u16, path: &str) -> String {
     let mut client = connect(port);

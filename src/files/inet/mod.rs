@@ -129,6 +129,8 @@ impl FileKind for Inet {
                     closed(entry).map_err(cannot)?
                 }
             }
+        } else if has_ended(entry) {
+            closed(entry).map_err(cannot)?
         } else {
             reopen(entry).map_err(cannot)?
         };
@@ -169,6 +171,13 @@ fn is_connection(nature: Nature) -> bool {
 
 fn is_connected_tcp(entry: &InetSkEntry) -> bool {
     entry.proto.cast_signed() == libc::IPPROTO_TCP && !matches!(entry.state, CLOSE | LISTEN)
+}
+
+/// A TCP socket whose connection was over when the layer was made.
+fn has_ended(entry: &InetSkEntry) -> bool {
+    entry.proto.cast_signed() == libc::IPPROTO_TCP
+        && entry.state == CLOSE
+        && entry.shutdown == Some(SkShutdown::Both.into())
 }
 
 /// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
@@ -268,6 +277,12 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
                 "a restored process does not get those",
             ));
         }
+    }
+    if is_tcp && state == CLOSE && reads_no_more(copy).map_err(cannot)? {
+        // Its connection was reset: it still tells the name that it had, but has the port no more
+        // (the listener that accepted it has).
+        entry.src_port = 0;
+        entry.shutdown = Some(SkShutdown::Both.into());
     }
     if is_connected_tcp(&entry) && !dumper.allow().tcp_close {
         let deaf = reads_no_more(copy).map_err(cannot)?;
