@@ -10,7 +10,11 @@ for base in memory, disk:
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
     client, _ = server.accept()
-    word, number = client.makefile().readline().split()
+    words = client.makefile().readline().split()
+    if not words:
+        client.close()
+        continue
+    word, number = words
     last = []
     for base in memory, disk:
         if word == "set":

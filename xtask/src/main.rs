@@ -6,9 +6,12 @@
 //! `cargo xtask bench [MIB] [ROUNDS]` measures dumps and restores beside CRIU's; `cargo xtask
 //! bench-stacks [LAYERS] [PAGES] [DIRTY]` what is done with stacks.
 //!
+//! `cargo xtask bench-servers` measures dumps of real servers beside CRIU's.
+//!
 //! `cargo xtask screenshots` draws the demo's screens into `assets`.
 
 mod bench;
+mod bench_servers;
 mod bench_stacks;
 mod proto;
 mod screenshots;
@@ -16,7 +19,7 @@ mod screenshots;
 use std::error::Error;
 
 const USAGE: &str = "usage: cargo xtask proto [--check] | bench [MIB] [ROUNDS] | \
-                     bench-stacks [LAYERS] [PAGES] [DIRTY] | screenshots";
+                     bench-stacks [LAYERS] [PAGES] [DIRTY] | bench-servers [ICECORE] | screenshots";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["bench-census", _] => Ok(bench_stacks::census(&arguments[1])?),
         // The process that the benchmark dumps.
         ["bench-target", _, _] => Ok(bench::target(&arguments[1..])?),
+        ["bench-servers"] => Ok(bench_servers::run()?),
+        ["bench-servers", icecore] => Ok(bench_servers::inside(icecore)?),
+        // What runs in the namespace.
+        ["bench-servers-inside", icecore] => Ok(bench_servers::measure(icecore)?),
         ["screenshots"] => Ok(screenshots::run()?),
         _ => Err(USAGE.into()),
     }
