@@ -206,6 +206,33 @@ fn equal_pages_share_blocks_on_xfs_and_btrfs_and_nothing_else_changes() {
 }
 
 #[test]
+fn layers_that_are_equal_throughout_give_their_blocks_back_on_xfs_and_btrfs() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for kind in ["xfs", "btrfs"] {
+        let Some(fs) = Mounted::new(kind) else {
+            continue;
+        };
+        let (one, two) = (fs.path().join("1"), fs.path().join("2"));
+        layer(&one, None, |page| page + 1);
+        layer(&two, Some(Path::new("../1")), |page| page + 1);
+        let said = Command::new(env!("CARGO_BIN_EXE_icecore"))
+            .args(["dedup", "--strategy", "content", "--yes", "--json", "-D"])
+            .arg(&two)
+            .output()
+            .unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+        let freed = &said["steps"][0]["freed"];
+        eprintln!("{kind}: {freed}");
+        assert_eq!(freed["pages"], PAGES, "{kind}");
+        let bytes = freed["bytes"].as_u64().unwrap();
+        assert!(bytes > PAGES * PAGE_SIZE / 10 * 9, "{kind}: {freed}");
+        assert_eq!(number(&Stack::open(&two).unwrap(), 3), 4);
+    }
+}
+
+#[test]
 fn where_files_cannot_share_blocks_the_plan_says_so() {
     let root = tempfile::tempdir_in("/dev/shm").unwrap();
     layer(&root.path().join("1"), None, |_| 1);

@@ -201,6 +201,12 @@ pub const PRUNE: Operation = Operation {
     gone: &["1", "2", "3"],
     consumed: &[],
 };
+pub const FLATTEN: Operation = Operation {
+    command: &["flatten", "@4", "--yes"],
+    without: &[],
+    gone: &[],
+    consumed: &[],
+};
 pub const UNCHANGED: Operation = Operation {
     command: &["dedup", "-D", "@5", "--strategy", "unchanged", "--yes"],
     without: &[],
@@ -285,6 +291,11 @@ fn a_prune_killed_at_any_call_leaves_every_layer_as_it_was_or_as_it_should_be() 
 }
 
 #[test]
+fn a_flatten_killed_at_any_call_leaves_every_layer_as_it_was_or_as_it_should_be() {
+    kill(&FLATTEN);
+}
+
+#[test]
 fn a_dedup_killed_at_any_call_leaves_every_layer_exact_or_marked() {
     for operation in [&UNCHANGED, &ZERO, &SUPERSEDED] {
         kill(operation);
@@ -304,6 +315,11 @@ fn a_squash_on_a_full_or_broken_disk_changes_nothing_or_is_done() {
 #[test]
 fn a_prune_on_a_full_or_broken_disk_changes_nothing_or_is_done() {
     fail(&PRUNE);
+}
+
+#[test]
+fn a_flatten_on_a_full_or_broken_disk_changes_nothing_or_is_done() {
+    fail(&FLATTEN);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::faults::{
-    DROP, ICECORE, Operation, PRUNE, SQUASH, SUPERSEDED, Template, UNCHANGED, placed,
+    DROP, FLATTEN, ICECORE, Operation, PRUNE, SQUASH, SUPERSEDED, Template, UNCHANGED, placed,
 };
 use crate::support::disk::Disk;
 use crate::support::faults::{CHANGES, killed_at, points};
@@ -115,6 +115,11 @@ fn a_squash_survives_a_power_cut_at_any_call() {
 #[test]
 fn a_prune_survives_a_power_cut_at_any_call() {
     everywhere(&PRUNE);
+}
+
+#[test]
+fn a_flatten_survives_a_power_cut_at_any_call() {
+    everywhere(&FLATTEN);
 }
 
 #[test]

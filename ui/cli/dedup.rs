@@ -78,7 +78,7 @@ fn step(args: &Args, name: &str, out: &mut impl Write) -> Result<(Plan, Option<F
     }
     let freed = dedup::apply(&plan, &(), &Cancel::default())?;
     if !args.json && !plan.is_empty() {
-        done(out, &freed).map_err(output)?;
+        done(out, plan.strategy, &freed).map_err(output)?;
     }
     Ok((plan, Some(freed)))
 }
@@ -162,17 +162,35 @@ fn confirm(out: &mut impl Write, plan: &Plan) -> Result<()> {
 }
 
 /// The result, for people.
-fn done(out: &mut impl Write, freed: &Freed) -> io::Result<()> {
+fn done(out: &mut impl Write, strategy: &str, freed: &Freed) -> io::Result<()> {
+    let shared = strategy == "content";
     for layer in &freed.layers {
-        let bytes = format_size(layer.bytes, BINARY);
-        writeln!(out, "  {bytes:>10}  freed in {}", layer.dir.display())?;
+        let dir = layer.dir.display();
+        if shared {
+            // Whose blocks went is not known: the free space of the file system tells only how many.
+            let pages = format::count(layer.pages, "page");
+            writeln!(out, "  {pages:>10}  share their blocks in {dir}")?;
+        } else {
+            let bytes = format_size(layer.bytes, BINARY);
+            writeln!(out, "  {bytes:>10}  freed in {dir}")?;
+        }
     }
     let bytes = format_size(freed.bytes, BINARY);
+    let pages = format::count(freed.pages, "page");
+    if !shared {
+        return writeln!(out, "Freed {bytes} ({pages}), as measured on the disk");
+    }
     writeln!(
         out,
-        "Freed {bytes} ({}), as measured on the disk",
-        format::count(freed.pages, "page")
-    )
+        "Freed {bytes} ({pages} shared), as measured by the free space of the file system"
+    )?;
+    if freed.pages > 0 && freed.bytes == 0 {
+        writeln!(
+            out,
+            "btrfs gives blocks back only where no page of a whole extent is in use any more"
+        )?;
+    }
+    Ok(())
 }
 
 fn print(out: &mut impl Write, value: &serde_json::Value) -> Result<()> {
