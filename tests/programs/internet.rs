@@ -2,6 +2,7 @@
 //! argument `connected` also both ends of TCP connections, with bytes under way in both directions;
 //! with `halves` such that one end has closed for writing, or both have.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -72,7 +73,9 @@ pub fn run(mut desk: Desk, args: &[String]) {
     setsockopt(&fresh, sockopt::RcvBuf, &50_000).unwrap();
     let route = SockProtocol::NetlinkRoute;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, route).unwrap();
-    bind(netlink.as_raw_fd(), &NetlinkAddr::new(0, 1)).unwrap();
+    // By itself the kernel takes the pid, which specimens in other pid namespaces have, too.
+    let port = RandomState::new().hash_one(0) as u32 | 1 << 31;
+    bind(netlink.as_raw_fd(), &NetlinkAddr::new(port, 1)).unwrap();
     setsockopt(&netlink, sockopt::RcvBuf, &40_000).unwrap();
     let port = getsockname::<NetlinkAddr>(netlink.as_raw_fd())
         .unwrap()
