@@ -28,6 +28,7 @@ mod places;
 mod powercut;
 mod programs;
 mod python;
+mod sequences;
 mod servers;
 mod sockets;
 mod specimens;
