@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -415,7 +416,7 @@ fn run(command: &mut Command) -> Result<(), String> {
 fn every_layer_that_stays_gives_the_same_memory_where_files_share_blocks() {
     let xfs = match Xfs::new() {
         Ok(xfs) => xfs,
-        Err(why) => return eprintln!("skipped: {why}"),
+        Err(why) => return writeln!(std::io::stderr(), "skipped: {why}").unwrap(),
     };
     let mut runner = TestRunner::new(ProptestConfig {
         cases: sequences().div_ceil(10), // each of its syncs is a real one

@@ -16,7 +16,7 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::stack::STILL;
 use crate::support::{Digest, Need, Sandbox, Target, assert_same_memory, digest, require};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Change(&'static str, u8),
     Fork(bool),
