@@ -2543,6 +2543,14 @@ pub struct IpcShmEntry {
     #[prost(uint32, optional, tag = "4")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hugetlb_flag: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// The process that made it, and when it was made or last changed (shmctl(2)): with these it is known again.
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpid: ::core::option::Option<u32>,
+    #[prost(uint64, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctime: ::core::option::Option<u64>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -12,7 +12,7 @@ use super::{After, Options};
 use crate::chain::{self, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
-use crate::memory::{Backing, Mapping, mappings};
+use crate::memory::{Backing, Mapping, mappings, sysv};
 use crate::state::namespaces;
 use crate::sys::kcmp;
 use crate::task::sessions::{self, Kin, Stray};
@@ -192,6 +192,9 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         plan.mappings.push(mapped);
         plan.resident_pages += resident(process.pid);
     }
+    let pids = plan.processes.iter().map(|process| process.pid);
+    let mapped = plan.mappings.iter().map(Vec::as_slice);
+    plan.obstacles.extend(sysv::survey(pids.zip(mapped))?);
     Ok(plan)
 }
 

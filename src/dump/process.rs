@@ -212,13 +212,7 @@ fn entries(
     for mapping in mappings {
         let file = match &mapping.backing {
             Backing::File(_) | Backing::Segment(_) => {
-                // A shared mapping that was made writable, or may become it.
-                let writable = mapping.shared && mapping.vm.contains(procfs::process::VmFlags::MW);
-                let flags = if writable {
-                    libc::O_RDWR.cast_unsigned()
-                } else {
-                    0
-                };
+                let flags = mapping.open_flags();
                 Some((files.register_path(pid, &mapping.link(pid), flags)?, flags))
             }
             _ => None,

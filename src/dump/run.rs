@@ -13,7 +13,7 @@ use crate::event::{Cancel, Event, Reporter};
 use crate::files::Connections;
 use crate::image::proto::{DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry};
 use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
-use crate::memory::{mappings, pages, segments};
+use crate::memory::{mappings, pages, segments, sysv};
 use crate::state::namespaces::{self, Contents};
 use crate::state::seccomp::Filters;
 use crate::task::{Frozen, Ids, Life, Process, Restarting};
@@ -29,6 +29,8 @@ struct Snapshot {
     processes: Vec<(Process, Captured)>,
     files: files::Dumper,
     filters: Filters,
+    /// Segments of System V shared memory.
+    sysv: Vec<sysv::Segment>,
     stored: pages::Stored,
     scanned: u64,
     freezing: Duration,
@@ -187,6 +189,7 @@ fn snapshot(
     snapshot.ids = Ids::read(&processes)?;
     let members = processes.iter().map(|process| process.pid);
     snapshot.files.call_members(members, &snapshot.ids);
+    snapshot.files.reserve_segments(sysv::ids()?);
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
         let known = track::of_process(process).unwrap_or_else(|error| {
@@ -249,6 +252,11 @@ fn snapshot(
         at("process captured");
         snapshot.processes.push((process, captured));
     }
+    let captured = snapshot.processes.iter();
+    let mapped: Vec<_> = captured
+        .map(|(process, captured)| (process, captured.mappings.as_slice()))
+        .collect();
+    snapshot.sysv = sysv::collect(&mapped, &snapshot.ids)?;
     reporter.report(Event::Phase("pages"));
     store_pages(below, &mut snapshot, writer, cancel)?;
     at("pages stored");
@@ -325,12 +333,18 @@ fn store_pages(
     cancel: &Cancel,
 ) -> Result<()> {
     let mut pages_id = 1;
-    for segment in snapshot.files.segments() {
+    let files = snapshot.files.segments().iter();
+    let shared = files.map(|s| (s.entry.shmid, &s.file, s.entry.size)).chain(
+        snapshot
+            .sysv
+            .iter()
+            .map(|s| (s.id(), &s.file, s.entry.size)),
+    );
+    for (shmid, file, size) in shared {
         cancel.check()?;
-        let id = PagemapId::Shared(u64::from(segment.entry.shmid));
+        let id = PagemapId::Shared(shmid.into());
         let resolved = below.map_or(Ok(None), |b| b.resolve(id))?;
         let mut out = writer.pages(pages_id)?;
-        let (file, size) = (&segment.file, segment.entry.size);
         let (pagemap, stored) = segments::store(file, size, resolved.as_ref(), pages_id, &mut out)?;
         writer.pagemap(id, &pagemap)?;
         snapshot.stored.add(stored);
@@ -445,6 +459,7 @@ fn write(
     }
     writer.all("pstree.img", &tree)?;
     snapshot.namespaces.write(writer)?;
+    sysv::write(&snapshot.sysv, writer)?;
     if let Some(filters) = snapshot.filters.image() {
         writer.one("seccomp.img", &filters)?;
     }

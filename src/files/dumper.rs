@@ -98,6 +98,11 @@ impl Dumper {
         self.segments.name(inode, shmid);
     }
 
+    /// These ids are of segments that are no files (System V). Before anything is collected.
+    pub fn reserve_segments(&mut self, ids: HashSet<u32>) {
+        self.segments.reserve(ids);
+    }
+
     /// Collects the descriptors of the frozen task `pid` for `fdinfo-FILES_ID.img`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 //! mappings are entered in the same way under the name `/dev/zero`. Sources: memfd_create(2),
 //! `mm/shmem.c`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::OnceLock;
@@ -17,7 +17,7 @@ use nix::unistd::{Gid, Uid, Whence, fchown, ftruncate, lseek};
 
 use super::descriptor::Descriptor;
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
-use crate::error::{Error, Kind, Obstacle, Result};
+use crate::error::{Error, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, MemfdFileEntry, MemfdInodeEntry};
 
 /// Start of the link's text.
@@ -134,6 +134,8 @@ pub struct Segment {
 pub(super) struct Segments {
     all: Vec<Segment>,
     names: HashMap<u64, u32>,
+    /// Names that others have.
+    taken: HashSet<u32>,
 }
 
 impl Segments {
@@ -144,6 +146,22 @@ impl Segments {
     /// The segment with this inode is to be called `shmid`.
     pub(super) fn name(&mut self, inode: u64, shmid: u32) {
         self.names.insert(inode, shmid);
+    }
+
+    /// These names are others'.
+    pub(super) fn reserve(&mut self, names: HashSet<u32>) {
+        self.taken = names;
+    }
+
+    /// The name of a segment: the one that it had, or its inode number, or any that is free.
+    fn free_name(&self, inode: u64) -> u32 {
+        let known = self.names.get(&inode).copied();
+        let own = u32::try_from(inode).ok();
+        let all = known.into_iter().chain(own).chain((1..u32::MAX).rev());
+        let free = |name: &u32| {
+            !self.taken.contains(name) && self.all.iter().all(|s| s.entry.shmid != *name)
+        };
+        all.into_iter().find(free).unwrap_or(0)
     }
 
     /// The number of the segment in `memfd.img`, entering it when it is new.
@@ -160,13 +178,7 @@ impl Segments {
         let cannot = |e| Error::path("open the memory of", &file.link, e);
         let segment = File::open(&file.link).map_err(cannot)?;
         let seals = fcntl(&segment, FcntlArg::F_GET_SEALS).map_err(|e| cannot(e.into()))?;
-        let shmid = match self.names.get(&stat.ino) {
-            Some(&shmid) => shmid,
-            None => u32::try_from(stat.ino).map_err(|e| {
-                let what = format!("Segment {} has too large a number", file.shown());
-                Error::new(Kind::Unsupported, what).because(e)
-            })?,
-        };
+        let shmid = self.free_name(stat.ino);
         let inode_id = number(self.all.len());
         let entry = MemfdInodeEntry {
             name: segment_name(&file.shown()).unwrap_or_default().to_owned(),

@@ -411,7 +411,9 @@ fn mapping(view: &View, mm: &MmEntry, vma: &VmaEntry) -> Mapping {
             None => (Backing::File, String::new()),
         }
     } else if is(status::ANON_SHARED | status::SYSVIPC) {
-        (Backing::Segment(vma.shmid), "/dev/zero".to_owned())
+        let listed = view.listed(vma.shmid).map(|s| s.name.clone());
+        let name = listed.unwrap_or_else(|| "/dev/zero".to_owned());
+        (Backing::Segment(vma.shmid), name)
     } else if is(status::FILE_PRIVATE | status::FILE_SHARED) {
         let reg = file.and_then(|file| view.file(file)?.reg.as_ref());
         (

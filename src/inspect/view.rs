@@ -8,7 +8,9 @@ use serde::Serialize;
 use super::space::Space;
 use crate::chain::{Held, Stack};
 use crate::error::{Error, Kind, Result};
-use crate::image::proto::{CoreEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RegFileEntry};
+use crate::image::proto::{
+    CoreEntry, FileEntry, IpcShmEntry, MemfdInodeEntry, PstreeEntry, RegFileEntry,
+};
 use crate::image::{Images, PagemapId};
 
 /// A process of a layer.
@@ -46,6 +48,8 @@ pub struct View {
     tasks: Vec<Task>,
     files: BTreeMap<u32, FileEntry>,
     segments: BTreeMap<u64, Segment>,
+    /// Those of System V.
+    system_v: Vec<Segment>,
 }
 
 impl View {
@@ -86,6 +90,18 @@ impl View {
                 (inode.inode_id, segment)
             })
             .collect();
+        let mut system_v = Vec::new();
+        for name in images.names()? {
+            if name.starts_with("ipcns-shm-") {
+                system_v.extend(images.all::<IpcShmEntry>(&name)?.into_iter().map(|entry| {
+                    Segment {
+                        name: format!("/SYSV{:08x}", entry.desc.key),
+                        shmid: entry.desc.id.into(),
+                        size: entry.size,
+                    }
+                }));
+            }
+        }
         let tasks = tasks(images)?;
         Ok(Self {
             _held: held,
@@ -93,6 +109,7 @@ impl View {
             tasks,
             files,
             segments,
+            system_v,
         })
     }
 
@@ -184,6 +201,7 @@ impl View {
     pub(super) fn listed(&self, shmid: u64) -> Option<&Segment> {
         self.segments
             .values()
+            .chain(&self.system_v)
             .find(|segment| segment.shmid == shmid)
     }
 }

@@ -23,6 +23,8 @@ pub enum Backing {
     /// A segment of shared memory without a name in the file system: `/dev/zero` for shared
     /// anonymous memory, `/memfd:NAME` for memfd_create(2).
     Segment(String),
+    /// A segment of System V shared memory, whose id is the inode number.
+    SystemV,
     /// The kernel's code page for fast system calls.
     Vdso,
     /// The kernel's data pages for it.
@@ -82,6 +84,12 @@ impl Mapping {
         matches!(self.backing, Backing::Segment(_)).then_some((self.device, self.inode))
     }
 
+    /// The id of the segment of System V shared memory that it shows, if any.
+    pub fn system_v(&self) -> Option<u32> {
+        let id = || u32::try_from(self.inode).ok();
+        matches!(self.backing, Backing::SystemV).then(id).flatten()
+    }
+
     /// mmap(2) flags to make it again.
     pub fn flags(&self) -> u32 {
         let mut flags = if self.shared {
@@ -91,7 +99,7 @@ impl Mapping {
         };
         if matches!(
             self.backing,
-            Backing::Anonymous | Backing::Vdso | Backing::Vvar
+            Backing::Anonymous | Backing::SystemV | Backing::Vdso | Backing::Vvar
         ) {
             flags |= libc::MAP_ANONYMOUS;
         }
@@ -105,6 +113,15 @@ impl Mapping {
             }
         }
         flags.cast_unsigned()
+    }
+
+    /// The flags that its file has to be opened with.
+    pub fn open_flags(&self) -> u32 {
+        // A shared mapping that was made writable, or may become it.
+        match self.shared && self.vm.contains(VmFlags::MW) {
+            true => libc::O_RDWR.cast_unsigned(),
+            false => 0,
+        }
     }
 
     /// madvise(2) advices that are in force, as a mask of `1 << MADV_*`.
@@ -202,11 +219,7 @@ impl Mapping {
                 refuse("a special area", "the kernel gives no way to make it again")
             }
             Backing::Anonymous => None,
-            Backing::Segment(name) if name.starts_with("/SYSV") => refuse(
-                "System V shared memory",
-                "shmat(2) segments cannot be saved yet",
-            ),
-            Backing::Segment(_) => None,
+            Backing::Segment(_) | Backing::SystemV => None,
             Backing::File(path) if !path.is_absolute() => {
                 refuse("something without a path", "close it before the dump")
             }
@@ -241,10 +254,7 @@ fn backing(path: &MMapPath) -> (Backing, String) {
         }
         MMapPath::Other(name) => (Backing::Anonymous, format!("?[{name}]")),
         MMapPath::Rollup => (Backing::Anonymous, "?[rollup]".into()),
-        MMapPath::Vsys(key) => {
-            let name = format!("/SYSV{key:08x}");
-            (Backing::Segment(name.clone()), name)
-        }
+        MMapPath::Vsys(key) => (Backing::SystemV, format!("/SYSV{key:08x}")),
         MMapPath::Path(path) => {
             let text = path.to_string_lossy();
             let bare = text.strip_suffix(DELETED);

@@ -6,6 +6,7 @@ pub mod policy;
 pub mod pump;
 pub mod segments;
 pub mod space;
+pub mod sysv;
 pub mod vmas;
 
 pub use mappings::{Backing, Mapping};

@@ -73,9 +73,9 @@ pub fn kernels_then(vmas: &[VmaEntry]) -> Vec<PageRange> {
 
 /// What a mapping is of that cannot be made again, if so.
 pub fn unsupported(vma: &VmaEntry) -> Option<&'static str> {
-    let old_shared = vma.status & (status::ANON_SHARED | status::MEMFD) == status::ANON_SHARED;
+    let sorts = status::ANON_SHARED | status::MEMFD | status::SYSVIPC;
+    let old_shared = vma.status & sorts == status::ANON_SHARED;
     [
-        (vma.status & status::SYSVIPC != 0, "System V shared memory"),
         (vma.status & status::SOCKET != 0, "a socket"),
         (vma.status & status::AIORING != 0, "an AIO ring"),
         (vma.status & status::SHSTK != 0, "a shadow stack"),
@@ -145,7 +145,7 @@ pub fn clear(pid: Pid, remote: &mut Remote, foothold: &Foothold, vmas: &[VmaEntr
     check(remote, "rebuilding the address space", &mut calls)
 }
 
-/// Makes the mappings of the image. `fd` gives the descriptor, inherited by the process, of a file
+/// Makes the mappings of the image but for those of System V shared memory (see [`super::sysv`]). `fd` gives the descriptor, inherited by the process, of a file
 /// id. Private mappings that hold pages but may not be written stay writable until [`protect`].
 ///
 /// # Errors
@@ -156,7 +156,8 @@ pub fn map(
     fd: &dyn Fn(u32) -> Option<RawFd>,
 ) -> Result<()> {
     let mut calls = Vec::new();
-    for vma in vmas.iter().filter(|v| is_made(v)) {
+    let mapped = |v: &&VmaEntry| is_made(v) && v.status & status::SYSVIPC == 0;
+    for vma in vmas.iter().filter(mapped) {
         let by_file = vma.status
             & (status::FILE_PRIVATE | status::FILE_SHARED | status::MEMFD | status::ANON_SHARED)
             != 0;

@@ -15,6 +15,7 @@ pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>, policy: Option<&Pol
         (Backing::File(_), true) => status::REGULAR | status::FILE_SHARED,
         (Backing::Segment(_), false) => status::REGULAR | status::FILE_PRIVATE | status::MEMFD,
         (Backing::Segment(_), true) => status::REGULAR | status::FILE_SHARED | status::MEMFD,
+        (Backing::SystemV, _) => status::REGULAR | status::ANON_SHARED | status::SYSVIPC,
         (Backing::Vdso, _) => status::REGULAR | status::VDSO | status::ANON_PRIVATE,
         (Backing::Vvar, _) => status::REGULAR | status::VVAR | status::ANON_PRIVATE,
         (Backing::Vsyscall, _) => status::VSYSCALL | status::ANON_PRIVATE,
@@ -23,17 +24,24 @@ pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>, policy: Option<&Pol
         bits |= status::HEAP;
     }
     let by_file = file.is_some();
+    let segment = mapping.system_v();
     VmaEntry {
         start: mapping.range.start,
         end: mapping.range.end,
-        pgoff: if by_file { mapping.offset } else { 0 },
-        shmid: file.map_or(0, |(id, _)| u64::from(id)),
+        pgoff: if by_file || segment.is_some() {
+            mapping.offset
+        } else {
+            0
+        },
+        shmid: file.map_or(segment, |(id, _)| Some(id)).unwrap_or(0).into(),
         prot: mapping.prot,
         flags: mapping.flags(),
         status: bits,
         fd: -1,
         madv: Some(mapping.advice()).filter(|m| *m != 0),
-        fdflags: file.map(|(_, flags)| flags),
+        fdflags: file.map_or(segment.map(|_| mapping.open_flags()), |(_, flags)| {
+            Some(flags)
+        }),
         sealed: mapping.sealed.then_some(true),
         droppable: mapping.droppable.then_some(true),
         memory_policy: policy.map(|p| p.mode),

@@ -7,10 +7,11 @@ use super::tree::{self, Wanted};
 use crate::chain::{self, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
-    CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, MmEntry, PstreeEntry, TaskKobjIdsEntry,
+    CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, IpcShmEntry, MmEntry, PstreeEntry,
+    TaskKobjIdsEntry,
 };
 use crate::image::{Images, PagemapId};
-use crate::memory::space;
+use crate::memory::{space, sysv};
 use crate::state::namespaces::{self, Anew};
 use crate::state::seccomp::Filters;
 use crate::task::{self, Life};
@@ -66,6 +67,8 @@ pub struct Plan {
     pub(super) filters: Filters,
     /// The namespaces that the tree gets for itself.
     pub(super) anew: Anew,
+    /// Segments of System V shared memory.
+    pub(super) segments: Vec<IpcShmEntry>,
 }
 
 impl Plan {
@@ -146,6 +149,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         stack,
         processes,
         anew,
+        segments: sysv::read(&images)?,
         filters: Filters::of(images.optional("seccomp.img")?),
     };
     let taken: Vec<Pid> = plan
@@ -180,6 +184,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
             plan.pages += plan.stack.ownership(id)?.pages();
         }
     }
+    let members = plan.ids().collect();
+    plan.obstacles
+        .extend(sysv::check(&plan.segments, &members)?);
     plan.warnings.append(&mut warnings);
     Ok(plan)
 }

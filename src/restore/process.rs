@@ -7,13 +7,13 @@ use crate::arch::{core as registers, tiles};
 use crate::chain::Resolved;
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::files::{self, Opened};
-use crate::image::proto::{CoreEntry, VmaEntry};
+use crate::image::proto::{CoreEntry, IpcShmEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
-use crate::memory::{policy, pump, space};
+use crate::memory::{policy, pump, space, sysv};
 use crate::state::seccomp::Filters;
 use crate::state::{self, RestoreThread};
 use crate::sys::ptrace::{self, Stop};
-use crate::units::Pid;
+use crate::units::{PageRange, Pid};
 
 /// Builds the address space and fills it; afterwards only our region is left of what was inherited.
 /// Returns the number of pages filled.
@@ -21,16 +21,24 @@ use crate::units::Pid;
 /// # Errors
 /// When the kernel refuses something or a layer cannot be read.
 pub(super) fn build_memory(
-    pid: Pid,
     body: &Body,
     remote: &mut Remote,
     foothold: &Foothold,
     pages: Resolved<'_>,
     opened: &Opened,
+    segments: &[IpcShmEntry],
     warnings: &mut Vec<Obstacle>,
 ) -> Result<u64> {
+    let pid = remote.tid();
     forget_thread_areas(remote)?;
     space::clear(pid, remote, foothold, &body.mm.vmas)?;
+    let taken = |vmas: &[VmaEntry]| -> Vec<PageRange> {
+        let ranges = vmas.iter().map(|v| PageRange::new(v.start, v.end));
+        ranges.chain([foothold.region()]).collect()
+    };
+    sysv::attach(remote, &body.mm.vmas, segments, &|bytes| {
+        space::hole(taken(&body.mm.vmas), bytes)
+    })?;
     space::map(remote, &body.mm.vmas, &|id| opened.fd(id))?;
     warnings.extend(policy::restore(remote, &body.mm.vmas)?);
     let resolved = pages.checked();

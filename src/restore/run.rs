@@ -12,7 +12,7 @@ use crate::event::{Cancel, Event, Reporter};
 use crate::files::{self, Opened};
 use crate::image::PagemapId;
 use crate::inject::{Foothold, Ground, Remote};
-use crate::memory::{mappings, segments, space};
+use crate::memory::{mappings, segments, space, sysv};
 use crate::state::namespaces::mounts::Aside;
 use crate::track::{self, Arming};
 use crate::units::{PageRange, Pid};
@@ -48,10 +48,16 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let root = born.seen(plan.root);
     opened.meet(&|id| born.seen(id))?;
     reporter.report(Event::Phase("pages"));
+    let mut made = sysv::Made::default();
+    pages += make_segments(plan, &mut born, &mut made)?;
     let mut warnings = Vec::new();
     let foreground = opened.foreground();
     let built = build(plan, &mut born, &opened, cancel, &mut warnings);
-    match built.and_then(|filled| opened.finish().map(|()| filled)) {
+    let finish = |filled| {
+        made.complete(&plan.segments)?;
+        opened.finish().map(|()| filled)
+    };
+    match built.and_then(finish) {
         Ok(filled) => pages += filled,
         Err(error) => {
             drop(born);
@@ -100,7 +106,15 @@ fn build(
         let memory = plan
             .stack
             .resolved(PagemapId::Task(recorded.wanted.entry.pid))?;
-        pages += process::build_memory(pid, body, remote, &foothold, memory, opened, warnings)?;
+        pages += process::build_memory(
+            body,
+            remote,
+            &foothold,
+            memory,
+            opened,
+            &plan.segments,
+            warnings,
+        )?;
         process::build_files(body, remote, opened)?;
         opened.take_locks(id, remote)?;
         if let Err(error) = arm(plan, pid, remote, opened) {
@@ -160,6 +174,24 @@ fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
         }
         let resolved = plan.stack.resolved(id)?.checked();
         pages += segments::fill(&segment.file, segment.entry.size, &resolved)?;
+    }
+    Ok(pages)
+}
+
+/// Makes the segments of System V shared memory, each in the process that made it if that is here.
+fn make_segments(plan: &Plan, born: &mut Newborn, made: &mut sysv::Made) -> Result<u64> {
+    let mut pages = 0;
+    for entry in &plan.segments {
+        let alive = |pid: &u32| {
+            let mut alive = plan.processes.iter().filter(|p| p.body.is_some());
+            alive.any(|p| p.wanted.entry.pid == *pid)
+        };
+        let maker = entry.cpid.filter(alive).map(u32::cast_signed);
+        let maker = born.remote(maker.map_or(plan.root, Pid::from_raw))?;
+        let memory = made.make(entry, maker)?;
+        let id = PagemapId::Shared(entry.desc.id.into());
+        let resolved = plan.stack.resolved(id)?.checked();
+        pages += segments::fill(&memory, entry.size, &resolved)?;
     }
     Ok(pages)
 }

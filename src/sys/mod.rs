@@ -16,6 +16,7 @@ pub mod robust;
 pub mod scratch;
 pub mod shared;
 pub mod socket;
+pub mod sysv;
 pub mod tty;
 pub mod uffd;
 pub mod vm;

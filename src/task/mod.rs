@@ -5,6 +5,7 @@ mod freeze;
 mod ids;
 pub(crate) mod proc;
 pub mod sessions;
+pub mod sysv;
 mod tree;
 mod trees;
 pub mod vfork;

@@ -41,6 +41,14 @@ pub struct Process {
     pub exit_signal: i32,
 }
 
+impl Process {
+    /// When it was started, in seconds since 1970; not more exact than one.
+    pub fn started(&self) -> Option<u64> {
+        let boot = procfs::boot_time_secs().ok()?;
+        Some(boot + self.start_time / procfs::ticks_per_second())
+    }
+}
+
 /// Reads one process. Threads are those of this moment.
 ///
 /// # Errors

@@ -99,13 +99,6 @@ fn hold(what: &str, desk: &Desk) {
             fs::hard_link(&path, path.with_extension("kept")).unwrap();
             fs::remove_file(path).unwrap();
         }
-        "sysv" => {
-            // IPC_PRIVATE, IPC_CREAT | 0600; marked for removal at once, so that nothing stays.
-            let id = kernel::call(libc::SYS_shmget, [0, 8192, 0o1600, 0, 0, 0]).unwrap();
-            let id = u64::try_from(id).unwrap();
-            kernel::call(libc::SYS_shmat, [id, 0, 0, 0, 0, 0]).unwrap();
-            kernel::call(libc::SYS_shmctl, [id, 0, 0, 0, 0, 0]).unwrap();
-        }
         "aio" => {
             let mut context = 0u64;
             kernel::call_with(libc::SYS_io_setup, &[8], &mut context, &[]).unwrap();

@@ -58,6 +58,14 @@ impl Region {
         })
     }
 
+    /// What a system call has mapped.
+    pub fn at(addr: u64, pages: usize) -> Self {
+        Self {
+            addr: usize::try_from(addr).unwrap(),
+            len: pages * PAGE,
+        }
+    }
+
     /// Private anonymous memory, readable and writable.
     pub fn private(pages: usize) -> Self {
         let prot = libc::PROT_READ | libc::PROT_WRITE;

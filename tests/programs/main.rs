@@ -41,6 +41,7 @@ mod sleepers;
 mod sockets;
 mod stops;
 mod surroundings;
+mod sysv;
 mod terminals;
 mod threads;
 mod tiles;
@@ -82,6 +83,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("sockets", sockets::run),
     ("stops", stops::run),
     ("surroundings", surroundings::run),
+    ("sysv", sysv::run),
     ("terminals", terminals::run),
     ("threads", threads::run),
     ("tiles", tiles::run),

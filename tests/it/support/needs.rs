@@ -32,6 +32,8 @@ pub enum Need {
     SysResource,
     /// A kernel on which CRIU 4.1 can dump internet sockets; as excusable.
     InternetByCriu,
+    /// A server of PostgreSQL, and psql.
+    Postgres,
     /// A program of the system.
     Program(&'static str),
 }
@@ -79,6 +81,12 @@ impl Need {
                     .ok_or("root lacks CAP_SYS_RESOURCE".to_owned())
             }
             Self::Strace => program("strace"),
+            Self::Postgres => {
+                let there = postgres()
+                    .map(drop)
+                    .ok_or("there is no PostgreSQL".to_owned());
+                there.and_then(|()| Self::Program("psql").check())
+            }
             Self::Ext4 => Disk::try_out(),
             Self::Gdb => program("gdb"),
             Self::Program(name) => {
@@ -120,6 +128,19 @@ fn program(name: &str) -> Result<(), String> {
     let found = std::process::Command::new(name).arg("--version").output();
     let works = found.is_ok_and(|output| output.status.success());
     works.then_some(()).ok_or(format!("there is no {name}"))
+}
+
+/// The directory of PostgreSQL's server programs, which Debian keeps apart from others.
+pub fn postgres() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let mut all = versions.flatten().map(|version| version.path().join("bin"));
+    all.find(|bin| {
+        ["initdb", "postgres"]
+            .iter()
+            .all(|name| bin.join(name).exists())
+    })
 }
 
 /// CPython of the system.

@@ -1,0 +1,214 @@
+//! Restore half: segments are made with their ids, or taken over where they are still there.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::{getegid, geteuid};
+
+use super::{SHM_DEST, SHM_LOCKED, holder, open};
+use crate::error::{Error, Kind, Obstacle, Result};
+use crate::image::proto::IpcShmEntry;
+use crate::inject::{Call, Remote};
+use crate::sys::sysv::{lock_segment, remove_segment, set_segment};
+use crate::task::sysv::{Object, segments};
+use crate::units::Pid;
+
+/// The id that the next segment gets.
+const NEXT_ID: &str = "/proc/sys/kernel/shm_next_id";
+/// Ids whose lowest bits are the same are never there together (the kernel's IPCMNI).
+const SLOTS: u32 = 1 << 15;
+
+/// What is in the way of the segments of a layer, whose processes have the ids `members`.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn check(wanted: &[IpcShmEntry], members: &HashSet<Pid>) -> Result<Vec<Obstacle>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let there = segments()?;
+    Ok(wanted
+        .iter()
+        .filter_map(|entry| obstacle(entry, &there, members))
+        .collect())
+}
+
+fn obstacle(
+    entry: &IpcShmEntry,
+    there: &HashMap<u32, Object>,
+    members: &HashSet<Pid>,
+) -> Option<Obstacle> {
+    let id = entry.desc.id;
+    let what = format!("Segment {id} of System V shared memory");
+    let remove = |id: u32| format!("when nobody needs it any more: ipcrm -m {id}");
+    if let Some(object) = there.get(&id) {
+        if !is_same(entry, object) {
+            return Some(Obstacle::new(
+                Kind::Failed,
+                format!("{what} is there, but it is another one than the layer's"),
+                remove(id),
+            ));
+        }
+        if object.number("nattch") == 0 {
+            return None;
+        }
+        return Some(match holder(id, members) {
+            Some(pid) => Obstacle::new(
+                Kind::Failed,
+                format!("{what} is attached by process {pid}, which is not of the layer"),
+                "end that process first: its memory would change under it",
+            ),
+            None => Obstacle::new(
+                Kind::Busy,
+                format!("{what} is attached by running processes of the same tree"),
+                "end the tree first",
+            ),
+        });
+    }
+    let same_slot = there.keys().find(|other| **other % SLOTS == id % SLOTS);
+    let key = entry.desc.key;
+    let same_key = there
+        .iter()
+        .find(|(_, object)| key != 0 && object.small("key") == key);
+    let (why, other) = match (same_slot, same_key) {
+        (Some(other), _) => ("its place is taken", other),
+        (_, Some((other, _))) => ("its key is taken", other),
+        _ => return None,
+    };
+    let text = format!("{what} cannot be made: {why} by segment {other}");
+    Some(Obstacle::new(Kind::Failed, text, remove(*other)))
+}
+
+/// True for the very segment of the layer, or one that was made for it by a restore.
+fn is_same(entry: &IpcShmEntry, object: &Object) -> bool {
+    let desc = &entry.desc;
+    let looks = |object: &Object| {
+        (
+            object.small("key"),
+            object.small("cuid"),
+            object.small("cgid"),
+            object.number("size"),
+        )
+    };
+    let maker = entry.cpid.is_some_and(|pid| object.small("cpid") == pid);
+    let time = entry.ctime == Some(object.number("ctime"));
+    looks(object) == (desc.key, desc.cuid, desc.cgid, entry.size) && (maker || time)
+}
+
+/// The segments of a tree that is being restored. Those that were made for it go when this is dropped
+/// before the restore is complete.
+#[derive(Debug, Default)]
+pub struct Made {
+    created: Vec<u32>,
+    complete: bool,
+}
+
+impl Made {
+    /// Makes a segment in the new process `maker` (with the owner that it had), or takes it over; it is
+    /// empty then.
+    ///
+    /// # Errors
+    /// When its id or key is taken by now, or the kernel refuses.
+    pub fn make(&mut self, entry: &IpcShmEntry, maker: &mut Remote) -> Result<OwnedFd> {
+        let desc = &entry.desc;
+        let id = desc.id;
+        let cannot = |e| {
+            Error::os(
+                format!("Cannot restore segment {id} of System V shared memory"),
+                e,
+            )
+        };
+        match segments()?.get(&id) {
+            None => {
+                let got = create(entry, maker)?;
+                if got != id {
+                    let _gone = remove_segment(got.cast_signed());
+                    let what = format!("Segment {id} of System V shared memory was made as {got}");
+                    return Err(Error::new(Kind::Busy, what).hint("its place is taken: ipcs -m"));
+                }
+                self.created.push(id);
+            }
+            Some(object) if is_same(entry, object) && object.number("nattch") == 0 => {}
+            Some(_) => {
+                let what = format!("Segment {id} of System V shared memory is taken by now");
+                return Err(Error::new(Kind::Busy, what).hint("plan the restore again"));
+            }
+        }
+        let now = segments()?.remove(&id).unwrap_or_default();
+        let mode = |mode: u32| mode & 0o777;
+        let is = (now.small("uid"), now.small("gid"), mode(now.small("perms")));
+        // Not for nothing: it changes the time that the segment is known by.
+        if is != (desc.uid, desc.gid, mode(desc.mode)) {
+            set_segment(id.cast_signed(), desc.uid, desc.gid, desc.mode).map_err(cannot)?;
+        }
+        if desc.mode & SHM_LOCKED != 0 {
+            lock_segment(id.cast_signed()).map_err(cannot)?;
+        }
+        let memory = OwnedFd::from(open(id, true)?);
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&memory, hole, 0, entry.size.cast_signed()).map_err(cannot)?;
+        Ok(memory)
+    }
+
+    /// When all are attached: those that were marked for removal are so again.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn complete(mut self, wanted: &[IpcShmEntry]) -> Result<()> {
+        for entry in wanted.iter().filter(|e| e.desc.mode & SHM_DEST != 0) {
+            let id = entry.desc.id;
+            remove_segment(id.cast_signed())
+                .map_err(|e| Error::os(format!("Cannot mark segment {id} for removal"), e))?;
+        }
+        self.complete = true;
+        Ok(())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if !self.complete {
+            for id in &self.created {
+                let _gone = remove_segment(id.cast_signed());
+            }
+        }
+    }
+}
+
+/// Creates a segment in `maker`; the id that it got.
+fn create(entry: &IpcShmEntry, maker: &mut Remote) -> Result<u32> {
+    let desc = &entry.desc;
+    let id = desc.id;
+    let hint = "choosing the id needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: run it as root";
+    fs::write(NEXT_ID, id.to_string()).map_err(|e| Error::path("write", NEXT_ID, e).hint(hint))?;
+    const SAME: u64 = u32::MAX as u64;
+    let user = |id: u32| Call::new(libc::SYS_setresuid, &[SAME, id.into(), SAME]);
+    let group = |id: u32| Call::new(libc::SYS_setresgid, &[SAME, id.into(), SAME]);
+    let flags = libc::IPC_CREAT | libc::IPC_EXCL;
+    let flags = u64::from(flags.cast_unsigned() | desc.mode & 0o777);
+    // Whoever makes it is its creator for ever.
+    let mut calls = [
+        group(desc.cgid),
+        user(desc.cuid),
+        Call::new(libc::SYS_shmget, &[desc.key.into(), entry.size, flags]),
+        user(geteuid().as_raw()),
+        group(getegid().as_raw()),
+    ];
+    maker.run(&mut calls)?;
+    let got = calls[2].value();
+    for call in &calls {
+        if let Err(errno) = call.value() {
+            if let Ok(got) = got {
+                let _gone = remove_segment(i32::try_from(got).unwrap_or(-1));
+            }
+            let what = format!(
+                "Cannot make segment {id} of System V shared memory (call {})",
+                call.nr
+            );
+            return Err(Error::os(what, errno));
+        }
+    }
+    Ok(u32::try_from(got.unwrap_or(0)).unwrap_or(0))
+}
