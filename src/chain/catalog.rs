@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -49,7 +50,10 @@ impl Catalog {
             if layers.contains_key(&dir) {
                 continue;
             }
-            let layer = Layer::read(&dir);
+            // One that went while it was looked at is not there.
+            let Some(layer) = Layer::settled(&dir) else {
+                continue;
+            };
             todo.extend(
                 layer
                     .parent
@@ -197,6 +201,8 @@ fn search(dir: &Path, depth: usize, found: &mut Vec<PathBuf>, unreadable: &mut V
     };
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
+        // It was a layer that is finished now, or gone.
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
         Err(error) => return unreadable.push(cannot(error)),
     };
     let mut is_layer = false;

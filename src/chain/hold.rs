@@ -51,7 +51,7 @@ impl Held {
 }
 
 /// The folders that contain the layer and its ancestors, as far as there are any.
-fn folders(dir: &Path) -> Result<BTreeSet<PathBuf>> {
+pub(crate) fn folders(dir: &Path) -> Result<BTreeSet<PathBuf>> {
     let mut at = fs::canonicalize(dir).map_err(|e| Error::path("open layer", dir, e))?;
     let mut folders = BTreeSet::new();
     for _ in 0..MAX_DEPTH {

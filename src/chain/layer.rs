@@ -125,6 +125,18 @@ impl Layer {
         layer
     }
 
+    /// The same, without a lock: what was replaced meanwhile is read again. `None` when it went.
+    pub(super) fn settled(dir: &Path) -> Option<Self> {
+        loop {
+            let before = fs::metadata(dir).ok()?;
+            let layer = Self::read(dir);
+            let now = fs::metadata(dir).ok()?;
+            if (before.dev(), before.ino()) == (now.dev(), now.ino()) {
+                return Some(layer);
+            }
+        }
+    }
+
     /// When the dump was made.
     pub fn created(&self) -> Option<SystemTime> {
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(self.created_unix_ns?))

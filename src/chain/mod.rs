@@ -29,6 +29,7 @@ pub use catalog::Catalog;
 pub use census::{Census, Counted};
 pub use check::{Report, check, check_dir, check_memory};
 pub use hold::Held;
+pub(crate) use hold::folders;
 pub(crate) use holes::{holes, lost};
 pub use layer::{Extent, Layer, State};
 pub(crate) use names::mappings;

@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use super::names::{mappings, named};
 use super::stack::pagemap;
-use super::{Catalog, Held, Stack, check};
+use super::{Catalog, Stack, check};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Cancel, Event, Reporter};
 use crate::image::{Images, PagemapId, PagesDigest, Place, SIDECAR, Sidecar, is_content};
+use crate::store::Lock;
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// How much is looked at.
@@ -78,17 +79,22 @@ pub fn verify(
     reporter: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Verified> {
+    // The first look tells where the layers are, the second what they are while nobody changes them.
+    let folders = |catalog: &Catalog| -> BTreeSet<PathBuf> {
+        let above = catalog.layers().iter().filter_map(|l| l.dir.parent());
+        above.map(Path::to_path_buf).collect()
+    };
+    let _lock = Lock::shared(&folders(&Catalog::scan(dir)?))?;
     let catalog = Catalog::scan(dir)?;
     let own = catalog.find(dir);
     let wanted: Vec<usize> = match own {
         Some(own) => std::iter::successors(Some(own), |layer| catalog.parent(*layer)).collect(),
         None => (0..catalog.layers().len()).collect(),
     };
-    let Some(first) = wanted.first() else {
+    if wanted.is_empty() {
         let what = format!("There is no layer in {}", dir.display());
         return Err(Error::new(Kind::NotFound, what).hint("Name an images directory"));
-    };
-    let _held = Held::shared(&catalog.layers()[*first].dir)?;
+    }
     let mut found = Verified {
         depth,
         layers: wanted
@@ -105,6 +111,10 @@ pub fn verify(
         cancel.check()?;
         let is_tip = own.is_none() || done == 0;
         found.layer(&dir, depth, is_tip);
+        // Who makes a layer on top of these may finish it any time: then it has another name now.
+        if !dir.exists() {
+            found.forget(&dir);
+        }
         let (done, total) = (done as u64 + 1, wanted.len() as u64);
         reporter.report(Event::Progress { done, total });
     }
@@ -146,6 +156,13 @@ impl Verified {
         {
             self.finding(dir, None, &error);
         }
+    }
+
+    /// As if the layer had never been seen.
+    fn forget(&mut self, dir: &Path) {
+        self.layers.retain(|layer| layer != dir);
+        self.without_digests.retain(|layer| layer != dir);
+        self.findings.retain(|finding| finding.layer != dir);
     }
 
     fn structure(&mut self, stack: &Stack) {

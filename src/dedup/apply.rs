@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use serde::Serialize;
 
-use super::plan::{Cut, Plan, plan as plan_again};
+use super::plan::{Cut, Plan, plan_held};
 use super::strategy;
 use crate::chain::{Held, Ranges};
 use crate::error::{Error, Kind, Result};
@@ -49,7 +49,7 @@ pub struct FreedLayer {
 pub fn apply(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Freed> {
     refuse(plan)?;
     let _held = Held::alone(&plan.dir)?;
-    let now = plan_again(&plan.dir, strategy(plan.strategy)?)?;
+    let now = plan_held(&plan.dir, strategy(plan.strategy)?)?;
     refuse(&now)?;
     if !within(&now, plan) {
         return Err(Error::new(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::Strategy;
-use crate::chain::{self, Level, Ranges, Stack, State};
+use crate::chain::{self, Held, Level, Ranges, Stack, State};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::event::Cancel;
 use crate::image::{Pagemap, PagemapId, Place, Run};
@@ -108,8 +108,14 @@ pub struct Victim {
 
 /// Plans to free what `strategy` finds in the stack of the layer in `dir`.
 ///
-/// Changes nothing. Fails when the stack cannot be opened or read.
+/// Changes nothing. Fails when the stack cannot be opened or read, or somebody changes it.
 pub fn plan(dir: impl AsRef<Path>, strategy: &dyn Strategy) -> Result<Plan> {
+    let _held = Held::shared(dir.as_ref())?;
+    plan_held(dir.as_ref(), strategy)
+}
+
+/// The same, when the stack is held already.
+pub(super) fn plan_held(dir: &Path, strategy: &dyn Strategy) -> Result<Plan> {
     let stack = Stack::open(dir)?;
     let mut plan = Plan {
         dir: stack.tip().dir().to_path_buf(),

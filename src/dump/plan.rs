@@ -9,7 +9,7 @@ use procfs::process::Process as Proc;
 
 use super::sidecar::hex;
 use super::{After, Options};
-use crate::chain::{self, Stack};
+use crate::chain::{self, Held, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
 use crate::memory::{Backing, Mapping, mappings, sysv};
@@ -134,6 +134,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     directory(options, &mut plan.obstacles);
     plan.parent = parent(options)?;
     if let Some(parent) = &plan.parent {
+        let _held = Held::shared(&parent.dir)?;
         let stack = Stack::open(&parent.dir)?;
         for obstacle in chain::check_memory(&stack).obstacles {
             plan.warnings.push(obstacle);

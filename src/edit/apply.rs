@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::plan::{Plan, Request};
-use super::{drop_layers, flatten, prune, rebase, squash};
+use super::plan::Plan;
+use super::rebase;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Cancel, Event, Reporter};
 use crate::store::{self, Lock};
@@ -24,7 +24,7 @@ pub struct Applied {
 pub fn apply(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Applied> {
     refuse(plan)?;
     let _lock = Lock::alone(&plan.folders)?;
-    let now = again(&plan.request)?;
+    let now = plan.request.plan_held()?;
     refuse(&now)?;
     if now.folders != plan.folders
         || now.removals.len() != plan.removals.len()
@@ -69,13 +69,4 @@ fn refuse(plan: &Plan) -> Result<()> {
     }
     let what = format!("Cannot {} these layers", plan.operation);
     Err(Error::refused(what, plan.obstacles.clone()))
-}
-
-fn again(request: &Request) -> Result<Plan> {
-    match request {
-        Request::Drop(dirs) => drop_layers(dirs),
-        Request::Squash(from, to) => squash(from, to),
-        Request::Flatten(dir, into) => flatten(dir, into.as_deref()),
-        Request::Prune(dir, keep) => prune(dir, keep),
-    }
 }

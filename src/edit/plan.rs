@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::family::Family;
-use super::prune::Keep;
+use super::family::{Family, settled};
+use super::prune::{self, Keep};
+use super::{flatten, remove};
 use crate::chain::{self, Layer, Ranges, Stack, State};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::PagemapId;
+use crate::store::Lock;
 use crate::units::PAGE_SIZE;
 
 /// What a change would do.
@@ -84,6 +86,39 @@ pub(super) enum Request {
     Squash(PathBuf, PathBuf),
     Flatten(PathBuf, Option<PathBuf>),
     Prune(PathBuf, Keep),
+}
+
+impl Request {
+    /// Plans it while nobody changes the layers.
+    pub(super) fn plan(&self) -> Result<Plan> {
+        let _lock = Lock::shared(&self.folders()?)?;
+        self.plan_held()
+    }
+
+    /// The same, when the folders are locked already.
+    pub(super) fn plan_held(&self) -> Result<Plan> {
+        match self {
+            Self::Drop(dirs) => remove::plan_drop(dirs),
+            Self::Squash(from, to) => remove::plan_squash(from, to),
+            Self::Flatten(dir, into) => flatten::plan_flatten(dir, into.as_deref()),
+            Self::Prune(dir, keep) => prune::plan_prune(dir, keep),
+        }
+    }
+
+    /// The folders that hold the layers it is about, and their ancestors.
+    fn folders(&self) -> Result<BTreeSet<PathBuf>> {
+        let dirs = match self {
+            Self::Drop(dirs) => dirs.clone(),
+            Self::Squash(from, to) => vec![from.clone(), to.clone()],
+            Self::Flatten(dir, _) => vec![dir.clone()],
+            Self::Prune(dir, _) => return Ok(Family::below(&settled(dir)?)?.folders()),
+        };
+        let mut all = BTreeSet::new();
+        for dir in &dirs {
+            all.extend(chain::folders(dir)?);
+        }
+        Ok(all)
+    }
 }
 
 impl Plan {

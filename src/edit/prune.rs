@@ -77,8 +77,12 @@ fn cannot_be_judged(layer: &Layer) -> bool {
 /// Plans to drop all layers in and below `dir` but those that `keep` wants.
 ///
 /// # Errors
-/// When `keep` wants nothing at all, or the layers cannot be read.
+/// When `keep` wants nothing at all, the layers cannot be read, or somebody changes them.
 pub fn prune(dir: &Path, keep: &Keep) -> Result<Plan> {
+    Request::Prune(dir.to_path_buf(), keep.clone()).plan()
+}
+
+pub(super) fn plan_prune(dir: &Path, keep: &Keep) -> Result<Plan> {
     if keep.is_empty() {
         return Err(Error::new(Kind::Usage, "Nothing would be kept").hint(
             "Say what to keep: --keep-last N, --keep-hourly N, --keep-daily N, --keep-label L",

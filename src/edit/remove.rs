@@ -11,8 +11,12 @@ use crate::error::{Error, Kind, Result};
 /// Plans to drop the layers in `dirs`: the layers that stand on them take over what they still need.
 ///
 /// # Errors
-/// When one is no layer, or its stack cannot be opened.
+/// When one is no layer, its stack cannot be opened, or somebody changes it.
 pub fn drop_layers(dirs: &[PathBuf]) -> Result<Plan> {
+    Request::Drop(dirs.to_vec()).plan()
+}
+
+pub(super) fn plan_drop(dirs: &[PathBuf]) -> Result<Plan> {
     let gone: BTreeSet<PathBuf> = dirs.iter().map(|dir| settled(dir)).collect::<Result<_>>()?;
     let family = Family::around(&gone.iter().cloned().collect::<Vec<_>>())?;
     let mut plan = Plan::new("drop", Request::Drop(dirs.to_vec()), &family);
@@ -23,8 +27,12 @@ pub fn drop_layers(dirs: &[PathBuf]) -> Result<Plan> {
 /// Plans to make one layer of all from `from` up to `to`, which keeps its place, name and identity.
 ///
 /// # Errors
-/// When `from` is no ancestor of `to`, or the stack cannot be opened.
+/// When `from` is no ancestor of `to`, the stack cannot be opened, or somebody changes it.
 pub fn squash(from: &Path, to: &Path) -> Result<Plan> {
+    Request::Squash(from.to_path_buf(), to.to_path_buf()).plan()
+}
+
+pub(super) fn plan_squash(from: &Path, to: &Path) -> Result<Plan> {
     let request = Request::Squash(from.to_path_buf(), to.to_path_buf());
     let (from, to) = (settled(from)?, settled(to)?);
     let stack = Stack::open(&to)?;

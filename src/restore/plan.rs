@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Options;
 use super::tree::{self, Wanted};
-use crate::chain::{self, Stack};
+use crate::chain::{self, Held, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
     CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, IpcShmEntry, MmEntry, PstreeEntry,
@@ -63,6 +63,8 @@ pub struct Plan {
     /// Layers that are read.
     pub layers: usize,
     pub(super) stack: Stack,
+    /// As long as there is the plan, nobody changes what it is about.
+    pub(super) _held: Held,
     pub(super) processes: Vec<Recorded>,
     pub(super) filters: Filters,
     /// The namespaces that the tree gets for itself.
@@ -104,6 +106,7 @@ impl Plan {
 /// When the layer cannot be read or is damaged. What merely prevents the restore is in
 /// [`Plan::obstacles`].
 pub fn plan(options: &Options) -> Result<Plan> {
+    let held = Held::shared(&options.images_dir)?;
     let stack = Stack::open(&options.images_dir)?;
     let images = stack.tip().images().clone();
     let report = chain::check(&stack);
@@ -147,6 +150,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         obstacles,
         warnings: Vec::new(),
         stack,
+        _held: held,
         processes,
         anew,
         segments: sysv::read(&images)?,

@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::process;
 use super::tree::{Newborn, Wanted};
 use super::{Outcome, Plan};
-use crate::chain::Held;
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
 use crate::files::{self, Opened};
@@ -26,7 +25,6 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let started = Instant::now();
     plan.check()?;
     cancel.check()?;
-    let _held = Held::shared(&plan.options.images_dir)?;
     reporter.report(Event::Phase("files"));
     let images = plan.stack.tip().images();
     // Files are opened where the tree will be.

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use procfs::{LockType, process::Process};
 
+use super::criu;
 use super::staging::clear;
 use crate::error::{Error, Kind, Result};
 
@@ -31,9 +32,14 @@ impl Lock {
     /// Locks `folders` for changes.
     ///
     /// # Errors
-    /// When somebody reads or changes layers there (who is named), or a folder cannot be opened.
+    /// When somebody reads or changes layers there (who is named; CRIU too), or a folder cannot be
+    /// opened.
     pub fn alone(folders: &BTreeSet<PathBuf>) -> Result<Self> {
-        Self::take(folders, FlockArg::LockExclusiveNonblock)
+        let lock = Self::take(folders, FlockArg::LockExclusiveNonblock)?;
+        match folders.iter().find_map(|folder| criu::refuse(folder)) {
+            Some(busy) => Err(busy),
+            None => Ok(lock),
+        }
     }
 
     fn take(folders: &BTreeSet<PathBuf>, how: FlockArg) -> Result<Self> {

@@ -20,10 +20,11 @@
 //! same folders. Through `chain::Held` a lock is found by the layer. Taking it clears away the
 //! staging directories of those who died ([`clear`]).
 //!
-//! What is read again after an operation, and what was open before it, is never half of each: CRIU,
-//! which takes no lock, keeps the files of the old directory open or sees the new one. (Dedup
-//! *superseded* punches holes in place; it marks the layers first.)
+//! **CRIU takes no lock**, but holds a directory of the stack open as long as it runs: while it does,
+//! nothing is changed there; and what was replaced when it began is left for it, to be cleared away by
+//! the next command. (Dedup *superseded* punches holes in place; it marks the layers first.)
 
+mod criu;
 mod lock;
 mod partial;
 mod staging;

@@ -16,7 +16,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::staging::{self, take_apart};
+use super::staging;
 use crate::error::{Error, Kind, Result};
 use crate::sys;
 
@@ -122,7 +122,7 @@ impl PartialDir {
             .map_err(|errno| staging::cannot_exchange(&self.target, errno.into()))?;
         self.committed = true;
         self.target.parent().map_or(Ok(()), sync)?;
-        take_apart(&self.path)
+        staging::discard(&self.path)
     }
 
     /// Gives the directory owner and mode of the one that it will replace.

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::criu;
 use super::partial::{busy, lock, sync};
 use crate::error::{Error, Result};
 
@@ -53,25 +54,44 @@ pub(super) fn remove_left(path: &Path) -> Result<()> {
         Ok(_) => {}
     }
     let _lock = lock(path)?.ok_or_else(|| busy(path))?;
+    let folder = path.parent().unwrap_or(path);
+    if let Some(busy) = criu::refuse(folder) {
+        return Err(busy);
+    }
     // What it was exchanged for may not be durable yet; then this is still the layer.
-    path.parent().map_or(Ok(()), sync)?;
+    sync(folder)?;
     take_apart(path)
 }
 
 /// Removes the layer in `dir`: gone in one step, then its files.
 ///
 /// # Errors
-/// When the directory cannot be renamed, or its files cannot be removed.
+/// When CRIU uses a layer beside it, the directory cannot be renamed, or its files cannot be removed.
 pub fn remove(dir: &Path) -> Result<()> {
     let staging = name_for(dir);
+    let folder = dir.parent().unwrap_or(dir);
     remove_left(&staging)?;
+    if let Some(busy) = criu::refuse(folder) {
+        return Err(busy);
+    }
     fs::rename(dir, &staging).map_err(|e| Error::path("remove", dir, e))?;
-    staging.parent().map_or(Ok(()), sync)?;
-    take_apart(&staging)
+    sync(folder)?;
+    discard(&staging)
+}
+
+/// Removes a directory that was replaced or renamed just now, unless CRIU began to use it before that.
+pub(super) fn discard(path: &Path) -> Result<()> {
+    match path.parent().and_then(criu::refuse) {
+        None => take_apart(path),
+        Some(busy) => {
+            tracing::info!("{} stays for now: {}", path.display(), busy.one_line());
+            Ok(())
+        }
+    }
 }
 
 /// Removes a directory with its files; somebody else may be doing the same.
-pub(super) fn take_apart(path: &Path) -> Result<()> {
+fn take_apart(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::path("remove", path, e)),
         _ => Ok(()),

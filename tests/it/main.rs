@@ -7,6 +7,7 @@
 mod architecture;
 mod busy;
 mod commands;
+mod concurrency;
 mod crash;
 mod damage;
 mod dedup;

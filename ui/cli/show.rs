@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use icecore::chain::Held;
 use icecore::image::{Images, text};
 use icecore::{Error, Kind, Result};
 use serde_json::Value;
@@ -26,6 +27,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (dir, file) = place(args)?;
+    let _held = Held::shared(dir)?;
     let images = Images::open(dir)?;
     match (file, args.json) {
         (Some(file), true) => print(args, &text::json(&images, &whole(&images, file))?),

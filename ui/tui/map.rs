@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use icecore::chain::Stack;
+use icecore::chain::{Held, Stack};
 use icecore::image::PagemapId;
 use icecore::{PAGE_SIZE, Result, Vaddr};
 
@@ -67,6 +67,7 @@ impl Map {
     /// # Errors
     /// When the layer or one of its ancestors cannot be read.
     pub(crate) fn load(dir: &Path) -> Result<Self> {
+        let _held = Held::shared(dir)?;
         let stack = Stack::open(dir)?;
         let mut map = Self {
             levels: stack
