@@ -2521,14 +2521,26 @@ pub struct IpcMsgEntry {
     pub qbytes: u32,
     #[prost(uint32, required, tag = "3")]
     pub qnum: u32,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// Who sent and who received last (msgctl(2)).
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lspid: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lrpid: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IpcSemEntry {
     #[prost(message, required, tag = "1")]
     pub desc: IpcDescEntry,
     #[prost(uint32, required, tag = "2")]
     pub nsems: u32,
+    /// Our own; CRIU passes over fields that it does not know. Who changed each semaphore last (semctl(2), GETPID).
+    #[prost(uint32, repeated, packed = "false", tag = "1000")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pids: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

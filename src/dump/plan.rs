@@ -196,6 +196,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let pids = plan.processes.iter().map(|process| process.pid);
     let mapped = plan.mappings.iter().map(Vec::as_slice);
     plan.obstacles.extend(sysv::survey(pids.zip(mapped))?);
+    plan.obstacles.extend(state::sysv::survey(&plan.processes)?);
     Ok(plan)
 }
 

@@ -20,7 +20,7 @@ use crate::task::{Frozen, Ids, Life, Process, Restarting};
 use crate::track::connections::{self, Connection};
 use crate::track::{self, Arming, DirtyTracker};
 use crate::units::PAGE_SIZE;
-use crate::{dedup, files, sys};
+use crate::{dedup, files, state, sys};
 
 /// What one freeze brought.
 #[derive(Debug, Default)]
@@ -31,6 +31,8 @@ struct Snapshot {
     filters: Filters,
     /// Segments of System V shared memory.
     sysv: Vec<sysv::Segment>,
+    /// Semaphores and message queues.
+    queues: state::sysv::Found,
     stored: pages::Stored,
     scanned: u64,
     freezing: Duration,
@@ -257,6 +259,7 @@ fn snapshot(
         .map(|(process, captured)| (process, captured.mappings.as_slice()))
         .collect();
     snapshot.sysv = sysv::collect(&mapped, &snapshot.ids)?;
+    snapshot.queues = state::sysv::collect(frozen.processes(), &snapshot.ids)?;
     reporter.report(Event::Phase("pages"));
     store_pages(below, &mut snapshot, writer, cancel)?;
     at("pages stored");
@@ -460,6 +463,7 @@ fn write(
     writer.all("pstree.img", &tree)?;
     snapshot.namespaces.write(writer)?;
     sysv::write(&snapshot.sysv, writer)?;
+    snapshot.queues.write(writer)?;
     if let Some(filters) = snapshot.filters.image() {
         writer.one("seccomp.img", &filters)?;
     }

@@ -71,6 +71,8 @@ pub struct Plan {
     pub(super) anew: Anew,
     /// Segments of System V shared memory.
     pub(super) segments: Vec<IpcShmEntry>,
+    /// Its semaphores and message queues.
+    pub(super) queues: state::sysv::Wanted,
 }
 
 impl Plan {
@@ -154,6 +156,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         processes,
         anew,
         segments: sysv::read(&images)?,
+        queues: state::sysv::Wanted::read(&images)?,
         filters: Filters::of(images.optional("seccomp.img")?),
     };
     let taken: Vec<Pid> = plan
@@ -191,6 +194,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let members = plan.ids().collect();
     plan.obstacles
         .extend(sysv::check(&plan.segments, &members)?);
+    plan.obstacles.extend(plan.queues.check(&members)?);
     plan.warnings.append(&mut warnings);
     Ok(plan)
 }

@@ -48,11 +48,16 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     reporter.report(Event::Phase("pages"));
     let mut made = sysv::Made::default();
     pages += make_segments(plan, &mut born, &mut made)?;
+    let mut queues = state::sysv::Made::default();
+    queues.make(&plan.queues, &mut |pid, act| {
+        act(born.remote(in_tree(plan, Some(pid)))?)
+    })?;
     let mut warnings = Vec::new();
     let foreground = opened.foreground();
     let built = build(plan, &mut born, &opened, cancel, &mut warnings);
     let finish = |filled| {
         made.complete(&plan.segments)?;
+        queues.keep();
         opened.finish().map(|()| filled)
     };
     match built.and_then(finish) {
@@ -176,17 +181,21 @@ fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
     Ok(pages)
 }
 
+/// The process `pid` if it lives in the tree, otherwise its root.
+fn in_tree(plan: &Plan, pid: Option<u32>) -> Pid {
+    let alive = |pid: &u32| {
+        let mut alive = plan.processes.iter().filter(|p| p.body.is_some());
+        alive.any(|p| p.wanted.entry.pid == *pid)
+    };
+    let found = pid.filter(alive).map(u32::cast_signed);
+    found.map_or(plan.root, Pid::from_raw)
+}
+
 /// Makes the segments of System V shared memory, each in the process that made it if that is here.
 fn make_segments(plan: &Plan, born: &mut Newborn, made: &mut sysv::Made) -> Result<u64> {
     let mut pages = 0;
     for entry in &plan.segments {
-        let alive = |pid: &u32| {
-            let mut alive = plan.processes.iter().filter(|p| p.body.is_some());
-            alive.any(|p| p.wanted.entry.pid == *pid)
-        };
-        let maker = entry.cpid.filter(alive).map(u32::cast_signed);
-        let maker = born.remote(maker.map_or(plan.root, Pid::from_raw))?;
-        let memory = made.make(entry, maker)?;
+        let memory = made.make(entry, born.remote(in_tree(plan, entry.cpid))?)?;
         let id = PagemapId::Shared(entry.desc.id.into());
         let resolved = plan.stack.resolved(id)?.checked();
         pages += segments::fill(&memory, entry.size, &resolved)?;

@@ -33,6 +33,7 @@ mod sched;
 pub mod seccomp;
 mod sigactions;
 mod switches;
+pub mod sysv;
 mod tiles;
 mod words;
 

@@ -31,6 +31,37 @@ pub fn segments() -> Result<HashMap<u32, Object>> {
     table("shm", "shmid")
 }
 
+/// All sets of semaphores.
+///
+/// # Errors
+/// As [`segments`].
+pub fn semaphores() -> Result<HashMap<u32, Object>> {
+    table("sem", "semid")
+}
+
+/// All message queues.
+///
+/// # Errors
+/// As [`segments`].
+pub fn queues() -> Result<HashMap<u32, Object>> {
+    table("msg", "msqid")
+}
+
+/// Ids whose lowest bits are the same are never there together (the kernel's IPCMNI).
+const SLOTS: u32 = 1 << 15;
+
+/// Why no object can be made with this id and key (0: none) beside those `there`, and which one is in
+/// the way.
+pub fn taken(id: u32, key: u32, there: &HashMap<u32, Object>) -> Option<(&'static str, u32)> {
+    let same_slot = there.keys().find(|other| **other % SLOTS == id % SLOTS);
+    let same_key = |(_, object): &(&u32, &Object)| key != 0 && object.small("key") == key;
+    let found = same_slot.map(|other| ("its place is taken", *other));
+    found.or_else(|| {
+        let other = there.iter().find(same_key);
+        other.map(|(other, _)| ("its key is taken", *other))
+    })
+}
+
 /// A table by its column `id`; empty in a kernel without System V IPC.
 fn table(name: &str, id: &str) -> Result<HashMap<u32, Object>> {
     let path = format!("/proc/sysvipc/{name}");
@@ -77,7 +108,22 @@ mod tests {
     }
 
     #[test]
+    fn an_object_needs_its_place_and_its_key() {
+        let rows = parse("key shmid\n7 32771\n0 5\n").unwrap();
+        let there = rows
+            .into_iter()
+            .map(|row| (row.small("shmid"), row))
+            .collect();
+        assert_eq!(taken(3, 0, &there), Some(("its place is taken", 32771)));
+        assert_eq!(taken(4, 7, &there), Some(("its key is taken", 32771)));
+        assert_eq!(taken(4, 0, &there), None);
+    }
+
+    #[test]
     fn the_tables_of_this_machine_can_be_read() {
-        segments().unwrap();
+        segments()
+            .and_then(|_| semaphores())
+            .and_then(|_| queues())
+            .unwrap();
     }
 }

@@ -56,6 +56,15 @@ impl Desk {
         &self.dir
     }
 
+    /// A key for System V IPC that no other test has.
+    pub fn key(&self) -> u64 {
+        let name = self.dir.to_string_lossy();
+        let hash = name.bytes().fold(0x811c_9dc5u32, |hash, byte| {
+            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+        });
+        u64::from(hash & 0x7fff_ffff | 1)
+    }
+
     /// Another desk in the same directory, for a child.
     pub fn beside(&self, name: &str) -> Self {
         Self::open(&self.dir, name)

@@ -31,6 +31,7 @@ mod pattern;
 mod pidfds;
 mod pipes;
 mod places;
+mod queues;
 mod reaper;
 mod registers;
 mod sessions;
@@ -75,6 +76,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("owners", owners::run),
     ("pipes", pipes::run),
     ("places", places::run),
+    ("queues", queues::run),
     ("sessions", sessions::run),
     ("shared", shared::run),
     ("signals", signals::run),

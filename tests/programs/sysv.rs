@@ -44,11 +44,7 @@ fn control(id: u64, command: i32) {
 
 /// Builds it and serves; the child at the desk `child`.
 pub fn run(mut desk: Desk, _: &[String]) {
-    let name = desk.dir().to_string_lossy().into_owned();
-    let key = name.bytes().fold(0x811c_9dc5u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    let key = u64::from(key & 0x7fff_ffff | 1);
+    let key = desk.key();
     let ids = [
         segment(key, 40 * PAGE, 0o640),
         segment(ANY, 8 * PAGE, 0o600),

@@ -9,16 +9,11 @@ use nix::unistd::{getegid, geteuid};
 
 use super::{SHM_DEST, SHM_LOCKED, holder, open};
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::proto::IpcShmEntry;
+use crate::image::proto::{IpcDescEntry, IpcShmEntry};
 use crate::inject::{Call, Remote};
 use crate::sys::sysv::{lock_segment, remove_segment, set_segment};
-use crate::task::sysv::{Object, segments};
+use crate::task::sysv::{Object, segments, taken};
 use crate::units::Pid;
-
-/// The id that the next segment gets.
-const NEXT_ID: &str = "/proc/sys/kernel/shm_next_id";
-/// Ids whose lowest bits are the same are never there together (the kernel's IPCMNI).
-const SLOTS: u32 = 1 << 15;
 
 /// What is in the way of the segments of a layer, whose processes have the ids `members`.
 ///
@@ -67,18 +62,9 @@ fn obstacle(
             ),
         });
     }
-    let same_slot = there.keys().find(|other| **other % SLOTS == id % SLOTS);
-    let key = entry.desc.key;
-    let same_key = there
-        .iter()
-        .find(|(_, object)| key != 0 && object.small("key") == key);
-    let (why, other) = match (same_slot, same_key) {
-        (Some(other), _) => ("its place is taken", other),
-        (_, Some((other, _))) => ("its key is taken", other),
-        _ => return None,
-    };
+    let (why, other) = taken(id, entry.desc.key, there)?;
     let text = format!("{what} cannot be made: {why} by segment {other}");
-    Some(Obstacle::new(Kind::Failed, text, remove(*other)))
+    Some(Obstacle::new(Kind::Failed, text, remove(other)))
 }
 
 /// True for the very segment of the layer, or one that was made for it by a restore.
@@ -122,12 +108,7 @@ impl Made {
         };
         match segments()?.get(&id) {
             None => {
-                let got = create(entry, maker)?;
-                if got != id {
-                    let _gone = remove_segment(got.cast_signed());
-                    let what = format!("Segment {id} of System V shared memory was made as {got}");
-                    return Err(Error::new(Kind::Busy, what).hint("its place is taken: ipcs -m"));
-                }
+                create(entry, maker)?;
                 self.created.push(id);
             }
             Some(object) if is_same(entry, object) && object.number("nattch") == 0 => {}
@@ -177,38 +158,61 @@ impl Drop for Made {
     }
 }
 
-/// Creates a segment in `maker`; the id that it got.
-fn create(entry: &IpcShmEntry, maker: &mut Remote) -> Result<u32> {
+/// Creates a segment in `maker`.
+fn create(entry: &IpcShmEntry, maker: &mut Remote) -> Result<()> {
     let desc = &entry.desc;
-    let id = desc.id;
-    let hint = "choosing the id needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: run it as root";
-    fs::write(NEXT_ID, id.to_string()).map_err(|e| Error::path("write", NEXT_ID, e).hint(hint))?;
+    let get = |flags: u64| Call::new(libc::SYS_shmget, &[desc.key.into(), entry.size, flags]);
+    let what = format!("segment {} of System V shared memory", desc.id);
+    create_in(maker, desc, "shm", &what, remove_segment, get)
+}
+
+/// Creates an object of System V IPC with its id in `maker`, by the call that `get` gives for its flags;
+/// `remove` is for one that did not become what it should. `kind` is what the kernel calls it in names below
+/// /proc, `what` is what people do.
+///
+/// # Errors
+/// [`Kind::Busy`] when the id is taken; when the kernel refuses.
+pub fn create_in(
+    maker: &mut Remote,
+    desc: &IpcDescEntry,
+    kind: &str,
+    what: &str,
+    remove: fn(i32) -> nix::Result<()>,
+    get: impl Fn(u64) -> Call,
+) -> Result<()> {
     const SAME: u64 = u32::MAX as u64;
+    let hint = "choosing the id needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: run it as root";
+    // The id that the next one gets.
+    let next = format!("/proc/sys/kernel/{kind}_next_id");
+    fs::write(&next, desc.id.to_string()).map_err(|e| Error::path("write", &next, e).hint(hint))?;
     let user = |id: u32| Call::new(libc::SYS_setresuid, &[SAME, id.into(), SAME]);
     let group = |id: u32| Call::new(libc::SYS_setresgid, &[SAME, id.into(), SAME]);
     let flags = libc::IPC_CREAT | libc::IPC_EXCL;
-    let flags = u64::from(flags.cast_unsigned() | desc.mode & 0o777);
     // Whoever makes it is its creator for ever.
     let mut calls = [
         group(desc.cgid),
         user(desc.cuid),
-        Call::new(libc::SYS_shmget, &[desc.key.into(), entry.size, flags]),
+        get(u64::from(flags.cast_unsigned() | desc.mode & 0o777)),
         user(geteuid().as_raw()),
         group(getegid().as_raw()),
     ];
     maker.run(&mut calls)?;
-    let got = calls[2].value();
-    for call in &calls {
-        if let Err(errno) = call.value() {
-            if let Ok(got) = got {
-                let _gone = remove_segment(i32::try_from(got).unwrap_or(-1));
-            }
-            let what = format!(
-                "Cannot make segment {id} of System V shared memory (call {})",
-                call.nr
-            );
-            return Err(Error::os(what, errno));
-        }
+    let got = calls[2].value().ok().and_then(|id| i32::try_from(id).ok());
+    let failed = calls
+        .iter()
+        .find_map(|call| Some((call.nr, call.value().err()?)));
+    if failed.is_none() && got == Some(desc.id.cast_signed()) {
+        return Ok(());
     }
-    Ok(u32::try_from(got.unwrap_or(0)).unwrap_or(0))
+    if let Some(got) = got {
+        let _gone = remove(got);
+    }
+    Err(match failed {
+        Some((call, errno)) => Error::os(format!("Cannot make {what} (call {call})"), errno),
+        None => Error::new(
+            Kind::Busy,
+            format!("Cannot make {what}: its place is taken"),
+        )
+        .hint("see who has it: ipcs"),
+    })
 }

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 
 pub use attach::attach;
-pub use make::{Made, check};
+pub use make::{Made, check, create_in};
 
 use super::mappings::{self, Mapping};
 use crate::error::{Error, Kind, Obstacle, Result};
