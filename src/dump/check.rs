@@ -151,6 +151,7 @@ fn kind(mapping: &Mapping) -> String {
         Backing::Anonymous => format!("{sharing} anonymous mapping"),
         Backing::File(_) => format!("{sharing} mapping of a file"),
         Backing::Segment(_) => format!("{sharing} mapping of a segment"),
+        Backing::AioRing => "ring of asynchronous I/O".into(),
         Backing::SystemV => "System V shared memory".into(),
         Backing::Vdso | Backing::Vvar | Backing::Vsyscall => "mapping of the kernel's".into(),
     }

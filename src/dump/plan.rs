@@ -12,7 +12,7 @@ use super::{After, Options};
 use crate::chain::{self, Held, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::{Images, Sidecar};
-use crate::memory::{Backing, Mapping, mappings, sysv};
+use crate::memory::{Backing, Mapping, aio, mappings, sysv};
 use crate::state::namespaces;
 use crate::sys::kcmp;
 use crate::task::sessions::{self, Kin, Stray};
@@ -187,6 +187,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         let mapped = mappings::read(process.pid)?;
         plan.obstacles
             .extend(mappings::obstacles(process.pid, &mapped));
+        plan.warnings.extend(aio::warnings(process.pid, &mapped));
         plan.obstacles
             .extend(mapped_files(process.pid, &mapped, &options.allow)?);
         program(process, &mut plan.obstacles);

@@ -7,7 +7,7 @@ use crate::error::{Error, Obstacle, Result};
 use crate::files;
 use crate::image::proto::{CoreEntry, FsEntry, MmEntry, TaskCoreEntry};
 use crate::inject::{Infected, Remote, abort_sequence};
-use crate::memory::{Backing, Mapping, pages, policy, vmas};
+use crate::memory::{Backing, Mapping, aio, pages, policy, vmas};
 use crate::state::seccomp::Filters;
 use crate::state::{self, DumpThread};
 use crate::sys::ptrace;
@@ -157,6 +157,7 @@ pub(super) fn capture(
     files.dump_task(pid, files_id)?;
     let mut mm =
         mm.ok_or_else(|| Error::corrupt(format!("Process {pid} has no leading thread")))?;
+    mm.aios = aio::dump(pid, &memory, &mappings)?;
     mm.vmas = entries(pid, &mappings, &policies, files)?;
     let fs = state::fs::dump(pid, cwd, root)?;
     Ok((

@@ -13,7 +13,7 @@ use crate::event::{Cancel, Event, Reporter};
 use crate::files::Connections;
 use crate::image::proto::{DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry};
 use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
-use crate::memory::{mappings, pages, segments, sysv};
+use crate::memory::{aio, mappings, pages, segments, sysv};
 use crate::state::namespaces::{self, Contents};
 use crate::state::seccomp::Filters;
 use crate::task::{Frozen, Ids, Life, Process, Restarting};
@@ -227,6 +227,9 @@ fn snapshot(
                 obstacles,
             ));
         }
+        snapshot
+            .warnings
+            .extend(aio::warnings(process.pid, &mapped));
         let files_id = object_id(index);
         let (arm, keeper) = (plan.arm, &plan.options.keeper);
         let mut arming = None;

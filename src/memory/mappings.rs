@@ -25,6 +25,8 @@ pub enum Backing {
     Segment(String),
     /// A segment of System V shared memory, whose id is the inode number.
     SystemV,
+    /// A ring of asynchronous I/O.
+    AioRing,
     /// The kernel's code page for fast system calls.
     Vdso,
     /// The kernel's data pages for it.
@@ -219,7 +221,7 @@ impl Mapping {
                 refuse("a special area", "the kernel gives no way to make it again")
             }
             Backing::Anonymous => None,
-            Backing::Segment(_) | Backing::SystemV => None,
+            Backing::Segment(_) | Backing::SystemV | Backing::AioRing => None,
             Backing::File(path) if !path.is_absolute() => {
                 refuse("something without a path", "close it before the dump")
             }
@@ -229,10 +231,6 @@ impl Mapping {
             Backing::File(path) if path.starts_with("/secretmem (deleted)") => refuse(
                 "secret memory (memfd_secret)",
                 "nobody but the program itself can read it",
-            ),
-            Backing::File(path) if path.starts_with("/[aio] (deleted)") => refuse(
-                "a ring of asynchronous I/O (io_setup)",
-                "it cannot be saved yet; let the program end it, or start it without",
             ),
             // Whether its file can be found again, `files` knows.
             Backing::File(_) => None,
@@ -259,6 +257,7 @@ fn backing(path: &MMapPath) -> (Backing, String) {
             let text = path.to_string_lossy();
             let bare = text.strip_suffix(DELETED);
             match bare {
+                Some("/[aio]") => (Backing::AioRing, "/[aio]".to_owned()),
                 Some(bare) if bare == SHARED_ANONYMOUS || bare.starts_with(MEMFD) => {
                     (Backing::Segment(bare.to_owned()), bare.to_owned())
                 }

@@ -1,5 +1,6 @@
 //! Memory of a task: its mappings, its private pages, its shared segments.
 
+pub mod aio;
 pub mod mappings;
 pub mod pages;
 pub mod policy;

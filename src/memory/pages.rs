@@ -76,7 +76,7 @@ pub fn select(pid: Pid, mappings: &[Mapping], unchanged: &Unchanged<'_>) -> Resu
     let own = own(&kernel, mappings);
     let mut chosen = Pagemap::default();
     for mapping in mappings {
-        if mapping.backing == Backing::Vdso {
+        if matches!(mapping.backing, Backing::Vdso | Backing::AioRing) {
             // The kernel's, but CRIU reads it from the image.
             chosen.push(run(mapping.range, Place::Present));
             continue;

@@ -28,7 +28,7 @@ fn is_kernels(vma: &VmaEntry) -> bool {
     vma.status & (status::VDSO | status::VVAR) != 0
 }
 
-fn range(vma: &VmaEntry) -> PageRange {
+pub(super) fn range(vma: &VmaEntry) -> PageRange {
     PageRange::new(vma.start, vma.end)
 }
 
@@ -77,7 +77,6 @@ pub fn unsupported(vma: &VmaEntry) -> Option<&'static str> {
     let old_shared = vma.status & sorts == status::ANON_SHARED;
     [
         (vma.status & status::SOCKET != 0, "a socket"),
-        (vma.status & status::AIORING != 0, "an AIO ring"),
         (vma.status & status::SHSTK != 0, "a shadow stack"),
         (vma.status & status::UPROBES != 0, "a uprobes page"),
         (
@@ -145,7 +144,7 @@ pub fn clear(pid: Pid, remote: &mut Remote, foothold: &Foothold, vmas: &[VmaEntr
     check(remote, "rebuilding the address space", &mut calls)
 }
 
-/// Makes the mappings of the image but for those of System V shared memory (see [`super::sysv`]). `fd` gives the descriptor, inherited by the process, of a file
+/// Makes the mappings of the image but for those of System V shared memory (see [`super::sysv`]) and rings (see [`super::aio`]). `fd` gives the descriptor, inherited by the process, of a file
 /// id. Private mappings that hold pages but may not be written stay writable until [`protect`].
 ///
 /// # Errors
@@ -156,7 +155,8 @@ pub fn map(
     fd: &dyn Fn(u32) -> Option<RawFd>,
 ) -> Result<()> {
     let mut calls = Vec::new();
-    let mapped = |v: &&VmaEntry| is_made(v) && v.status & status::SYSVIPC == 0;
+    let others = status::SYSVIPC | status::AIORING;
+    let mapped = |v: &&VmaEntry| is_made(v) && v.status & others == 0;
     for vma in vmas.iter().filter(mapped) {
         let by_file = vma.status
             & (status::FILE_PRIVATE | status::FILE_SHARED | status::MEMFD | status::ANON_SHARED)

@@ -16,6 +16,7 @@ pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>, policy: Option<&Pol
         (Backing::Segment(_), false) => status::REGULAR | status::FILE_PRIVATE | status::MEMFD,
         (Backing::Segment(_), true) => status::REGULAR | status::FILE_SHARED | status::MEMFD,
         (Backing::SystemV, _) => status::REGULAR | status::ANON_SHARED | status::SYSVIPC,
+        (Backing::AioRing, _) => status::REGULAR | status::AIORING,
         (Backing::Vdso, _) => status::REGULAR | status::VDSO | status::ANON_PRIVATE,
         (Backing::Vvar, _) => status::REGULAR | status::VVAR | status::ANON_PRIVATE,
         (Backing::Vsyscall, _) => status::VSYSCALL | status::ANON_PRIVATE,

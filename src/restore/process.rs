@@ -4,12 +4,12 @@ use std::os::fd::RawFd;
 
 use super::plan::{Body, Recorded};
 use crate::arch::{core as registers, tiles};
-use crate::chain::Resolved;
+use crate::chain::{Ranges, Resolved};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::files::{self, Opened};
 use crate::image::proto::{CoreEntry, IpcShmEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
-use crate::memory::{policy, pump, space, sysv};
+use crate::memory::{aio, policy, pump, space, sysv};
 use crate::state::seccomp::Filters;
 use crate::state::{self, RestoreThread};
 use crate::sys::ptrace::{self, Stop};
@@ -32,24 +32,24 @@ pub(super) fn build_memory(
     let pid = remote.tid();
     forget_thread_areas(remote)?;
     space::clear(pid, remote, foothold, &body.mm.vmas)?;
-    let taken = |vmas: &[VmaEntry]| -> Vec<PageRange> {
-        let ranges = vmas.iter().map(|v| PageRange::new(v.start, v.end));
-        ranges.chain([foothold.region()]).collect()
+    let vmas = &body.mm.vmas;
+    let hole = |bytes: u64, besides: PageRange| {
+        let taken = vmas.iter().map(|v| PageRange::new(v.start, v.end));
+        space::hole(taken.chain([foothold.region(), besides]), bytes)
     };
-    sysv::attach(remote, &body.mm.vmas, segments, &|bytes| {
-        space::hole(taken(&body.mm.vmas), bytes)
-    })?;
+    aio::restore(remote, &body.mm, &|ring| hole(ring.bytes(), ring))?;
+    let nothing = PageRange::new(0, 0);
+    sysv::attach(remote, vmas, segments, &|bytes| hole(bytes, nothing))?;
     space::map(remote, &body.mm.vmas, &|id| opened.fd(id))?;
     warnings.extend(policy::restore(remote, &body.mm.vmas)?);
     let resolved = pages.checked();
-    let kernels = space::kernels_then(&body.mm.vmas);
-    let ours = |at: u64| kernels.iter().any(|k| k.contains(at));
-    // The vDSO is this kernel's own; its pages in the image are for CRIU.
-    let runs = resolved
-        .runs()
-        .iter()
-        .map(|run| run.range)
-        .filter(|range| !ours(range.start));
+    // The vDSO is this kernel's own, rings are filled by it; their pages in the image are for CRIU.
+    let kernels = space::kernels_then(vmas).into_iter();
+    let kernels: Ranges = kernels.chain(aio::ranges(vmas)).collect();
+    let runs = resolved.runs().iter().flat_map(|run| {
+        let own = Ranges::from(run.range).minus(&kernels);
+        own.iter().collect::<Vec<_>>()
+    });
     let filled = pump::fill(pid, remote.memory(), runs, |at, part| {
         resolved.read_at(at, part)
     })?;

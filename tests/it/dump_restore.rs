@@ -105,6 +105,32 @@ fn shared_memory_is_shared_again() {
 }
 
 #[test]
+fn rings_of_asynchronous_io_come_back_empty_and_one_that_holds_events_is_waited_for() {
+    round_trip("aio", &[], &[]);
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("aio", &[]);
+    target.ask("submit");
+    let dump = format!("dump -t {} -D 1 -R", target.pid);
+    let refused = sandbox.icecore(&dump).fails(7);
+    assert!(
+        refused.stderr.contains("has not taken"),
+        "{}",
+        refused.stderr
+    );
+    target.ask("take");
+    target.check();
+    let told = sandbox.icecore(&dump).ok();
+    assert!(
+        told.stderr.contains("under way are lost"),
+        "{}",
+        told.stderr
+    );
+}
+
+#[test]
 fn threads_keep_their_registers_names_masks_and_locks() {
     round_trip("threads", &[], &[]);
 }

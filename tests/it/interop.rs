@@ -9,6 +9,7 @@ use crate::support::{Need, Sandbox, require};
 
 /// Kinds that CRIU 4.1 can restore as well, with their arguments.
 const KINDS: &[(&str, &[&str])] = &[
+    ("aio", &[]),
     ("internet", &[]),
     ("locks", &[]),
     ("memory", &[]),

@@ -100,11 +100,6 @@ fn a_file_that_has_lost_its_name_but_not_all_is_an_obstacle() {
 }
 
 #[test]
-fn an_aio_ring_is_an_obstacle() {
-    refused("aio", &["aio", "Process 2"]);
-}
-
-#[test]
 fn a_file_lock_is_an_obstacle() {
     refused(
         "file-lock",

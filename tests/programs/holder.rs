@@ -99,10 +99,6 @@ fn hold(what: &str, desk: &Desk) {
             fs::hard_link(&path, path.with_extension("kept")).unwrap();
             fs::remove_file(path).unwrap();
         }
-        "aio" => {
-            let mut context = 0u64;
-            kernel::call_with(libc::SYS_io_setup, &[8], &mut context, &[]).unwrap();
-        }
         "file-lock" => {
             let path = desk.dir().join("locked");
             fs::write(&path, "mine").unwrap();

@@ -12,6 +12,7 @@
 )]
 #![expect(unreachable_pub, reason = "a program has no outside")]
 
+mod aio;
 mod clocks;
 mod confined;
 mod creds;
@@ -60,6 +61,7 @@ type Kind = fn(Desk, &[String]);
 
 /// All kinds.
 const KINDS: &[(&str, Kind)] = &[
+    ("aio", aio::run),
     ("clocks", clocks::run),
     ("confined", confined::run),
     ("creds", creds::run),

@@ -167,9 +167,9 @@ fn mapping(line: &str) -> Option<Mapping> {
     let (start, end) = range.split_once('-')?;
     let address = |text| u64::from_str_radix(text, 16).ok();
     let file = *inode != "0";
-    // Shared memory comes back as another file of the kernel's own.
+    // Shared memory and rings of asynchronous I/O come back as another file of the kernel's own.
     let name = name.join(" ").replace("/memfd:/dev/zero", "/dev/zero");
-    let identity = if *device == "00:01" {
+    let identity = if *device == "00:01" || name.starts_with("/[aio]") {
         String::new()
     } else {
         format!("{device} {inode}")
