@@ -124,9 +124,9 @@ fn rings_of_asynchronous_io_come_back_empty_and_one_that_holds_events_is_waited_
     target.check();
     let told = sandbox.icecore(&dump).ok();
     assert!(
-        told.stderr.contains("under way are lost"),
+        told.stdout.contains("under way are lost"),
         "{}",
-        told.stderr
+        told.stdout
     );
 }
 
