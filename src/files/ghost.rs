@@ -52,6 +52,21 @@ enum Way {
     Elsewhere,
 }
 
+/// The name of a named semaphore. Whoever makes one (sem_open(3)) has mapped it under another name,
+/// which it loses at once, so `/proc` shows that.
+fn semaphore(file: &Descriptor) -> Option<PathBuf> {
+    const HOME: &str = "/dev/shm";
+    let lost = PathBuf::from(bare(file));
+    let begins = lost.strip_prefix(HOME).ok()?.to_str()?.starts_with("sem.");
+    if !begins || file.stat.nlink == 0 || file.stat.file_type() != libc::S_IFREG {
+        return None;
+    }
+    let names = fs::read_dir(HOME).into_iter().flatten().flatten();
+    let names = names.filter(|entry| std::os::unix::fs::DirEntryExt::ino(entry) == file.stat.ino);
+    let mut paths = names.map(|entry| entry.path());
+    paths.find(|path| leads_to(path, &file.stat))
+}
+
 fn way(file: &Descriptor) -> Way {
     let there = file.path().and_then(|path| fs::symlink_metadata(path).ok());
     if there.is_some_and(|meta| Stat::from(&meta).same_file(&file.stat)) {
@@ -84,6 +99,7 @@ pub(super) fn refusal(file: &Descriptor, allow: &Allow) -> Option<Refusal> {
     let name = bare(file);
     match way(file) {
         Way::Path => None,
+        Way::Link if semaphore(file).is_some() => None,
         Way::Ghost => ghost_refusal(file, &name, allow.ghost_limit),
         Way::Link if allow.link_remap => None,
         Way::Link => Some(Refusal {
@@ -151,7 +167,11 @@ fn image(number: u32) -> String {
 /// The name to enter for `file`, whose entry will be `id`; keeps what else is needed to find it.
 /// The target is frozen: the contents are those of this moment.
 pub(super) fn keep(file: &Descriptor, id: u32, dumper: &mut Dumper) -> Result<String> {
-    let (remap_id, kind) = match way(file) {
+    let way = way(file);
+    if let (Way::Link, Some(name)) = (way, semaphore(file)) {
+        return Ok(name.to_string_lossy().into_owned());
+    }
+    let (remap_id, kind) = match way {
         Way::Path | Way::Elsewhere => return Ok(file.shown().into_owned()),
         Way::Ghost => (ghost(file, &mut dumper.ghosts)?, RemapType::Ghost),
         Way::Link => (link(file, dumper)?, RemapType::Linked),

@@ -1,3 +1,4 @@
+//! POSIX shared memory and semaphores, which are files in `/dev/shm`, come back. So do
 //! System V shared memory, semaphores and message queues in the namespace that the tree shares with
 //! the machine: they are the layer's after a restore, whether they are still there or not; what is somebody else's is left alone.
 
@@ -225,4 +226,39 @@ fn semaphores_and_message_queues_that_others_use_are_obstacles() {
     target.ask("expect 100");
     target.check();
     sandbox.kill(&target);
+}
+
+/// Files in `/dev/shm` that nobody else removes.
+struct Files(Vec<String>);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            drop(fs::remove_file(format!("/dev/shm/{name}")));
+        }
+    }
+}
+
+#[test]
+fn posix_shared_memory_and_semaphores_come_back_from_each_layer_with_a_name_or_without() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("posix", &[]);
+    let names = fs::read_to_string(target.dir().join("names")).unwrap();
+    let _files = Files(names.split_whitespace().map(str::to_owned).collect());
+    three_layers(&sandbox, &target, "write");
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        for desk in ["main", "child"] {
+            target.ask_at(desk, &format!("expect {}", [1, 100, 200][layer - 1]));
+            target.ask_at(desk, "check");
+        }
+        target.ask_at("child", "post");
+        target.ask("write 7");
+        target.ask_at("child", "expect 7");
+        target.ask_at("child", "check");
+        sandbox.kill(&target);
+    }
 }

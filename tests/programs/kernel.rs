@@ -583,3 +583,48 @@ pub fn unread(fd: &impl std::os::fd::AsRawFd) -> usize {
     checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut bytes) }).unwrap();
     usize::try_from(bytes).unwrap()
 }
+
+/// A semaphore of sem_overview(7) with a name; it stays open.
+#[derive(Debug)]
+pub struct Semaphore(*mut libc::sem_t);
+
+impl Semaphore {
+    /// sem_open(3): a new one.
+    pub fn open(name: &str, value: u32) -> Self {
+        let name = std::ffi::CString::new(name).unwrap();
+        let flags = libc::O_CREAT | libc::O_EXCL;
+        // SAFETY: the name is a string that outlives the call; mode and value follow O_CREAT.
+        let made = unsafe { libc::sem_open(name.as_ptr(), flags, 0o600, value) };
+        assert!(made != libc::SEM_FAILED, "{}", io::Error::last_os_error());
+        Self(made)
+    }
+
+    /// sem_getvalue(3).
+    pub fn value(&self) -> u64 {
+        let mut value = 0;
+        // SAFETY: open for ever.
+        checked(unsafe { libc::sem_getvalue(self.0, &raw mut value) }).unwrap();
+        value.unsigned_abs().into()
+    }
+
+    /// sem_post(3).
+    pub fn post(&self) {
+        // SAFETY: open for ever.
+        checked(unsafe { libc::sem_post(self.0) }).unwrap();
+    }
+
+    /// sem_wait(3).
+    pub fn wait(&self) {
+        // SAFETY: open for ever.
+        checked(unsafe { libc::sem_wait(self.0) }).unwrap();
+    }
+}
+
+/// shm_open(3): a new file of shared memory.
+pub fn open_shared(name: &str) -> File {
+    let name = std::ffi::CString::new(name).unwrap();
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    // SAFETY: the name is a string that outlives the call.
+    let fd = checked(unsafe { libc::shm_open(name.as_ptr(), flags, 0o600) }).unwrap();
+    owned(fd).into()
+}

@@ -32,6 +32,7 @@ mod pattern;
 mod pidfds;
 mod pipes;
 mod places;
+mod posix;
 mod queues;
 mod reaper;
 mod registers;
@@ -78,6 +79,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("owners", owners::run),
     ("pipes", pipes::run),
     ("places", places::run),
+    ("posix", posix::run),
     ("queues", queues::run),
     ("sessions", sessions::run),
     ("shared", shared::run),
