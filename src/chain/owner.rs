@@ -73,6 +73,26 @@ pub struct Ownership {
 }
 
 impl Ownership {
+    /// What layer `layer`, whose pagemap this is, stores itself.
+    pub fn of(layer: usize, pagemap: &Pagemap) -> Self {
+        let mut offset = 0;
+        let present = pagemap.runs.iter().filter(|r| r.place == Place::Present);
+        let runs = present.map(|run| {
+            let range = run.range();
+            offset += range.bytes();
+            Owned {
+                range,
+                layer,
+                pages_id: pagemap.pages_id,
+                offset: offset - range.bytes(),
+            }
+        });
+        Self {
+            runs: joined(runs.collect()),
+            missing: Vec::new(),
+        }
+    }
+
     /// Ascending, disjoint runs; as long as possible.
     pub fn runs(&self) -> &[Owned] {
         &self.runs

@@ -103,14 +103,7 @@ impl<'s> Resolved<'s> {
                 break;
             }
             let (part, after) = rest.split_at_mut(usize::try_from(run.range.bytes()).unwrap_or(0));
-            let source = self.source(&run)?;
-            source
-                .file
-                .read_exact_at(part, run.offset)
-                .map_err(|e| self.failed(&run, e))?;
-            if let Some(digest) = self.digest(&run) {
-                self.check(source, digest, &run, part)?;
-            }
+            self.read_run(&run, part)?;
             at = run.range.end;
             rest = after;
         }
@@ -122,6 +115,19 @@ impl<'s> Resolved<'s> {
             self.id.file_name(),
             self.stack.tip().dir().display()
         )))
+    }
+
+    /// Fills `buf` with the bytes of `run`, which may be one of any layer of the stack.
+    pub fn read_run(&self, run: &Owned, buf: &mut [u8]) -> Result<()> {
+        let source = self.source(run)?;
+        source
+            .file
+            .read_exact_at(buf, run.offset)
+            .map_err(|e| self.failed(run, e))?;
+        match self.digest(run) {
+            Some(digest) => self.check(source, digest, run, buf),
+            None => Ok(()),
+        }
     }
 
     /// Compares `part`, the bytes of `run`, with the digests of their blocks.

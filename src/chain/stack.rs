@@ -173,6 +173,16 @@ impl Stack {
         }))
     }
 
+    /// For [`Resolved::read_run`]: no page of its own.
+    pub fn runs_of(&self, id: PagemapId) -> Resolved<'_> {
+        Resolved::new(self, id, Ownership::default())
+    }
+
+    /// The pages of `id` that the layer number `index` itself stores, ready to be read.
+    pub fn stored(&self, index: usize, pagemap: &Pagemap, id: PagemapId) -> Resolved<'_> {
+        Resolved::new(self, id, Ownership::of(index, pagemap))
+    }
+
     /// The bytes of `id` as of the tip, ready to be read.
     pub fn resolved(&self, id: PagemapId) -> Result<Resolved<'_>> {
         self.resolved_as_of(0, id)

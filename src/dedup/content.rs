@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
 
 use super::apply::note;
-use super::intact::{Intact, each, of_layer};
+use super::intact::{Intact, each};
 use super::plan::{Share, stored};
 use super::zero::{is_zero, pages};
 use super::{Freed, Plan, Strategy};
@@ -68,7 +68,7 @@ impl Strategy for Content {
                 files.push((path.clone(), places(&path)?));
                 let there = intact.stored(index, &pagemap)?;
                 let runs = stored(&pagemap);
-                let memory = of_layer(stack, index, id)?;
+                let memory = stack.stored(index, &pagemap, id).checked();
                 let (mut shared, mut run) = (Ranges::new(), 0);
                 each(&memory, &there, |at, bytes| {
                     for (at, page) in (at..).step_by(PAGE_SIZE as usize).zip(pages(bytes)) {

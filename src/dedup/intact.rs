@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use super::plan::{of_file, stored, translate};
-use crate::chain::{self, Ownership, Ranges, Resolved, Stack};
+use crate::chain::{self, Ranges, Resolved, Stack};
 use crate::error::{Error, Result};
-use crate::image::{Pagemap, PagemapId};
+use crate::image::Pagemap;
 use crate::units::{PAGE_SIZE, PageRange, Vaddr};
 
 /// Bytes read at once.
-const CHUNK: u64 = 256 * 1024;
+pub(super) const CHUNK: u64 = 256 * 1024;
 
 /// What is lost in the pages files of a stack, looked up once for each file.
 #[derive(Debug)]
@@ -60,20 +60,6 @@ impl<'s> Intact<'s> {
             .map(|(range, at)| (of_file(*range, *at), range.start));
         Ok(whole.minus(&translate(gone, lost)))
     }
-
-    /// The addresses that have an owner whose bytes are there.
-    pub(super) fn owned(&mut self, ownership: &Ownership) -> Result<Ranges> {
-        let mut there = Ranges::new();
-        for run in ownership.runs() {
-            let lost = self.lost(run.layer, run.pages_id)?;
-            let bytes = Ranges::from(PageRange::new(run.offset, run.end_offset())).minus(lost);
-            for part in bytes.iter() {
-                let start = run.range.start + (part.start - run.offset);
-                there.push(PageRange::new(start, start + part.bytes()));
-            }
-        }
-        Ok(there)
-    }
 }
 
 /// Calls `look` with some of the pages of `wanted` at a time: their addresses, and their bytes in
@@ -95,9 +81,4 @@ pub(super) fn each(
         }
     }
     Ok(())
-}
-
-/// The pages of one layer itself, for [`each`].
-pub(super) fn of_layer(stack: &Stack, index: usize, id: PagemapId) -> Result<Resolved<'_>> {
-    Ok(stack.resolved_as_of(index, id)?.checked())
 }

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use super::apply::{extents, note, punch};
 use super::plan::Victim;
 use super::{Freed, Plan, Strategy, branches};
-use crate::chain::{Affected, Layer, Level, Ranges, Stack, State, superseded};
+use crate::chain::{self, Affected, Layer, Level, Ranges, Stack, State, superseded};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::event::{Cancel, Event, Reporter};
-use crate::image::{Images, Pagemap, PagemapId, Sidecar};
+use crate::image::{Images, PagemapId, Sidecar};
 
 /// CRIU's meaning of dedup.
 #[derive(Clone, Copy, Debug)]
@@ -121,14 +121,18 @@ fn free(
     let mut losses = Losses::new();
     for id in stack.tip().images().pagemaps()? {
         cancel.check()?;
-        let pagemaps = stack.pagemaps(id).collect::<Result<Vec<Pagemap>>>()?;
-        let Some(tip) = pagemaps.first() else {
+        let Some(tip) = chain::pagemap(stack.tip().images(), id)? else {
             continue;
         };
+        // One at a time, from the lowest up: a pagemap of many pages is big.
+        let depth = depth_of(stack, id)?;
         let mut below: Option<Affected> = None;
-        for (index, pagemap) in pagemaps.iter().enumerate().skip(1).rev() {
+        for index in (1..depth).rev() {
             let level = stack.level(index)?;
-            let wanted = superseded(pagemap, tip).minus(&spare(id, index)?);
+            let Some(pagemap) = &chain::pagemap(level.images(), id)? else {
+                continue;
+            };
+            let wanted = superseded(pagemap, &tip).minus(&spare(id, index)?);
             let cut = plan.punch(level, id, pagemap, &wanted)?;
             let affected = Affected::above(below.as_ref(), pagemap, &cut);
             if !affected.pages().is_empty() {
@@ -142,6 +146,16 @@ fn free(
         victim(plan, stack.level(*level)?);
     }
     branches::protect(stack, &losses, plan)
+}
+
+/// How many layers, from the tip down, have the pagemap.
+fn depth_of(stack: &Stack, id: PagemapId) -> Result<usize> {
+    for (index, level) in stack.levels().iter().enumerate() {
+        if !level.images().pagemaps()?.contains(&id) {
+            return Ok(index);
+        }
+    }
+    Ok(stack.depth())
 }
 
 fn victim(plan: &mut Plan, level: &Level) {

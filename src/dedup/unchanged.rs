@@ -5,18 +5,19 @@
 //! a new, shorter pages file, and takes the place of the old one in one step (see `store`). Each
 //! layer is a step of its own: what it reads is the same before and after, so is what is above it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 
 use super::apply::note;
-use super::intact::{Intact, each, of_layer};
+use super::intact::{CHUNK, Intact, each};
 use super::plan::{Cut, stored, translate};
 use super::zero::pages;
 use super::{Freed, Plan, Strategy};
-use crate::chain::{self, Ranges, Stack};
+use crate::chain::{self, Owned, Ownership, Ranges, Resolved, Stack};
 use crate::error::{Error, Result};
 use crate::event::{Cancel, Event, Reporter};
-use crate::image::{Extent, LayerWriter, Pagemap, Place, Run, SIDECAR, Sidecar};
+use crate::image::{Extent, LayerWriter, Pagemap, PagemapId, Place, Run, SIDECAR, Sidecar};
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// Lossless: a page that equals that of the parent is left to the parent.
@@ -38,34 +39,16 @@ impl Strategy for Unchanged {
 
     fn plan(&self, stack: &Stack, plan: &mut Plan, cancel: &Cancel) -> Result<()> {
         let mut intact = Intact::new(stack);
-        for (index, level) in stack.levels().iter().enumerate() {
-            let freed = level.sidecar().is_some_and(|s| s.consumed.is_some());
-            if freed || index + 1 == stack.depth() {
-                continue;
-            }
-            for id in level.images().pagemaps()? {
-                cancel.check()?;
-                let Some(pagemap) = chain::pagemap(level.images(), id)? else {
-                    continue;
-                };
-                let below = stack.resolved_as_of(index + 1, id)?.checked();
-                let both = intact
-                    .stored(index, &pagemap)?
-                    .intersect(&intact.owned(below.ownership())?);
-                let mut equal = Ranges::new();
-                let mut theirs = Vec::new();
-                each(&of_layer(stack, index, id)?, &both, |at, ours| {
-                    theirs.resize(ours.len(), 0);
-                    below.read_at(at, &mut theirs)?;
-                    let pairs = pages(ours).zip(pages(&theirs));
-                    for (start, (ours, theirs)) in (at..).step_by(PAGE_SIZE as usize).zip(pairs) {
-                        if ours == theirs {
-                            equal.push(PageRange::of_pages(start, 1));
-                        }
-                    }
-                    Ok(())
-                })?;
-                plan.cut(level, id, &pagemap, equal)?;
+        let mut all = BTreeSet::new();
+        for level in stack.levels() {
+            all.extend(level.images().pagemaps()?);
+        }
+        for id in all {
+            for (index, equal) in equal_to_parent(stack, id, &mut intact, cancel)? {
+                let level = stack.level(index)?;
+                if let Some(pagemap) = chain::pagemap(level.images(), id)? {
+                    plan.cut(level, id, &pagemap, equal)?;
+                }
             }
         }
         Ok(())
@@ -83,6 +66,130 @@ impl Strategy for Unchanged {
             rewrite(cuts, freed)?;
             let (done, total) = (freed.pages, plan.pages);
             reporter.report(Event::Progress { done, total });
+        }
+        Ok(())
+    }
+}
+
+/// The pages of each layer that are equal in the layer below.
+///
+/// One way down the stack: what a layer stores waits (at most once for each address) for the next
+/// layer that stores it too, as long as the layers between leave it to their parents.
+fn equal_to_parent(
+    stack: &Stack,
+    id: PagemapId,
+    intact: &mut Intact<'_>,
+    cancel: &Cancel,
+) -> Result<BTreeMap<usize, Ranges>> {
+    let mut equal: BTreeMap<usize, Vec<PageRange>> = BTreeMap::new();
+    let mut waiting: Vec<Owned> = Vec::new();
+    let mut compare = Comparison::new(stack, id);
+    for (index, level) in stack.levels().iter().enumerate() {
+        cancel.check()?;
+        let Some(pagemap) = chain::pagemap(level.images(), id)? else {
+            waiting.clear(); // it ends what is above
+            continue;
+        };
+        let there = intact.stored(index, &pagemap)?;
+        let own = Ownership::of(index, &pagemap);
+        let left = Ranges::of(&pagemap, Place::Parent);
+        for (above, below) in met(&waiting, own.runs(), &there) {
+            compare.pages(&above, &below, |page| {
+                let all = equal.entry(above.layer).or_default();
+                match all.last_mut() {
+                    Some(last) if last.end == page.start => last.end = page.end,
+                    _ => all.push(page),
+                }
+            })?;
+        }
+        waiting = cut_to(&waiting, &left);
+        if level.sidecar().is_none_or(|s| s.consumed.is_none()) {
+            waiting.extend(cut_to(own.runs(), &there));
+            waiting.sort_unstable_by_key(|run| run.range);
+        }
+    }
+    let sets = equal
+        .into_iter()
+        .map(|(n, pages)| (n, Ranges::from_iter(pages)));
+    Ok(sets.collect())
+}
+
+/// The parts of `runs` inside `set`; both ascend.
+fn cut_to(runs: &[Owned], set: &Ranges) -> Vec<Owned> {
+    let mut parts = Vec::new();
+    let mut set = set.iter().peekable();
+    for run in runs {
+        while let Some(next) = set.peek() {
+            parts.extend(run.clip(*next));
+            if next.end > run.range.end {
+                break;
+            }
+            set.next();
+        }
+    }
+    parts
+}
+
+/// Where runs of `above` and of `below` (inside `there`) have the same addresses, in pairs; all ascend.
+fn met(above: &[Owned], below: &[Owned], there: &Ranges) -> Vec<(Owned, Owned)> {
+    let below = cut_to(below, there);
+    let mut pairs = Vec::new();
+    let mut above = above.iter().peekable();
+    for low in &below {
+        while let Some(high) = above.peek() {
+            if let Some(part) = high.clip(low.range) {
+                pairs.extend(low.clip(part.range).map(|low| (part, low)));
+            }
+            if high.range.end > low.range.end {
+                break;
+            }
+            above.next();
+        }
+    }
+    pairs
+}
+
+/// Compares pages of two layers.
+struct Comparison<'s> {
+    memory: Resolved<'s>,
+    above: Vec<u8>,
+    below: Vec<u8>,
+}
+
+impl<'s> Comparison<'s> {
+    fn new(stack: &'s Stack, id: PagemapId) -> Self {
+        Self {
+            memory: stack.runs_of(id).checked(),
+            above: Vec::new(),
+            below: Vec::new(),
+        }
+    }
+
+    /// Calls `equal` with each page of two runs of the same addresses that is equal in both.
+    fn pages(
+        &mut self,
+        above: &Owned,
+        below: &Owned,
+        mut equal: impl FnMut(PageRange),
+    ) -> Result<()> {
+        let mut at = above.range.start;
+        while at < above.range.end {
+            let part = PageRange::new(at, above.range.end.min(at + CHUNK));
+            let (Some(high), Some(low)) = (above.clip(part), below.clip(part)) else {
+                break;
+            };
+            let len = usize::try_from(part.bytes()).unwrap_or(0);
+            self.above.resize(len, 0);
+            self.below.resize(len, 0);
+            self.memory.read_run(&high, &mut self.above)?;
+            self.memory.read_run(&low, &mut self.below)?;
+            let pairs = pages(&self.above).zip(pages(&self.below));
+            for (start, (high, low)) in (at..).step_by(PAGE_SIZE as usize).zip(pairs) {
+                if high == low {
+                    equal(PageRange::of_pages(start, 1));
+                }
+            }
+            at = part.end;
         }
         Ok(())
     }
@@ -194,7 +301,7 @@ fn pages_file(
         .into_iter()
         .map(|(range, at)| (PageRange::new(at, at + range.bytes()), range.start));
     let zeros = translate(from_file, &holes);
-    let memory = of_layer(stack, 0, cut.pagemap)?;
+    let memory = stack.stored(0, pagemap, cut.pagemap).checked();
     let path = writer.partial().join(format!("pages-{}.img", cut.pages_id));
     let mut out = writer.pages(cut.pages_id)?;
     let mut noted = Vec::new();

@@ -5,7 +5,7 @@
 //! the bytes are the same before and after.
 
 use super::apply::{extents, note, punch};
-use super::intact::{Intact, each, of_layer};
+use super::intact::{Intact, each};
 use super::{Freed, Plan, Strategy};
 use crate::chain::{self, Ranges, Stack};
 use crate::error::Result;
@@ -40,14 +40,18 @@ impl Strategy for Zero {
                 };
                 let there = intact.stored(index, &pagemap)?;
                 let mut zeros = Ranges::new();
-                each(&of_layer(stack, index, id)?, &there, |at, bytes| {
-                    for (start, page) in (at..).step_by(PAGE_SIZE as usize).zip(pages(bytes)) {
-                        if is_zero(page) {
-                            zeros.push(PageRange::of_pages(start, 1));
+                each(
+                    &stack.stored(index, &pagemap, id).checked(),
+                    &there,
+                    |at, bytes| {
+                        for (start, page) in (at..).step_by(PAGE_SIZE as usize).zip(pages(bytes)) {
+                            if is_zero(page) {
+                                zeros.push(PageRange::of_pages(start, 1));
+                            }
                         }
-                    }
-                    Ok(())
-                })?;
+                        Ok(())
+                    },
+                )?;
                 plan.punch(level, id, &pagemap, &zeros)?;
             }
         }

@@ -3,7 +3,8 @@
 //! First a stack of LAYERS layers of PAGES pages, of which each layer stores DIRTY, chosen at random
 //! (by default 100 layers of 10⁷ pages, 10⁵ dirty, which makes 2·10⁷ entries): the time and the peak
 //! memory of opening it and counting who owns what, beside `criu dedup` of a top layer with one
-//! page, which opens the same files. Then real pages: a dedup (*superseded*) of ten layers, beside
+//! page, which opens the same files; then the time and the peak memory of planning a dedup of it by
+//! each strategy that needs no other bytes. Then real pages: a dedup (*superseded*) of ten layers, beside
 //! `criu dedup` of a copy. Needs `cargo build --release` for honest numbers.
 
 #![allow(clippy::print_stdout, reason = "the benchmark reports to the terminal")]
@@ -34,15 +35,24 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     synthesize(dir, layers, pages, dirty, false)?;
     println!("{layers} layers, {pages} pages, {dirty} of them stored by each layer:");
     let tip = dir.join((layers + 1).to_string());
-    let output = Command::new(std::env::current_exe()?)
-        .args(["bench-census", text(&tip)])
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    print!("{}", String::from_utf8_lossy(&output.stdout));
+    // Each in a process of its own, so that its peak is its own.
+    let again = |words: &[&str]| -> Result<()> {
+        let output = Command::new(std::env::current_exe()?)
+            .args(words)
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        Ok(())
+    };
+    again(&["bench-census", text(&tip)])?;
+    for strategy in ["superseded", "unchanged", "zero"] {
+        // The layer below the tip stores DIRTY pages, most of which are stored below as well.
+        again(&["bench-plan", text(&dir.join(layers.to_string())), strategy])?;
+    }
     if let Some(criu) = &criu {
         let started = Instant::now();
         criu.run(&["dedup", "-D", text(&tip)])?;
@@ -85,14 +95,29 @@ pub(crate) fn census(dir: &str) -> Result<()> {
     println!("  icecore, stack opened          {:>9.0} ms", ms(started));
     let census = Census::of(&stack, &Cancel::default())?;
     println!("  icecore, all owners counted    {:>9.0} ms", ms(started));
-    let status = fs::read_to_string("/proc/self/status")?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    println!(
-        "  peak memory                    {:>12}",
-        peak.context("no VmHWM")?.trim()
-    );
+    println!("  peak memory                    {:>12}", peak()?);
     ensure!(census.missing == 0, "pages are missing");
     Ok(())
+}
+
+/// Plans a dedup of the stack of `dir`, and tells time and peak memory.
+pub(crate) fn plan(dir: &str, strategy: &str) -> Result<()> {
+    let started = Instant::now();
+    let plan = dedup::plan(dir, dedup::strategy(strategy)?)?;
+    println!(
+        "  icecore, dedup {strategy:<10} planned {:>7.0} ms, {} pages, peak memory {}",
+        ms(started),
+        plan.pages,
+        peak()?
+    );
+    Ok(())
+}
+
+/// The most memory that this process had.
+fn peak() -> Result<String> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    Ok(peak.context("no VmHWM")?.trim().to_owned())
 }
 
 /// Layers `1` to `layers` in `dir`, and one of a single page on top of them.

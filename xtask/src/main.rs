@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["bench-stacks", ..] => Ok(bench_stacks::run(&arguments[1..])?),
         // The process that opens a stack, so that its memory can be measured.
         ["bench-census", _] => Ok(bench_stacks::census(&arguments[1])?),
+        ["bench-plan", _, _] => Ok(bench_stacks::plan(&arguments[1], &arguments[2])?),
         // The process that the benchmark dumps.
         ["bench-target", _, _] => Ok(bench::target(&arguments[1..])?),
         ["bench-servers"] => Ok(bench_servers::run()?),
