@@ -9,7 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use icecore::Pid;
-use icecore::chain::{Layer, State};
+use icecore::chain::{Catalog, Layer, State};
+use icecore::dump::Past;
 
 /// Where the named stacks are.
 pub(crate) fn store() -> PathBuf {
@@ -80,6 +81,26 @@ pub(crate) fn parent_of(
             .max_by_key(|layer| layer.created_unix_ns)
     };
     continued.or_else(newest).map(|layer| layer.dir.clone())
+}
+
+/// What earlier dumps teach about the next one on top of `parent`: those of its stack, the oldest
+/// first; or else those of all stacks there, and false.
+pub(crate) fn past(catalog: &Catalog, parent: Option<&Path>) -> (Vec<Past>, bool) {
+    let layers = catalog.layers();
+    let mut own = Vec::new();
+    let mut next = parent.and_then(|dir| catalog.find(dir));
+    while let Some(at) = next {
+        own.extend(Past::of_layer(&layers[at]));
+        // A chain that bites its tail is told by the catalog.
+        next = catalog.parent(at).filter(|_| own.len() <= layers.len());
+    }
+    if !own.is_empty() {
+        own.reverse();
+        return (own, true);
+    }
+    let mut all: Vec<&Layer> = layers.iter().collect();
+    all.sort_by_key(|layer| layer.created_unix_ns);
+    (all.into_iter().filter_map(Past::of_layer).collect(), false)
 }
 
 /// The directory of a new stack: the name of the program may have any bytes, a directory may not.

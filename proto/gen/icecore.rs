@@ -95,6 +95,10 @@ pub struct Sidecar {
         serialize_with = "crate::image::json::optional_bytes"
     )]
     pub squashed: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    /// What the dump was expected to be, before it was made.
+    #[prost(message, optional, tag = "42")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction: ::core::option::Option<Prediction>,
     /// Digests of all files but pages and this one.
     #[prost(message, repeated, tag = "50")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -107,6 +111,18 @@ pub struct Sidecar {
     #[prost(bytes = "vec", tag = "52")]
     #[serde(serialize_with = "crate::image::json::bytes")]
     pub seal: ::prost::alloc::vec::Vec<u8>,
+}
+/// What a dump was expected to be.
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Prediction {
+    /// Pages stored.
+    #[prost(uint64, tag = "1")]
+    pub pages: u64,
+    /// Nanoseconds frozen; absent when nothing was known of earlier dumps.
+    #[prost(uint64, optional, tag = "2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_ns: ::core::option::Option<u64>,
 }
 /// A task of the tree at the time of the dump.
 #[derive(::serde::Serialize)]

@@ -107,6 +107,12 @@ pub struct Layer {
     pub pinned: bool,
     /// The processes were frozen for so long, in nanoseconds.
     pub freeze_ns: Option<u64>,
+    /// The tracker that was used, or `full` or `content` without one.
+    pub tracker: Option<String>,
+    /// Pages that the dump was expected to store.
+    pub predicted_pages: Option<u64>,
+    /// How long it was expected to freeze the processes, in nanoseconds.
+    pub predicted_freeze_ns: Option<u64>,
     /// Identities of layers that were below this one and became part of it.
     #[serde(skip)]
     pub(crate) parts: Vec<String>,
@@ -135,6 +141,11 @@ impl Layer {
                 return Some(layer);
             }
         }
+    }
+
+    /// Several layers became this one: its figures are of none of their dumps.
+    pub fn is_squashed(&self) -> bool {
+        !self.parts.is_empty()
     }
 
     /// When the dump was made.
@@ -189,6 +200,9 @@ impl Layer {
             created_unix_ns: None,
             pinned: false,
             freeze_ns: None,
+            tracker: None,
+            predicted_pages: None,
+            predicted_freeze_ns: None,
             parts: Vec::new(),
             holes: None,
         }
@@ -287,6 +301,10 @@ impl Layer {
         self.label.clone_from(&sidecar.label);
         self.pinned = sidecar.pinned.unwrap_or(false);
         self.freeze_ns = sidecar.freeze_ns;
+        self.tracker.clone_from(&sidecar.tracker);
+        let prediction = sidecar.prediction.as_ref();
+        self.predicted_pages = prediction.map(|p| p.pages);
+        self.predicted_freeze_ns = prediction.and_then(|p| p.freeze_ns);
         let parts = sidecar.squashed.as_deref().unwrap_or_default();
         self.parts = parts.chunks(ID).map(Sidecar::hex).collect();
         if let Some(mark) = &sidecar.consumed {

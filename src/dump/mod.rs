@@ -14,7 +14,9 @@
 
 mod check;
 mod plan;
+mod predict;
 mod process;
+mod rule;
 mod run;
 mod sidecar;
 
@@ -23,6 +25,8 @@ use std::time::Duration;
 
 pub use check::{Line, Report, Verdict, check};
 pub use plan::{Parent, Plan, plan};
+pub use predict::{Freeze, Mode, Past, Prediction, Present, predict, predictions};
+pub use rule::{Auto, Clause, Moment, Rule};
 pub use run::run;
 pub use sidecar::{boot_id, hex};
 
@@ -84,6 +88,8 @@ pub struct Outcome {
     pub bytes: u64,
     /// How long the target was stopped.
     pub freeze: Duration,
+    /// What it was expected to be.
+    pub predicted: Option<Prediction>,
     /// How long everything took.
     pub total: Duration,
     /// How unchanged pages were found.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollTimeout, poll};
 use procfs::process::Process as Proc;
 
+use super::predict::{Mode, Past, Prediction, Present, predictions};
 use super::sidecar::hex;
 use super::{After, Options};
 use crate::chain::{self, Held, Stack};
@@ -51,6 +52,8 @@ pub struct Plan {
     pub resident_pages: u64,
     /// Pages written since the tracker was armed for the parent, when it was.
     pub dirty_pages: Option<u64>,
+    /// What it will be, as far as that can be told.
+    pub prediction: Option<Prediction>,
     /// The layer below.
     pub parent: Option<Parent>,
     /// How unchanged pages will be found.
@@ -111,6 +114,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         files: Vec::new(),
         resident_pages: 0,
         dirty_pages: None,
+        prediction: None,
         parent: None,
         tracker: "full",
         tracker_reason: "no parent layer: every page is stored".into(),
@@ -133,9 +137,12 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     }
     directory(options, &mut plan.obstacles);
     plan.parent = parent(options)?;
+    let mut past = Vec::new();
     if let Some(parent) = &plan.parent {
         let _held = Held::shared(&parent.dir)?;
         let stack = Stack::open(&parent.dir)?;
+        let sidecars = stack.levels().iter().filter_map(chain::Level::sidecar);
+        past.extend(sidecars.filter_map(Past::of));
         for obstacle in chain::check_memory(&stack).obstacles {
             plan.warnings.push(obstacle);
         }
@@ -148,6 +155,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         }
     }
     choose_tracker(&mut plan)?;
+    plan.prediction = prediction(&mut plan, &past);
     let alive: Vec<Process> = plan
         .processes
         .iter()
@@ -202,6 +210,33 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
 }
 
 impl Plan {
+    /// Fails when the target would be stopped for longer than `budget`, as far as that can be told.
+    ///
+    /// # Errors
+    /// [`Kind::FreezeBudget`] with what is expected.
+    pub fn within(&self, budget: Duration) -> Result<()> {
+        let Some((prediction, freeze)) = self.prediction.and_then(|p| Some((p, p.freeze?))) else {
+            return Ok(());
+        };
+        if !prediction.exceeds(budget) {
+            return Ok(());
+        }
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let what = format!(
+            "A dump would freeze process {} for {:.1} ms, the budget is {:.1} ms",
+            self.options.root,
+            ms(freeze.expected),
+            ms(budget)
+        );
+        let hint = match prediction.mode {
+            Mode::Tracked => "dump more often, so that less is written meanwhile, or allow more",
+            Mode::Full | Mode::Compared => {
+                "allow more once: dumps on top of that one, while tracked, take less"
+            }
+        };
+        Err(Error::new(Kind::FreezeBudget, what).hint(hint))
+    }
+
     /// Fails when something prevents the dump.
     ///
     /// # Errors
@@ -250,10 +285,6 @@ fn choose_tracker(plan: &mut Plan) -> Result<()> {
     if plan.processes.iter().any(believed) {
         plan.tracker = best.name();
         plan.tracker_reason = "armed when the parent layer was made".into();
-        plan.dirty_pages = Watch::start(plan.options.root, &plan.options.keeper)
-            .and_then(|watch| watch.sample())
-            .ok()
-            .map(|sample| sample.dirty_pages);
     } else {
         plan.tracker = "content";
         plan.tracker_reason = if best.written().is_none() {
@@ -264,6 +295,19 @@ fn choose_tracker(plan: &mut Plan) -> Result<()> {
         };
     }
     Ok(())
+}
+
+/// Counts, and asks the past. A tree whose pages cannot be counted now is dumped nevertheless.
+fn prediction(plan: &mut Plan, past: &[Past]) -> Option<Prediction> {
+    let sample = Watch::look(plan.options.root).and_then(|watch| watch.sample());
+    let sample = sample.ok()?;
+    let mut present = Present::of(&sample, plan.parent.is_some());
+    let believed = plan.parent.is_some() && Mode::of(plan.tracker) == Mode::Tracked;
+    plan.dirty_pages = believed.then_some(sample.dirty_pages);
+    if !believed {
+        present.dirty = None;
+    }
+    predictions(&present, past).into_iter().next()
 }
 
 fn directory(options: &Options, obstacles: &mut Vec<Obstacle>) {

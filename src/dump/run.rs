@@ -150,6 +150,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         pages_in_parent: snapshot.stored.in_parent,
         bytes: snapshot.stored.present * PAGE_SIZE,
         freeze,
+        predicted: plan.prediction,
         total: started.elapsed(),
         tracker: plan.tracker,
         connections_held,

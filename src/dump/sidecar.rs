@@ -8,7 +8,7 @@ use super::Plan;
 use crate::arch;
 use crate::error::{Error, Result};
 use crate::files::Segment as OpenSegment;
-use crate::image::{Images, LayerWriter, Segment, Sidecar, Task};
+use crate::image::{Images, LayerWriter, Prediction, Segment, Sidecar, Task};
 use crate::memory::pages::Stored;
 use crate::task::{Ids, Process};
 use crate::units::PAGE_SIZE;
@@ -95,6 +95,10 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
         pages_in_parent: Some(figures.stored.in_parent),
         bytes: Some(figures.stored.present * PAGE_SIZE),
         total_ns: ns(figures.total),
+        prediction: plan.prediction.map(|prediction| Prediction {
+            pages: prediction.pages,
+            freeze_ns: prediction.freeze.and_then(|freeze| ns(freeze.expected)),
+        }),
         instruction_sets: arch::instruction_sets()?,
         ..Sidecar::default()
     };

@@ -8,6 +8,7 @@
 pub mod connections;
 mod content;
 pub mod keeper;
+mod pace;
 mod record;
 mod soft_dirty;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+pub use pace::{Pace, WorkingSet};
 pub use record::{Record, forget, get, list, put};
 pub use watch::{MappingSample, Sample, Watch};
 
@@ -47,6 +49,12 @@ pub trait DirtyTracker: Sync + fmt::Debug {
     /// Whether what [`DirtyTracker::written`] tells of a mapping can be believed.
     fn vouches(&self, pagemap: &Pagemap, range: PageRange, kept: Option<&OwnedFd>) -> bool {
         let _ = (pagemap, range, kept);
+        true
+    }
+
+    /// Whether it covers the mapping: where not, every page counts as written.
+    fn covers(&self, pagemap: &Pagemap, range: PageRange) -> bool {
+        let _ = (pagemap, range);
         true
     }
 

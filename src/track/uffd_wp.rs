@@ -15,7 +15,7 @@ use crate::memory::Mapping;
 use crate::sys::pagemap::{Category, Pagemap, Query};
 use crate::sys::scratch::Scratch;
 use crate::sys::{pidfd, uffd};
-use crate::units::{PageRange, Pid};
+use crate::units::{PAGE_SIZE, PageRange, Pid};
 
 /// See the module.
 #[derive(Debug)]
@@ -90,6 +90,16 @@ impl DirtyTracker for UffdWp {
             pagemap.scan(range, &query, |_, _| {}).is_ok()
                 && uffd::register(uffd.as_fd(), range).is_ok()
         })
+    }
+
+    fn covers(&self, pagemap: &Pagemap, range: PageRange) -> bool {
+        let query = Query {
+            tracked_only: true,
+            ..LOOK
+        };
+        // Protection is a matter of the whole mapping: its first page tells.
+        let first = PageRange::new(range.start, range.start + PAGE_SIZE);
+        pagemap.scan(first, &query, |_, _| {}).is_ok()
     }
 
     fn is_attached(&self, kept: Option<&OwnedFd>) -> bool {

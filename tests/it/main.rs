@@ -5,6 +5,7 @@
 #![expect(unreachable_pub, reason = "a test program has no outside")]
 
 mod architecture;
+mod auto;
 mod busy;
 mod commands;
 mod concurrency;

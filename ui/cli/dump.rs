@@ -1,12 +1,13 @@
 //! `icecore dump`: CRIU's dump, one line about what it did.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use icecore::dump::{self, After, Options, Outcome};
+use icecore::dump::{self, After, Options, Outcome, Prediction};
 use icecore::files::Allow;
 use icecore::{Cancel, Pid, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::allow::DumpAllow;
 use super::schema::SCHEMA;
@@ -95,13 +96,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// One line about a finished layer.
 pub(crate) fn as_text(o: &Outcome) -> String {
+    let freeze = o.predicted.and_then(|p| p.freeze);
     let mut text = format!(
-        "{}: {} stored ({}), {} in parent, frozen {}, total {} [{}]",
+        "{}: {} stored ({}{}), {} in parent, frozen {}{}, total {} [{}]",
         o.dir.display(),
         format::count(o.pages_stored, "page"),
         format::bytes(o.bytes),
+        o.predicted.map_or_else(String::new, |p| {
+            let at_most = if p.at_most { "at most " } else { "" };
+            format!(", predicted {at_most}{}", p.pages)
+        }),
         o.pages_in_parent,
         format::duration(o.freeze),
+        freeze.map_or_else(String::new, |f| {
+            format!(" (predicted {})", format::duration(f.expected))
+        }),
         format::duration(o.total),
         o.tracker,
     );
@@ -118,6 +127,11 @@ pub(crate) fn as_text(o: &Outcome) -> String {
 }
 
 pub(crate) fn as_json(o: &Outcome) -> String {
+    as_value(o).to_string()
+}
+
+/// The same as an object.
+pub(crate) fn as_value(o: &Outcome) -> Value {
     json!({
         "schema": SCHEMA,
         "layer": o.dir,
@@ -127,11 +141,32 @@ pub(crate) fn as_json(o: &Outcome) -> String {
         "pages_stored": o.pages_stored,
         "pages_in_parent": o.pages_in_parent,
         "bytes": o.bytes,
-        "freeze_us": u64::try_from(o.freeze.as_micros()).unwrap_or(u64::MAX),
-        "total_us": u64::try_from(o.total.as_micros()).unwrap_or(u64::MAX),
+        "freeze_us": micros(o.freeze),
+        "total_us": micros(o.total),
         "tracker": o.tracker,
         "connections_held": o.connections_held,
+        "predicted": o.predicted.as_ref().map(prediction),
         "warnings": o.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
-    .to_string()
+}
+
+/// What a dump made now is expected to be.
+pub(crate) fn prediction(p: &Prediction) -> Value {
+    json!({
+        "mode": p.mode,
+        "pages": p.pages,
+        "bytes": p.bytes(),
+        "at_most": p.at_most,
+        "freeze": p.freeze.map(|f| json!({
+            "expected_us": micros(f.expected),
+            "low_us": micros(f.low),
+            "high_us": micros(f.high),
+            "learned_from": f.learned_from,
+            "borrowed": f.borrowed,
+        })),
+    })
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -112,7 +112,7 @@ pub(crate) enum Command {
     Diff(diff::Args),
     /// Look for text or bytes in the memory of a layer
     Search(search::Args),
-    /// Count the pages that a running tree writes
+    /// Count the pages that a running tree writes, and dump it by a rule
     Watch(watch::Args),
     /// Free pages that the layers of a stack store for nothing
     Dedup(dedup::Args),
@@ -169,7 +169,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Core(args) => core::run(args),
         Command::Diff(args) => return diff::run(args),
         Command::Search(args) => return search::run(args),
-        Command::Watch(args) => watch::run(args),
+        Command::Watch(args) => return watch::run(args),
         Command::Dedup(args) => dedup::run(args),
         Command::Verify(args) => return verify::run(args),
         Command::Adopt(args) => adopt::run(args),
