@@ -60,6 +60,16 @@ pub(crate) fn lost(file: &File, len: u64, known: Option<&PagesDigest>) -> io::Re
     Ok(gone.union(&doubtful))
 }
 
+/// The holes in `bytes` of `file` that its sidecar does not explain: `criu dedup` makes such.
+pub(super) fn unmarked(file: &File, bytes: PageRange, known: &PagesDigest) -> io::Result<Ranges> {
+    let holes = holes(file, bytes.end)?.intersect(&bytes.into());
+    let (zeros, freed) = (
+        Ranges::from(&known.zeros[..]),
+        Ranges::from(&known.freed[..]),
+    );
+    Ok(holes.minus(&zeros).minus(&freed))
+}
+
 /// Where the next hole (or data) begins; `None` when there is none before the end of the file.
 fn seek(file: &File, from: u64, whence: Whence) -> io::Result<Option<u64>> {
     let from = i64::try_from(from).map_err(io::Error::other)?;

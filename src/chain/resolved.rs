@@ -5,7 +5,8 @@
 //!
 //! [`Resolved::checked`] compares the bytes with the digests of their blocks, each block once, and is
 //! for whoever goes on to trust them: restores, and operations that write them elsewhere. Dumps
-//! compare without: their target waits.
+//! compare without: their target waits. A block in which somebody freed pages without a mark (`criu
+//! dedup`) cannot be compared; that a page which is needed is not one of those, is made sure of.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +14,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::holes::unmarked;
 use super::{Owned, Ownership, Stack};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Images, PagemapId, PagesDigest};
@@ -160,7 +162,14 @@ impl<'s> Resolved<'s> {
                 &mut whole[..]
             };
             if !digest.block_matches(index, bytes) {
-                return Err(self.damaged(run, start, len));
+                // CRIU may have freed other pages of the block: then its digest tells nothing.
+                let block = PageRange::new(start, start + len as u64);
+                let holes =
+                    unmarked(&source.file, block, digest).map_err(|e| self.failed(run, e))?;
+                let own = PageRange::new(run.offset, end);
+                if holes.is_empty() || !holes.intersect(&own.into()).is_empty() {
+                    return Err(self.damaged(run, start, len));
+                }
             }
             if let Some(word) = word {
                 word.fetch_or(bit, Ordering::Relaxed);

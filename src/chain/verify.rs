@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::holes::unmarked;
 use super::names::{mappings, named};
 use super::stack::pagemap;
-use super::{Catalog, Stack, check};
+use super::{Catalog, Ranges, Stack, check};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Cancel, Event, Reporter};
 use crate::image::{Images, PagemapId, PagesDigest, Place, SIDECAR, Sidecar, is_content};
@@ -228,7 +229,10 @@ impl Verified {
             if !blocks.is_empty() {
                 let places = Places::of(&images, digest.pages_id);
                 for block in blocks {
-                    self.damaged(dir, digest, block, &places);
+                    let (start, len) = digest.block(block);
+                    let bytes = PageRange::new(start, start + len as u64);
+                    let holes = unmarked(&file, bytes, digest).unwrap_or_default();
+                    self.damaged(dir, digest, bytes, &holes, &places);
                 }
             }
         }
@@ -236,11 +240,21 @@ impl Verified {
     }
 
     /// A finding for each part of a damaged block that is in one mapping.
-    fn damaged(&mut self, dir: &Path, digest: &PagesDigest, block: u64, places: &Places) {
-        let (start, len) = digest.block(block);
-        let bytes = PageRange::new(start, start + len as u64);
+    fn damaged(
+        &mut self,
+        dir: &Path,
+        digest: &PagesDigest,
+        bytes: PageRange,
+        holes: &Ranges,
+        places: &Places,
+    ) {
         let name = pages_name(digest);
-        let what = format!("{name}: bytes {bytes} are not what was written");
+        let what = match holes.pages() {
+            0 => format!("{name}: bytes {bytes} are not what was written"),
+            gone => format!(
+                "{name}: {gone} pages of bytes {bytes} are gone, without a mark (criu dedup?)"
+            ),
+        };
         let mut parts = places.within(bytes).peekable();
         if parts.peek().is_none() {
             self.push(dir, Some(name), what, DAMAGED);

@@ -1,6 +1,7 @@
 //! Dedup that costs no layer anything: what is left is restored by us and by CRIU, and equal pages
 //! share their blocks on the file systems that can do it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,9 @@ use icecore::chain::Stack;
 use icecore::image::proto::InventoryEntry;
 use icecore::image::{LayerWriter, Pagemap, PagemapId, Place, Run, Sidecar};
 use icecore::{Cancel, PAGE_SIZE, dedup};
+use nix::unistd::{Whence, lseek};
 
+use crate::stack::{STILL, drill, restore};
 use crate::support::{Need, Sandbox, require};
 
 #[test]
@@ -238,4 +241,55 @@ fn where_files_cannot_share_blocks_the_plan_says_so() {
     layer(&root.path().join("1"), None, |_| 1);
     let plan = dedup::plan(root.path().join("1"), dedup::strategy("content").unwrap()).unwrap();
     assert!(plan.obstacles[0].what.contains("cannot share blocks"));
+}
+
+/// The pages of every pages file of a layer that are holes, by its name.
+fn holes(layer: &Path) -> BTreeMap<String, Vec<i64>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(layer).unwrap().flatten() {
+        let name = entry.file_name().into_string().unwrap();
+        if name.starts_with("pages-") {
+            let file = File::open(entry.path()).unwrap();
+            let pages = i64::try_from(file.metadata().unwrap().len() / PAGE_SIZE).unwrap();
+            let page = |n: i64| n * i64::try_from(PAGE_SIZE).unwrap();
+            let is_hole = |n: &i64| lseek(&file, page(*n), Whence::SeekHole) == Ok(page(*n));
+            all.insert(name, (0..pages).filter(is_hole).collect());
+        }
+    }
+    all
+}
+
+#[test]
+fn what_criu_frees_we_would_free_too_and_its_silent_losses_are_named() {
+    if !require(&[Need::Root, Need::Criu]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen_with(&[STILL], "writer", &["600"]);
+    let made = drill(&sandbox, &target);
+    sandbox.run("cp", &["-a", "img", "ours"]).ok();
+    sandbox.criu("dedup -D img/5 -v2").ok();
+    sandbox
+        .icecore("dedup -D ours/5 --strategy superseded --yes")
+        .ok();
+    let mut freed = 0;
+    for layer in 1..=5 {
+        // CRIU stops at a layer in which the page was not mapped; we go on to those below it.
+        let ours = holes(&sandbox.path(format!("ours/{layer}")));
+        for (name, by_criu) in holes(&sandbox.path(format!("img/{layer}"))) {
+            let kept = by_criu.iter().find(|page| !ours[&name].contains(page));
+            assert_eq!(kept, None, "{layer}/{name}");
+            freed += by_criu.len();
+        }
+    }
+    assert!(freed > 100, "{freed}");
+    for layer in 1..5 {
+        let refused = sandbox.icecore(&format!("restore -D img/{layer} -d"));
+        assert!(
+            refused.code == 4 && refused.stderr.contains("without a mark"),
+            "{refused:?}"
+        );
+        assert!(!sandbox.exists(target.pid));
+    }
+    restore(&sandbox, &target, &made[4]);
 }
