@@ -282,11 +282,13 @@ impl Model {
     pub(crate) fn settle(&mut self) {
         let areas = areas(self.size, self.guide.is_some(), self.focus);
         let rows = |height: u16| usize::from(height.saturating_sub(3));
-        self.process_cursor
-            .clamp(self.processes.len(), rows(areas.processes.height));
+        self.process_cursor.clamp(
+            self.processes.len(),
+            rows(areas.of(Focus::Processes).height),
+        );
         self.stack_cursor
-            .clamp(self.stacks.len(), rows(areas.stacks.height));
-        let grid = super::view::grid(areas.map, self.theme);
+            .clamp(self.stacks.len(), rows(areas.of(Focus::Stacks).height));
+        let grid = super::view::grid(areas.of(Focus::Map), self.theme);
         let pixels = usize::from(grid.0) * usize::from(grid.1);
         let changed = self.grid != grid;
         self.grid = grid;

@@ -40,12 +40,7 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
     }
     let areas = view::areas(model.size, model.guide.is_some(), model.focus);
     let at = Position::new(event.column, event.row);
-    let panes = [
-        (Focus::Processes, areas.processes),
-        (Focus::Stacks, areas.stacks),
-        (Focus::Map, areas.map),
-    ];
-    let Some((focus, area)) = panes.into_iter().find(|(_, area)| area.contains(at)) else {
+    let Some((focus, area)) = areas.views.into_iter().find(|(_, area)| area.contains(at)) else {
         return;
     };
     if let Some(act) = turn {

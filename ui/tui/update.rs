@@ -344,13 +344,8 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                 effects.push(Effect::CancelJob);
             }
         }
-        Act::Next | Act::Previous => {
-            model.focus = match (model.focus, act == Act::Next) {
-                (Focus::Processes, true) | (Focus::Map, false) => Focus::Stacks,
-                (Focus::Stacks, true) | (Focus::Processes, false) => Focus::Map,
-                (Focus::Map, true) | (Focus::Stacks, false) => Focus::Processes,
-            };
-        }
+        Act::Next => model.focus = view::beside(model.focus, 1),
+        Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),
         Act::Inspect => {
             if let Some(layer) = model.layer() {

@@ -25,19 +25,65 @@ pub(crate) use reader::room as reader_room;
 /// The smallest terminal that shows something.
 pub(crate) const SMALLEST: (u16, u16) = (40, 10);
 
+/// Where a view is on a screen that has room for several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The upper half, left.
+    UpperLeft,
+    /// The upper half, right.
+    UpperRight,
+    /// The lower half, left of the counter.
+    Lower,
+}
+
+/// Something that the keyboard can be in.
+pub(crate) struct View {
+    /// Which one it is.
+    pub(crate) focus: Focus,
+    /// Where it is.
+    pub(crate) place: Place,
+    /// Draws it.
+    draw: fn(&Model, &mut Frame<'_>, Rect),
+}
+
+/// All views, in the order in which the keyboard goes through them. Another one is a file here, a
+/// [`Focus`] and a row.
+pub(crate) static VIEWS: &[View] = &[
+    View {
+        focus: Focus::Processes,
+        place: Place::UpperLeft,
+        draw: processes::draw,
+    },
+    View {
+        focus: Focus::Stacks,
+        place: Place::UpperRight,
+        draw: stacks::draw,
+    },
+    View {
+        focus: Focus::Map,
+        place: Place::Lower,
+        draw: map::draw,
+    },
+];
+
+/// The view `steps` after `focus`, around.
+pub(crate) fn beside(focus: Focus, steps: isize) -> Focus {
+    let count = isize::try_from(VIEWS.len()).unwrap_or(1);
+    let at = VIEWS.iter().position(|view| view.focus == focus);
+    let at = isize::try_from(at.unwrap_or(0)).unwrap_or(0);
+    let to = usize::try_from((at + steps).rem_euclid(count)).unwrap_or(0);
+    VIEWS.get(to).map_or(focus, |view| view.focus)
+}
+
 /// Where everything is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Areas {
     /// Title bar.
     pub(crate) header: Rect,
     /// The tour.
     pub(crate) banner: Rect,
-    /// Running processes.
-    pub(crate) processes: Rect,
-    /// Layers.
-    pub(crate) stacks: Rect,
-    /// Ownership map.
-    pub(crate) map: Rect,
+    /// The views that are shown.
+    pub(crate) views: Vec<(Focus, Rect)>,
     /// Dirty pages.
     pub(crate) live: Rect,
     /// What happened.
@@ -46,7 +92,15 @@ pub(crate) struct Areas {
     pub(crate) footer: Rect,
 }
 
-/// Divides the screen. A narrow one shows the pane with the keyboard only.
+impl Areas {
+    /// Where a view is; empty when it is not shown.
+    pub(crate) fn of(&self, focus: Focus) -> Rect {
+        let found = self.views.iter().find(|(shown, _)| *shown == focus);
+        found.map_or(Rect::default(), |(_, area)| *area)
+    }
+}
+
+/// Divides the screen. A narrow one shows the view with the keyboard only.
 pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
     let (width, height) = size;
     if width < SMALLEST.0 || height < SMALLEST.1 {
@@ -60,7 +114,6 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
     };
     let body = height - 2 - banner - log;
     let top = 1 + banner;
-    let whole = Rect::new(0, top, width, body);
     let mut areas = Areas {
         header: Rect::new(0, 0, width, 1),
         banner: Rect::new(0, 1, width, banner),
@@ -69,20 +122,19 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
         ..Areas::default()
     };
     if width < 70 || body < 14 {
-        match focus {
-            Focus::Processes => areas.processes = whole,
-            Focus::Stacks => areas.stacks = whole,
-            Focus::Map => areas.map = whole,
-        }
+        areas.views = vec![(focus, Rect::new(0, top, width, body))];
         return areas;
     }
     let upper = body / 2;
     let lower = body - upper;
     let half = width / 2;
     let right = (width * 2 / 5).clamp(32, 48);
-    areas.processes = Rect::new(0, top, half, upper);
-    areas.stacks = Rect::new(half, top, width - half, upper);
-    areas.map = Rect::new(0, top + upper, width - right, lower);
+    let place = |view: &View| match view.place {
+        Place::UpperLeft => Rect::new(0, top, half, upper),
+        Place::UpperRight => Rect::new(half, top, width - half, upper),
+        Place::Lower => Rect::new(0, top + upper, width - right, lower),
+    };
+    areas.views = VIEWS.iter().map(|v| (v.focus, place(v))).collect();
     areas.live = Rect::new(width - right, top + upper, right, lower);
     areas
 }
@@ -102,9 +154,12 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
         let areas = areas((width, height), model.guide.is_some(), model.focus);
         chrome::header(model, frame, areas.header);
         chrome::banner(model, frame, areas.banner);
-        processes::draw(model, frame, areas.processes);
-        stacks::draw(model, frame, areas.stacks);
-        map::draw(model, frame, areas.map);
+        for view in VIEWS {
+            let area = areas.of(view.focus);
+            if !area.is_empty() {
+                (view.draw)(model, frame, area);
+            }
+        }
         live::draw(model, frame, areas.live);
         chrome::log(model, frame, areas.log);
         chrome::footer(model, frame, areas.footer);
