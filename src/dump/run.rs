@@ -387,8 +387,14 @@ fn store_pages(
         let chosen = pages::select(process.pid, &captured.mappings, &unchanged)?;
         snapshot.scanned += chosen.iter().map(|r| r.pages).sum::<u64>();
         let mut out = writer.pages(pages_id)?;
-        let (pagemap, stored) =
-            pages::store(process.pid, &chosen, &mut unchanged, pages_id, &mut out)?;
+        let (pagemap, stored) = pages::store(
+            process.pid,
+            &captured.mappings,
+            &chosen,
+            &mut unchanged,
+            pages_id,
+            &mut out,
+        )?;
         writer.pagemap(id, &pagemap)?;
         snapshot.stored.add(stored);
         pages_id += 1;

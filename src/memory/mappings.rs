@@ -60,6 +60,8 @@ pub struct Mapping {
     pub sealed: bool,
     /// The kernel may empty it at any time (MAP_DROPPABLE, mmap(2)).
     pub droppable: bool,
+    /// It has pages of its own that another process has too, since a fork.
+    pub cow: bool,
     /// What the kernel calls it, for people.
     pub name: String,
 }
@@ -169,6 +171,7 @@ impl Mapping {
             vm: map.extension.vm_flags,
             sealed: false,
             droppable: false,
+            cow: is_cow(map),
             name,
         }
     }
@@ -236,6 +239,13 @@ impl Mapping {
             Backing::File(_) => None,
         }
     }
+}
+
+/// As far as smaps tells: pages of a file that are as the file has them are everybody's.
+fn is_cow(map: &MemoryMap) -> bool {
+    let amount = |name: &str| map.extension.map.get(name).copied().unwrap_or(0);
+    let private = !map.perms.contains(MMPermissions::SHARED);
+    private && (amount("Shared_Dirty") > 0 || map.inode == 0 && amount("Shared_Clean") > 0)
 }
 
 fn backing(path: &MMapPath) -> (Backing, String) {
@@ -318,6 +328,7 @@ pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
                 vm: old.vm,
                 sealed: old.sealed,
                 droppable: old.droppable,
+                cow: old.cow,
                 ..Mapping::from(map)
             };
             new == *old

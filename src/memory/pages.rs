@@ -5,6 +5,7 @@
 //! that it was not written since the parent was made, or its bytes are equal to what the parent
 //! gives. An address that no entry covers holds what its mapping gives: zeros, or the file.
 
+use crate::chain::Ranges;
 use crate::error::{Error, Result};
 use crate::image::{Pagemap, PagesFile, Place, Run};
 use crate::memory::mappings::{Backing, Mapping};
@@ -181,12 +182,13 @@ pub struct Stored {
     pub in_parent: u64,
 }
 
-/// Writes the chosen pages of the stopped process `pid` and returns its pagemap.
+/// Writes the chosen pages of the stopped process `pid`, which has these mappings, and returns its pagemap.
 ///
 /// # Errors
 /// When a page cannot be read or written.
 pub fn store(
     pid: Pid,
+    mappings: &[Mapping],
     chosen: &[Run],
     unchanged: &mut Unchanged<'_>,
     pages_id: u32,
@@ -194,6 +196,8 @@ pub fn store(
 ) -> Result<(Pagemap, Stored)> {
     let memory = Memory::open(pid)
         .map_err(|e| Error::io(format!("Cannot open the memory of process {pid}"), e))?;
+    let cow = mappings.iter().filter(|mapping| mapping.cow);
+    let cow: Ranges = cow.map(|mapping| mapping.range).collect();
     let mut pagemap = Pagemap {
         pages_id,
         runs: Vec::new(),
@@ -207,7 +211,7 @@ pub fn store(
                 Place::Parent => stored.in_parent += run.pages,
             }
         }
-        pump::copy(pid, &memory, chosen, out)?;
+        pump::copy(pid, &memory, chosen, &cow, out)?;
         return Ok((pagemap, stored));
     }
     let mut buffer = vec![0; CHUNK];
@@ -217,7 +221,9 @@ pub fn store(
         while at < range.end {
             let len = usize::try_from(range.end - at).unwrap_or(CHUNK).min(CHUNK);
             let part = &mut buffer[..len];
-            pump::read(pid, &memory, &[(at, len)], part)?;
+            let here = Ranges::from(PageRange::new(at, at + len as u64));
+            let shared = !cow.intersect(&here).is_empty();
+            pump::read(pid, &memory, &[(at, len)], shared, part)?;
             unchanged.write(at, part, &mut pagemap, &mut stored, out)?;
             at += len as u64;
         }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::pages::CHUNK;
+use crate::chain::Ranges;
 use crate::error::{Error, Kind, Result};
 use crate::image::{PagesFile, Place, Run};
 use crate::sys::vm::{self, Memory};
@@ -25,20 +26,29 @@ struct Batch {
     parts: Vec<(Vaddr, usize)>,
     bytes: usize,
     offset: u64,
+    /// Other processes may have some of them too, since a fork.
+    shared: bool,
 }
 
-/// Copies the present runs, one after the other, to the start of an empty pages file.
+/// Copies the present runs, one after the other, to the start of an empty pages file. Pages in `cow` stay
+/// shared with other processes.
 ///
 /// # Errors
 /// When a page cannot be read or written.
-pub(super) fn copy(pid: Pid, memory: &Memory, chosen: &[Run], out: &PagesFile) -> Result<()> {
-    let batches = batches(chosen);
+pub(super) fn copy(
+    pid: Pid,
+    memory: &Memory,
+    chosen: &[Run],
+    cow: &Ranges,
+    out: &PagesFile,
+) -> Result<()> {
+    let batches = batches(chosen, cow);
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
         let mut buffer = vec![0; CHUNK];
         while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
             let bytes = &mut buffer[..batch.bytes];
-            read(pid, memory, &batch.parts, bytes)?;
+            read(pid, memory, &batch.parts, batch.shared, bytes)?;
             out.file()
                 .write_all_at(bytes, batch.offset)
                 .map_err(|e| Error::io(format!("Cannot write the pages of process {pid}"), e))?;
@@ -59,6 +69,51 @@ pub fn fill(
     runs: impl IntoIterator<Item = PageRange>,
     bytes: impl Fn(Vaddr, &mut [u8]) -> Result<()> + Sync,
 ) -> Result<u64> {
+    each_part(pid, runs, |at, part| {
+        bytes(at, part)?;
+        write(pid, memory, at, part)
+    })
+}
+
+/// The same, but pages that have these contents already are not touched: they stay what they are, shared
+/// with other processes perhaps.
+///
+/// # Errors
+/// As [`fill`].
+pub fn update(
+    pid: Pid,
+    memory: &Memory,
+    runs: impl IntoIterator<Item = PageRange>,
+    bytes: impl Fn(Vaddr, &mut [u8]) -> Result<()> + Sync,
+) -> Result<u64> {
+    const PAGE: usize = PAGE_SIZE as usize;
+    each_part(pid, runs, |at, part| {
+        bytes(at, part)?;
+        let mut now = vec![0; part.len()];
+        memory
+            .read(at, &mut now)
+            .map_err(|e| Error::io(format!("Cannot read page {at:x} of new process {pid}"), e))?;
+        let pages = part.chunks(PAGE).zip(now.chunks(PAGE));
+        for (page, (wanted, _)) in pages.enumerate().filter(|(_, (a, b))| a != b) {
+            write(pid, memory, at + page as u64 * PAGE_SIZE, wanted)?;
+        }
+        Ok(())
+    })
+}
+
+fn write(pid: Pid, memory: &Memory, at: Vaddr, bytes: &[u8]) -> Result<()> {
+    memory.write(at, bytes).map_err(|e| {
+        Error::io(format!("Cannot fill page {at:x} of new process {pid}"), e).kinded(Kind::Failed)
+    })
+}
+
+/// Gives every part of `runs` to `work`, with a buffer as long as it, by several threads; the number of
+/// pages.
+fn each_part(
+    pid: Pid,
+    runs: impl IntoIterator<Item = PageRange>,
+    work: impl Fn(Vaddr, &mut [u8]) -> Result<()> + Sync,
+) -> Result<u64> {
     let mut parts: Vec<(Vaddr, usize)> = Vec::new();
     for range in runs {
         let mut at = range.start;
@@ -69,19 +124,14 @@ pub fn fill(
         }
     }
     let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
+    let all = || -> Result<()> {
         let mut buffer = vec![0; CHUNK];
         while let Some((at, len)) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let part = &mut buffer[..*len];
-            bytes(*at, part)?;
-            memory.write(*at, part).map_err(|e| {
-                Error::io(format!("Cannot fill page {at:x} of new process {pid}"), e)
-                    .kinded(Kind::Failed)
-            })?;
+            work(*at, &mut buffer[..*len])?;
         }
         Ok(())
     };
-    together(pid, parts.len(), work)?;
+    together(pid, parts.len(), all)?;
     Ok(parts.iter().map(|(_, len)| *len as u64 / PAGE_SIZE).sum())
 }
 
@@ -106,28 +156,34 @@ fn together(pid: Pid, batches: usize, work: impl Fn() -> Result<()> + Sync) -> R
     })
 }
 
-fn batches(chosen: &[Run]) -> Vec<Batch> {
+fn batches(chosen: &[Run], cow: &Ranges) -> Vec<Batch> {
     let mut batches = Vec::new();
     let mut batch = Batch::default();
+    let mut next = |batch: &mut Batch| {
+        let empty = Batch {
+            offset: batch.offset + batch.bytes as u64,
+            ..Batch::default()
+        };
+        batches.push(std::mem::replace(batch, empty));
+    };
     for run in chosen.iter().filter(|run| run.place == Place::Present) {
-        let range = run.range();
-        let mut at = range.start;
-        while at < range.end {
-            let len = usize::try_from(range.end - at)
-                .unwrap_or(CHUNK)
-                .min(CHUNK - batch.bytes);
-            batch.parts.push((at, len));
-            batch.bytes += len;
-            at += len as u64;
-            if batch.bytes == CHUNK || batch.parts.len() == vm::MANY {
-                let offset = batch.offset + batch.bytes as u64;
-                batches.push(std::mem::replace(
-                    &mut batch,
-                    Batch {
-                        offset,
-                        ..Batch::default()
-                    },
-                ));
+        for (range, shared) in apart(run.range(), cow) {
+            if batch.shared != shared && batch.bytes > 0 {
+                next(&mut batch);
+            }
+            batch.shared = shared;
+            let mut at = range.start;
+            while at < range.end {
+                let len = usize::try_from(range.end - at)
+                    .unwrap_or(CHUNK)
+                    .min(CHUNK - batch.bytes);
+                batch.parts.push((at, len));
+                batch.bytes += len;
+                at += len as u64;
+                if batch.bytes == CHUNK || batch.parts.len() == vm::MANY {
+                    next(&mut batch);
+                    batch.shared = shared;
+                }
             }
         }
     }
@@ -137,15 +193,35 @@ fn batches(chosen: &[Run]) -> Vec<Batch> {
     batches
 }
 
+/// The parts of `range` outside and inside of `cow`, ascending.
+fn apart(range: PageRange, cow: &Ranges) -> Vec<(PageRange, bool)> {
+    let whole = Ranges::from(range);
+    let inside = whole.intersect(cow);
+    if inside.is_empty() {
+        return vec![(range, false)];
+    }
+    let outside = whole.minus(&inside);
+    let outside = outside.iter().map(|part| (part, false));
+    let mut all: Vec<_> = inside
+        .iter()
+        .map(|part| (part, true))
+        .chain(outside)
+        .collect();
+    all.sort_unstable();
+    all
+}
+
 /// Reads parts (address, length) of a stopped process into `buffer`: the fast way, or where the
-/// process itself may not read, the one that may.
+/// process itself may not read, the one that may. What it shares with other processes since a fork is
+/// not read the fast way, which would give it copies of its own (process_vm_readv pins the pages).
 pub(super) fn read(
     pid: Pid,
     memory: &Memory,
     parts: &[(Vaddr, usize)],
+    shared: bool,
     buffer: &mut [u8],
 ) -> Result<()> {
-    if vm::read_many(pid, parts, buffer) == Ok(buffer.len()) {
+    if !shared && vm::read_many(pid, parts, buffer) == Ok(buffer.len()) {
         return Ok(());
     }
     let mut rest = buffer;
@@ -171,7 +247,17 @@ mod tests {
         #[test]
         fn batches_hold_every_present_page_once_and_in_order(
             runs in proptest::collection::vec((0u64..3, 1u64..200, any::<bool>()), 0..40),
+            cow in proptest::collection::vec((0u64..100, 1u64..300), 0..10),
         ) {
+            let mut end = 0;
+            let cow: Ranges = cow
+                .into_iter()
+                .map(|(gap, pages)| {
+                    let start = end + gap * PAGE_SIZE;
+                    end = start + pages * PAGE_SIZE;
+                    PageRange::new(start, end)
+                })
+                .collect();
             let mut at = 0;
             let mut chosen = Vec::new();
             for (gap, pages, present) in runs {
@@ -186,11 +272,14 @@ mod tests {
                 .flat_map(|r| (0..r.pages).map(|i| r.start + i * PAGE_SIZE))
                 .collect();
             let (mut got, mut offset) = (Vec::new(), 0);
-            for batch in batches(&chosen) {
+            for batch in batches(&chosen, &cow) {
                 prop_assert_eq!(batch.offset, offset);
                 prop_assert!(batch.bytes <= CHUNK && batch.parts.len() <= vm::MANY);
                 offset += batch.bytes as u64;
                 for (start, len) in batch.parts {
+                    let part = Ranges::from(PageRange::new(start, start + len as u64));
+                    let inside = cow.intersect(&part);
+                    prop_assert_eq!(inside.pages(), if batch.shared { part.pages() } else { 0 });
                     got.extend((0..len as u64 / PAGE_SIZE).map(|i| start + i * PAGE_SIZE));
                 }
             }

@@ -99,12 +99,19 @@ pub fn kernels_differ(now: &[PageRange], then: &[PageRange]) -> bool {
     !then.is_empty() && (sum(now) != sum(then) || then.len() > now.len())
 }
 
-/// Empties the address space of a new process but for the foothold, and puts the kernel's pages to
+/// Empties the address space of a new process but for the foothold and what it has in its place already
+/// (`kept`), and puts the kernel's pages to
 /// where `vmas` has them.
 ///
 /// # Errors
 /// [`Kind::Unsupported`] when this kernel's pages have another size than the image's.
-pub fn clear(pid: Pid, remote: &mut Remote, foothold: &Foothold, vmas: &[VmaEntry]) -> Result<()> {
+pub fn clear(
+    pid: Pid,
+    remote: &mut Remote,
+    foothold: &Foothold,
+    vmas: &[VmaEntry],
+    kept: &[VmaEntry],
+) -> Result<()> {
     let now = kernels_now(pid)?;
     let then = kernels_then(vmas);
     if kernels_differ(&now, &then) {
@@ -122,9 +129,17 @@ pub fn clear(pid: Pid, remote: &mut Remote, foothold: &Foothold, vmas: &[VmaEntr
         moved.push(PageRange::new(aside, aside + range.bytes()));
         aside += range.bytes();
     }
-    let region = foothold.region();
-    calls.push(munmap(PageRange::new(0, region.start)));
-    calls.push(munmap(PageRange::new(region.end, TASK_SIZE)));
+    let mut stay: Vec<PageRange> = kept.iter().map(range).collect();
+    stay.push(foothold.region());
+    stay.sort_unstable();
+    let mut at = 0;
+    for range in stay {
+        if range.start > at {
+            calls.push(munmap(PageRange::new(at, range.start)));
+        }
+        at = range.end;
+    }
+    calls.push(munmap(PageRange::new(at, TASK_SIZE)));
     // Adjacent in the image as they are now: the first one's place gives all.
     if then.len() == moved.len() {
         calls.extend(
@@ -149,15 +164,15 @@ pub fn clear(pid: Pid, remote: &mut Remote, foothold: &Foothold, vmas: &[VmaEntr
 ///
 /// # Errors
 /// When the kernel refuses a mapping.
-pub fn map(
+pub fn map<'v>(
     remote: &mut Remote,
-    vmas: &[VmaEntry],
+    vmas: impl IntoIterator<Item = &'v VmaEntry>,
     fd: &dyn Fn(u32) -> Option<RawFd>,
 ) -> Result<()> {
     let mut calls = Vec::new();
     let others = status::SYSVIPC | status::AIORING;
     let mapped = |v: &&VmaEntry| is_made(v) && v.status & others == 0;
-    for vma in vmas.iter().filter(mapped) {
+    for vma in vmas.into_iter().filter(mapped) {
         let by_file = vma.status
             & (status::FILE_PRIVATE | status::FILE_SHARED | status::MEMFD | status::ANON_SHARED)
             != 0;

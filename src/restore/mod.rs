@@ -9,6 +9,7 @@
 //!   let go    registers and signal masks; all run
 //! ```
 
+mod heirs;
 mod plan;
 mod process;
 mod run;

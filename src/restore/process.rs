@@ -9,13 +9,14 @@ use crate::error::{Error, Kind, Obstacle, Result};
 use crate::files::{self, Opened};
 use crate::image::proto::{CoreEntry, IpcShmEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
+use crate::memory::inherit::Estate;
 use crate::memory::{aio, policy, pump, space, sysv};
 use crate::state::seccomp::Filters;
 use crate::state::{self, RestoreThread};
 use crate::sys::ptrace::{self, Stop};
 use crate::units::{PageRange, Pid};
 
-/// Builds the address space and fills it; afterwards only our region is left of what was inherited.
+/// Builds the address space and fills it, but for what is there already; afterwards only our region is left of what was inherited.
 /// Returns the number of pages filled.
 ///
 /// # Errors
@@ -24,15 +25,15 @@ pub(super) fn build_memory(
     body: &Body,
     remote: &mut Remote,
     foothold: &Foothold,
-    pages: Resolved<'_>,
+    (pages, estate): (Resolved<'_>, &Estate),
     opened: &Opened,
     segments: &[IpcShmEntry],
     warnings: &mut Vec<Obstacle>,
 ) -> Result<u64> {
     let pid = remote.tid();
     forget_thread_areas(remote)?;
-    space::clear(pid, remote, foothold, &body.mm.vmas)?;
     let vmas = &body.mm.vmas;
+    space::clear(pid, remote, foothold, vmas, estate.mapped())?;
     let hole = |bytes: u64, besides: PageRange| {
         let taken = vmas.iter().map(|v| PageRange::new(v.start, v.end));
         space::hole(taken.chain([foothold.region(), besides]), bytes)
@@ -40,21 +41,27 @@ pub(super) fn build_memory(
     aio::restore(remote, &body.mm, &|ring| hole(ring.bytes(), ring))?;
     let nothing = PageRange::new(0, 0);
     sysv::attach(remote, vmas, segments, &|bytes| hole(bytes, nothing))?;
-    space::map(remote, &body.mm.vmas, &|id| opened.fd(id))?;
+    let here = |vma: &&VmaEntry| estate.mapped().iter().any(|m| m.start == vma.start);
+    let missing = vmas.iter().filter(|vma| !here(vma));
+    space::map(remote, missing, &|id| opened.fd(id))?;
     warnings.extend(policy::restore(remote, &body.mm.vmas)?);
     let resolved = pages.checked();
     // The vDSO is this kernel's own, rings are filled by it; their pages in the image are for CRIU.
     let kernels = space::kernels_then(vmas).into_iter();
-    let kernels: Ranges = kernels.chain(aio::ranges(vmas)).collect();
+    let here = estate
+        .mapped()
+        .iter()
+        .map(|m| PageRange::new(m.start, m.end));
+    let others: Ranges = kernels.chain(aio::ranges(vmas)).chain(here).collect();
     let runs = resolved.runs().iter().flat_map(|run| {
-        let own = Ranges::from(run.range).minus(&kernels);
+        let own = Ranges::from(run.range).minus(&others);
         own.iter().collect::<Vec<_>>()
     });
     let filled = pump::fill(pid, remote.memory(), runs, |at, part| {
         resolved.read_at(at, part)
     })?;
     space::protect(remote, &body.mm.vmas)?;
-    Ok(filled)
+    Ok(filled + estate.pages())
 }
 
 /// The engine's own thread registered memory with the kernel that is about to go.

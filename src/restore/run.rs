@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
+use super::heirs::Heirs;
 use super::process;
 use super::tree::{Newborn, Wanted};
 use super::{Outcome, Plan};
@@ -40,6 +41,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         &plan.anew,
         plan.options.detach,
         opened.sessions().collect(),
+        Heirs::new(plan, &opened),
     )?;
     drop(aside);
     plan.anew.complete(born.remote(plan.root)?)?;
@@ -93,7 +95,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
 /// Builds every process. State comes last and in one go: timers run from then on.
 fn build(
     plan: &Plan,
-    born: &mut Newborn,
+    born: &mut Newborn<'_>,
     opened: &Opened,
     cancel: &Cancel,
     warnings: &mut Vec<Obstacle>,
@@ -105,6 +107,7 @@ fn build(
         let Some(body) = &recorded.body else { continue };
         let id = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
         let pid = born.seen(id);
+        let estate = born.estate(id)?;
         let remote = born.remote(id)?;
         let memory = plan
             .stack
@@ -113,7 +116,7 @@ fn build(
             body,
             remote,
             &foothold,
-            memory,
+            (memory, &estate),
             opened,
             &plan.segments,
             warnings,
@@ -192,7 +195,7 @@ fn in_tree(plan: &Plan, pid: Option<u32>) -> Pid {
 }
 
 /// Makes the segments of System V shared memory, each in the process that made it if that is here.
-fn make_segments(plan: &Plan, born: &mut Newborn, made: &mut sysv::Made) -> Result<u64> {
+fn make_segments(plan: &Plan, born: &mut Newborn<'_>, made: &mut sysv::Made) -> Result<u64> {
     let mut pages = 0;
     for entry in &plan.segments {
         let memory = made.make(entry, born.remote(in_tree(plan, entry.cpid))?)?;

@@ -15,10 +15,12 @@ use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
+use super::heirs::Heirs;
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::files::Session;
 use crate::image::proto::PstreeEntry;
 use crate::inject::{Call, Foothold, Ground, Remote};
+use crate::memory::inherit::Estate;
 use crate::state::namespaces::Anew;
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
 use crate::sys::ptrace::{self, Stop};
@@ -39,7 +41,7 @@ pub(super) struct Wanted {
 
 /// Processes of our own making, all stopped. Dropping it kills them all.
 #[derive(Debug)]
-pub(super) struct Newborn {
+pub(super) struct Newborn<'p> {
     foothold: Option<Foothold>,
     remotes: BTreeMap<Pid, Remote>,
     /// As we see them.
@@ -52,6 +54,7 @@ pub(super) struct Newborn {
     alone: bool,
     released: bool,
     sessions: Vec<Session>,
+    heirs: Heirs<'p>,
 }
 
 /// How each process is born.
@@ -119,9 +122,9 @@ fn orphaned_groups(tree: &[Wanted]) -> BTreeMap<u32, u32> {
         .collect()
 }
 
-impl Newborn {
+impl<'p> Newborn<'p> {
     /// Forks the tree. `taken` are all ranges that no process may lose to our working region;
-    /// `detach` makes init the parent of the root instead of us; `anew` are the namespaces that it gets.
+    /// What they inherit of their memory is made as they are. `detach` makes init the parent of the root instead of us; `anew` are the namespaces that it gets.
     /// Leaders of `sessions` get their terminals.
     ///
     /// # Errors
@@ -133,6 +136,7 @@ impl Newborn {
         anew: &Anew,
         detach: bool,
         sessions: Vec<Session>,
+        heirs: Heirs<'p>,
     ) -> Result<Self> {
         let mut born = Self {
             foothold: None,
@@ -143,6 +147,7 @@ impl Newborn {
             alone: anew.pids,
             released: false,
             sessions,
+            heirs,
         };
         let root = tree
             .first()
@@ -287,9 +292,11 @@ impl Newborn {
 
     fn fork_child(&mut self, parent: Pid, pid: Pid, exit_signal: u32) -> Result<()> {
         let mut remote = self.take(parent)?;
-        let result = self.clone(&mut remote, pid, 0, exit_signal);
+        let settled = self.heirs.settle(parent, &mut remote).map(drop);
+        let result = settled.and_then(|()| self.clone(&mut remote, pid, 0, exit_signal));
         self.remotes.insert(parent, remote);
         result?;
+        self.heirs.forked(parent, pid);
         self.enlist(pid)
     }
 
@@ -366,11 +373,18 @@ impl Newborn {
 
     /// Makes a child of `parent` that is to be [dismissed](Self::dismiss). Its end will send no signal.
     fn clone_for_a_while(&mut self, pid: Pid, parent: Pid) -> Result<()> {
-        let mut remote = self.take(parent)?;
-        let result = self.clone(&mut remote, pid, 0, 0);
-        self.remotes.insert(parent, remote);
-        result?;
-        self.enlist(pid)
+        self.fork_child(parent, pid, 0)
+    }
+
+    /// What process `id` has in its memory already: what it shares with others.
+    ///
+    /// # Errors
+    /// When it died or a page cannot be read.
+    pub(super) fn estate(&mut self, id: Pid) -> Result<Estate> {
+        let mut remote = self.take(id)?;
+        let estate = self.heirs.settle(id, &mut remote).cloned();
+        self.remotes.insert(id, remote);
+        estate
     }
 
     /// Ends a stand-in or go-between; its parent waits for it, so that nothing is left.
@@ -532,7 +546,7 @@ impl Newborn {
     }
 }
 
-impl Drop for Newborn {
+impl Drop for Newborn<'_> {
     fn drop(&mut self) {
         if self.released {
             return;

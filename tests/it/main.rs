@@ -17,6 +17,7 @@ mod demo;
 mod dump_restore;
 mod edit;
 mod errors;
+mod family;
 mod faults;
 mod files;
 mod golden;

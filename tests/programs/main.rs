@@ -20,6 +20,7 @@ mod descriptors;
 mod desk;
 mod dispatch;
 mod events;
+mod family;
 mod guards;
 mod holder;
 mod internet;
@@ -69,6 +70,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("descriptors", descriptors::run),
     ("dispatch", dispatch::run),
     ("events", events::run),
+    ("family", family::run),
     ("guards", guards::run),
     ("holder", holder::run),
     ("internet", internet::run),

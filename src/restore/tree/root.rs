@@ -16,7 +16,7 @@ use crate::units::Pid;
 /// The flag that makes a pid namespace.
 pub(super) const NEW_PIDS: u64 = libc::CLONE_NEWPID as u64;
 
-impl Newborn {
+impl Newborn<'_> {
     /// Makes the root. With `detach` it is nobody's once the go-between has ended; without, it is born
     /// as a sibling of the go-between: a child of ours.
     pub(super) fn fork_root_by_another(
