@@ -43,6 +43,8 @@ pub(crate) enum Act {
     Compare,
     /// Search the memory of the selected layer.
     Search,
+    /// Choose an action by its name.
+    Palette,
     /// Filter the processes.
     Filter,
     /// Sort the processes by something else.
@@ -92,16 +94,32 @@ pub(crate) struct Action {
     pub(crate) short: &'static str,
     /// In the help; empty when the action before says it.
     pub(crate) help: &'static str,
-    /// Whether it makes sense now.
-    pub(crate) available: fn(&Model) -> bool,
+    /// Why it makes no sense now, if it does not.
+    pub(crate) missing: fn(&Model) -> Option<&'static str>,
 }
 
-fn always(_: &Model) -> bool {
-    true
+fn nothing(_: &Model) -> Option<&'static str> {
+    None
 }
 
-fn idle(model: &Model) -> bool {
-    model.job.is_none()
+fn a_process(model: &Model) -> Option<&'static str> {
+    model.target().is_none().then_some("no process is selected")
+}
+
+fn a_layer(model: &Model) -> Option<&'static str> {
+    model.layer().is_none().then_some("no layer is selected")
+}
+
+fn no_job(model: &Model) -> Option<&'static str> {
+    model.job.is_some().then_some("a job runs")
+}
+
+fn a_layer_and_no_job(model: &Model) -> Option<&'static str> {
+    a_layer(model).or_else(|| no_job(model))
+}
+
+fn sideways(model: &Model) -> Option<&'static str> {
+    (model.focus == Focus::Stacks).then_some("layers are not folded")
 }
 
 /// All actions.
@@ -111,252 +129,275 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('d')],
         short: "dump",
         help: "make a layer of the selected process tree; shows the plan first",
-        available: |model| idle(model) && model.target().is_some(),
+        missing: |model| a_process(model).or_else(|| no_job(model)),
     },
     Action {
         act: Act::Restore,
         keys: &[KeyCode::Char('r')],
         short: "restore",
         help: "let the selected layer run again; shows the preflight first",
-        available: |model| idle(model) && model.layer().is_some(),
+        missing: a_layer_and_no_job,
     },
     Action {
         act: Act::Undo,
         keys: &[KeyCode::Char('u')],
         short: "undo",
         help: "back to what ran before the last restore, where a layer of it was kept",
-        available: |model| idle(model) && model.undo.is_some(),
+        missing: |model| {
+            let none = model.undo.is_none().then_some("nothing was rolled back");
+            none.or_else(|| no_job(model))
+        },
     },
     Action {
         act: Act::Dedup,
         keys: &[KeyCode::Char('D')],
         short: "dedup",
         help: "free what the stack stores for nothing; shows what, and the price, first",
-        available: |model| idle(model) && model.layer().is_some_and(|l| l.incremental),
+        missing: |model| {
+            let full = model.layer().is_some_and(|layer| !layer.incremental);
+            let full = full.then_some("the layer has none below it");
+            a_layer_and_no_job(model).or(full)
+        },
     },
     Action {
         act: Act::Watch,
         keys: &[KeyCode::Char('w')],
         short: "watch",
         help: "count the dirty pages of the selected tree, live (again: hide)",
-        available: |model| model.target().is_some(),
+        missing: a_process,
     },
     Action {
         act: Act::Inspect,
         keys: &[KeyCode::Char('i')],
         short: "read",
         help: "read all about the selected layer: figures, processes, mappings, descriptors, files",
-        available: |model| model.layer().is_some(),
+        missing: a_layer,
     },
     Action {
         act: Act::Older,
         keys: &[KeyCode::Char('[')],
         short: "",
         help: "to the layer below; on the map the cursor stays on its page",
-        available: |model| model.layer().is_some(),
+        missing: a_layer,
     },
     Action {
         act: Act::Newer,
         keys: &[KeyCode::Char(']')],
         short: "",
         help: "to the newest layer above",
-        available: |model| model.layer().is_some(),
+        missing: a_layer,
     },
     Action {
         act: Act::Mark,
         keys: &[KeyCode::Char('m')],
         short: "",
         help: "mark the selected layer, to compare others with it (again: no mark)",
-        available: |model| model.layer().is_some(),
+        missing: a_layer,
     },
     Action {
         act: Act::Compare,
         keys: &[KeyCode::Char('c')],
         short: "",
         help: "what differs between the marked layer (or the one below) and the selected one",
-        available: |model| model.layer().is_some(),
+        missing: a_layer,
     },
     Action {
         act: Act::Search,
         keys: &[KeyCode::Char('s')],
         short: "",
         help: "search a text in the memory of the selected layer",
-        available: |model| model.layer().is_some(),
+        missing: a_layer,
     },
     Action {
         act: Act::Verify,
         keys: &[KeyCode::Char('v')],
         short: "",
         help: "compare every byte of the selected layer and those below with what was written",
-        available: |model| model.layer().is_some(),
+        missing: a_layer,
     },
     Action {
         act: Act::Label,
         keys: &[KeyCode::Char('L')],
         short: "",
         help: "call the selected layer something",
-        available: |model| idle(model) && model.layer().is_some(),
+        missing: a_layer_and_no_job,
     },
     Action {
         act: Act::Pin,
         keys: &[KeyCode::Char('P')],
         short: "",
         help: "keep the selected layer from dedup and pruning (again: not any more)",
-        available: |model| idle(model) && model.layer().is_some(),
+        missing: a_layer_and_no_job,
     },
     Action {
         act: Act::Drop,
         keys: &[KeyCode::Char('X')],
         short: "",
         help: "let the selected layer go; those above take over what they need of it",
-        available: |model| idle(model) && model.layer().is_some(),
+        missing: a_layer_and_no_job,
     },
     Action {
         act: Act::Squash,
         keys: &[KeyCode::Char('S')],
         short: "",
         help: "make one layer of those from the marked to the selected one",
-        available: |model| idle(model) && model.layer().is_some() && model.marked.is_some(),
+        missing: |model| {
+            let unmarked = model.marked.is_none().then_some("no other layer is marked");
+            a_layer_and_no_job(model).or(unmarked)
+        },
     },
     Action {
         act: Act::Flatten,
         keys: &[KeyCode::Char('F')],
         short: "",
         help: "give the selected layer all its pages, so that it needs none below",
-        available: |model| idle(model) && model.layer().is_some(),
+        missing: a_layer_and_no_job,
     },
     Action {
         act: Act::Cancel,
         keys: &[KeyCode::Char('x')],
         short: "cancel job",
         help: "ask the running job to stop; it leaves nothing half-made",
-        available: |model| model.job.is_some(),
+        missing: |model| model.job.is_none().then_some("no job runs"),
     },
     Action {
         act: Act::Next,
         keys: &[KeyCode::Tab],
         short: "pane",
         help: "next pane: processes, stacks, map",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Previous,
         keys: &[KeyCode::BackTab],
         short: "",
         help: "the pane before",
-        available: always,
+        missing: nothing,
+    },
+    Action {
+        act: Act::Palette,
+        keys: &[KeyCode::Char(':')],
+        short: "",
+        help: "all of this by name: type some letters of it",
+        missing: nothing,
     },
     Action {
         act: Act::Filter,
         keys: &[KeyCode::Char('/')],
         short: "filter",
         help: "show only processes with this text (Esc: all again)",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Sort,
         keys: &[KeyCode::Char('o')],
         short: "",
         help: "sort the processes by memory, threads, name, pid in turn",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Copy,
         keys: &[KeyCode::Char('y')],
         short: "",
         help: "copy what is selected: pid, directory of the layer, address; a text that is read, whole",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Enter,
         keys: &[KeyCode::Enter],
         short: "",
         help: "from a process to its layers, from a layer to its map, there to the bytes",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Up,
         keys: &[KeyCode::Up, KeyCode::Char('k')],
         short: "",
         help: "move; left and right fold and unfold the process tree",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Down,
         keys: &[KeyCode::Down, KeyCode::Char('j')],
         short: "",
         help: "",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Left,
         keys: &[KeyCode::Left, KeyCode::Char('h')],
         short: "",
         help: "",
-        available: |model| model.focus != Focus::Stacks,
+        missing: sideways,
     },
     Action {
         act: Act::Right,
         keys: &[KeyCode::Right, KeyCode::Char('l')],
         short: "",
         help: "",
-        available: |model| model.focus != Focus::Stacks,
+        missing: sideways,
     },
     Action {
         act: Act::PageUp,
         keys: &[KeyCode::PageUp],
         short: "",
         help: "",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::PageDown,
         keys: &[KeyCode::PageDown],
         short: "",
         help: "",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Home,
         keys: &[KeyCode::Home, KeyCode::Char('g')],
         short: "",
         help: "",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::End,
         keys: &[KeyCode::End, KeyCode::Char('G')],
         short: "",
         help: "",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Refresh,
         keys: &[KeyCode::Char('R')],
         short: "",
         help: "read the images directory again (it is followed by itself)",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Help,
         keys: &[KeyCode::Char('?'), KeyCode::F(1)],
         short: "help",
         help: "these keys",
-        available: always,
+        missing: nothing,
     },
     Action {
         act: Act::Quit,
         keys: &[KeyCode::Char('q')],
         short: "quit",
         help: "leave; processes and layers stay as they are",
-        available: always,
+        missing: nothing,
     },
 ];
 
-/// The available action of a key.
+/// The action of a key.
 pub(crate) fn of_key(key: KeyEvent, model: &Model) -> Option<Act> {
     let action = ACTIONS.get(model.keys.row_of(key)?)?;
-    (action.available)(model).then_some(action.act)
+    Some(action.act)
+}
+
+/// Why an action makes no sense now, if it does not.
+pub(crate) fn missing(act: Act, model: &Model) -> Option<&'static str> {
+    let action = ACTIONS.iter().find(|action| action.act == act)?;
+    (action.missing)(model)
 }
 
 /// Columns of the keys in the help.

@@ -16,6 +16,7 @@
 pub(crate) mod action;
 mod color;
 mod feed;
+mod fuzzy;
 mod guide;
 mod jobs;
 pub(crate) mod keymap;
@@ -25,6 +26,7 @@ mod map;
 mod message;
 mod model;
 mod mouse;
+mod palette;
 mod popup;
 mod processes;
 mod reader;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use icecore::Pid;
 use icecore::task::Tree;
+use tui_input::Input;
 
 use super::guide::{Facts, Guide};
 use super::keymap::Keymap;
@@ -97,7 +98,7 @@ pub(crate) struct Model {
     /// How processes are sorted.
     pub(crate) order: Order,
     /// Text that shown processes have.
-    pub(crate) filter: String,
+    pub(crate) filter: Input,
     /// Keys go into the filter.
     pub(crate) filtering: bool,
     /// Layers as rows.
@@ -167,7 +168,7 @@ impl Model {
             process_cursor: Cursor::default(),
             folded: BTreeSet::new(),
             order: Order::default(),
-            filter: String::new(),
+            filter: Input::default(),
             filtering: false,
             stacks: Vec::new(),
             stack_cursor: Cursor::default(),
@@ -268,7 +269,8 @@ impl Model {
     /// Lists the processes anew; the cursor stays on its process.
     pub(crate) fn list_processes(&mut self) {
         let was = self.process().map(|row| row.pid);
-        self.processes = processes::rows(&self.trees, &self.folded, &self.filter, self.order);
+        self.processes =
+            processes::rows(&self.trees, &self.folded, self.filter.value(), self.order);
         let wanted = self.select.or(was);
         if let Some(at) = wanted.and_then(|pid| self.processes.iter().position(|r| r.pid == pid)) {
             self.process_cursor.at = at;

@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crossterm::event::{KeyCode, KeyEvent};
+use crossterm::event::{Event, KeyCode, KeyEvent};
+use tui_input::Input;
+use tui_input::backend::crossterm::EventHandler as _;
 
+use super::action::Act;
 use super::message::{Edit, Failure, Wish};
+use super::palette::{Choice, Palette};
 use super::reader::{Look, Reader, Turn};
 
 /// A popup.
@@ -23,8 +27,10 @@ pub(crate) enum Popup {
         /// What for.
         about: About,
         /// What was typed so far.
-        text: String,
+        text: Input,
     },
+    /// All actions by name.
+    Palette(Palette),
 }
 
 /// What a text is asked for.
@@ -84,6 +90,8 @@ pub(crate) enum Outcome {
     Close,
     /// It goes, and this shall be done.
     Do(Wish),
+    /// It goes, and this action is chosen.
+    Act(Act),
     /// It stays, and this goes to the clipboard.
     Copy(String),
     /// It stays until this can be shown instead.
@@ -135,6 +143,13 @@ impl Popup {
                 };
             }
             Self::Ask { dir, about, text } => return ask(key, dir, *about, text),
+            Self::Palette(palette) => {
+                return match palette.key(key) {
+                    Choice::None => Outcome::Stay,
+                    Choice::Leave => Outcome::Close,
+                    Choice::Act(act) => Outcome::Act(act),
+                };
+            }
             Self::Preview(_) | Self::Failure(_) => {}
         }
         if matches!(key.code, KeyCode::Esc | KeyCode::Char('q')) {
@@ -177,19 +192,18 @@ impl Popup {
     }
 }
 
-fn ask(key: KeyEvent, dir: &Path, about: About, text: &mut String) -> Outcome {
+fn ask(key: KeyEvent, dir: &Path, about: About, text: &mut Input) -> Outcome {
     match key.code {
         KeyCode::Esc => return Outcome::Close,
-        KeyCode::Enter if !text.is_empty() => {
-            let (dir, text) = (dir.to_path_buf(), text.clone());
+        KeyCode::Enter if !text.value().is_empty() => {
+            let (dir, text) = (dir.to_path_buf(), text.value().to_owned());
             return match about {
                 About::Search => Outcome::Look(Look::Search { dir, text }),
                 About::Label => Outcome::Do(Wish::Edit(Edit::Label { dir, text })),
             };
         }
-        KeyCode::Backspace => drop(text.pop()),
-        KeyCode::Char(c) if !c.is_control() => text.push(c),
-        _ => {}
+        KeyCode::Enter => {}
+        _ => drop(text.handle_event(&Event::Key(key))),
     }
     Outcome::Stay
 }

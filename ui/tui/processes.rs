@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use icecore::Pid;
 use icecore::task::Tree;
 
+use super::fuzzy::Fuzzy;
 use crate::format;
 
 /// What comes first among the children of a process, and among the trees.
@@ -87,8 +88,9 @@ pub(crate) fn rows(
     filter: &str,
     order: Order,
 ) -> Vec<ProcessRow> {
+    let filter = Filter::of(trees, filter);
     let wanted = Wanted {
-        filter: &filter.to_lowercase(),
+        filter: &filter,
         folded,
         order,
     };
@@ -103,17 +105,17 @@ pub(crate) fn rows(
 
 /// Which rows, and in which order.
 struct Wanted<'a> {
-    filter: &'a str,
+    filter: &'a Filter,
     folded: &'a BTreeSet<i32>,
     order: Order,
 }
 
 fn add(tree: &Tree, wanted: &Wanted<'_>, branch: String, indent: &str, rows: &mut Vec<ProcessRow>) {
     let Wanted { filter, folded, .. } = *wanted;
-    if !matches(tree, filter) {
+    if !filter.takes(tree) {
         return;
     }
-    let fold = filter.is_empty() && folded.contains(&tree.pid.as_raw());
+    let fold = matches!(filter, Filter::All) && folded.contains(&tree.pid.as_raw());
     rows.push(ProcessRow {
         pid: tree.pid,
         start_time: tree.start_time,
@@ -132,7 +134,7 @@ fn add(tree: &Tree, wanted: &Wanted<'_>, branch: String, indent: &str, rows: &mu
     let mut shown: Vec<&Tree> = tree
         .children
         .iter()
-        .filter(|child| matches(child, filter))
+        .filter(|child| filter.takes(child))
         .collect();
     wanted.order.sort(&mut shown);
     for (n, child) in shown.iter().enumerate() {
@@ -157,10 +159,59 @@ fn short(cmdline: &str) -> &str {
     }
 }
 
-/// Whether the process or one below it has the filter.
-fn matches(tree: &Tree, filter: &str) -> bool {
-    filter.is_empty()
-        || tree.walk().any(|(_, tree)| {
-            tree.cmdline.to_lowercase().contains(filter) || tree.pid.to_string().contains(filter)
-        })
+/// Which processes are shown.
+enum Filter {
+    /// All.
+    All,
+    /// These, and their ancestors.
+    Some(BTreeSet<i32>),
+}
+
+impl Filter {
+    /// Those that have `text` as it is or, when none has, its letters in this order.
+    fn of(trees: &[Tree], text: &str) -> Self {
+        if text.is_empty() {
+            return Self::All;
+        }
+        let all = || trees.iter().flat_map(Tree::walk).map(|(_, tree)| tree);
+        let pids = |has: &mut dyn FnMut(&Tree) -> bool| -> BTreeSet<i32> {
+            let found = all().filter(|tree| has(tree));
+            found.map(|tree| tree.pid.as_raw()).collect()
+        };
+        let lower = text.to_lowercase();
+        let exact = pids(&mut |tree| {
+            tree.cmdline.to_lowercase().contains(&lower) || tree.pid.to_string().contains(&lower)
+        });
+        if !exact.is_empty() {
+            return Self::Some(exact);
+        }
+        let mut fuzzy = Fuzzy::new(text);
+        Self::Some(pids(&mut |tree| {
+            fuzzy.score(short(&tree.cmdline)).is_some()
+        }))
+    }
+
+    /// Whether it is the process or one below it.
+    fn takes(&self, tree: &Tree) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(pids) => tree
+                .walk()
+                .any(|(_, tree)| pids.contains(&tree.pid.as_raw())),
+        }
+    }
+}
+
+/// The row that has a filter best.
+pub(super) fn best(rows: &[ProcessRow], filter: &str) -> Option<usize> {
+    let lower = filter.to_lowercase();
+    let exact = |row: &ProcessRow| !lower.is_empty() && row.text.to_lowercase().contains(&lower);
+    let mut fuzzy = Fuzzy::new(filter);
+    let first = rows.iter().position(exact);
+    first.or_else(|| {
+        let scores = rows.iter().enumerate();
+        let scores = scores.filter_map(|(n, row)| Some((fuzzy.score(&row.text)?, n)));
+        let best = scores.max_by_key(|(score, n)| (*score, Reverse(*n)));
+        best.filter(|_| !filter.is_empty()).map(|(_, n)| n)
+    })
 }

@@ -1,14 +1,18 @@
 //! What each message does to the model, and what is to be done outside. Pure: no clock, no file, no
 //! process.
 
-use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use icecore::task::Tree;
 use icecore::{Event, Pid};
+use tui_input::Input;
+use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::{self, Act};
 use super::message::{Displaced, Edit, Effect, Failure, Made, Msg, Report, Survey, Wish};
 use super::model::{Focus, Job, Model};
+use super::palette::{self, Palette};
 use super::popup::{About, Mark, Outcome, Popup};
+use super::processes;
 use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};
 use super::view;
@@ -212,6 +216,10 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             Outcome::Close => model.popup = None,
             Outcome::Look(wanted) => look(model, wanted, effects),
             Outcome::Copy(text) => copy(model, text, "the text", effects),
+            Outcome::Act(act) => {
+                model.popup = None;
+                attempt(model, act, action::missing(act, model), effects);
+            }
             Outcome::Do(wish) => {
                 model.popup = None;
                 start(model, &wish, "start");
@@ -223,13 +231,23 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     if model.filtering {
         return filter(model, key);
     }
-    if key.code == KeyCode::Esc && !model.filter.is_empty() {
-        model.filter.clear();
+    if key.code == KeyCode::Esc && !model.filter.value().is_empty() {
+        model.filter.reset();
         model.list_processes();
         return;
     }
     if let Some(act) = action::of_key(key, model) {
-        perform(model, act, effects);
+        attempt(model, act, action::missing(act, model), effects);
+    }
+}
+
+/// Does it, or says why not.
+fn attempt(model: &mut Model, act: Act, missing: Option<&str>, effects: &mut Vec<Effect>) {
+    match missing {
+        None => perform(model, act, effects),
+        // Nobody wonders why a cursor does not move.
+        Some(_) if matches!(act, Act::Left | Act::Right) => {}
+        Some(why) => model.note(Mark::Hint, format!("{}: {why}", palette::title(act))),
     }
 }
 
@@ -287,20 +305,13 @@ fn filter(model: &mut Model, key: KeyEvent) {
         KeyCode::Enter | KeyCode::Tab => model.filtering = false,
         KeyCode::Esc => {
             model.filtering = false;
-            model.filter.clear();
+            model.filter.reset();
         }
-        KeyCode::Backspace => drop(model.filter.pop()),
-        KeyCode::Char(c) if !c.is_control() => model.filter.push(c),
-        _ => return,
+        _ => drop(model.filter.handle_event(&event::Event::Key(key))),
     }
     model.list_processes();
-    // The first process that has the text itself, not one of its ancestors.
-    let text = model.filter.to_lowercase();
-    let hit = model
-        .processes
-        .iter()
-        .position(|row| !text.is_empty() && row.text.to_lowercase().contains(&text));
-    if let Some(at) = hit {
+    // The process that has the text best itself, not one of its ancestors.
+    if let Some(at) = processes::best(&model.processes, model.filter.value()) {
         model.process_cursor.at = at;
     }
 }
@@ -334,6 +345,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                 copy(model, text, &shown, effects);
             }
         }
+        Act::Palette => model.popup = Some(Popup::Palette(Palette::default())),
         Act::Sort => {
             model.order = model.order.next();
             model.list_processes();
@@ -376,7 +388,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             model.popup = model.layer().map(|layer| Popup::Ask {
                 dir: layer.dir.clone(),
                 about: About::Search,
-                text: String::new(),
+                text: Input::default(),
             });
         }
         Act::Watch => watch(model, effects),
@@ -390,7 +402,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             model.popup = model.layer().map(|layer| Popup::Ask {
                 dir: layer.dir.clone(),
                 about: About::Label,
-                text: layer.label.clone().unwrap_or_default(),
+                text: layer.label.clone().unwrap_or_default().into(),
             });
         }
         Act::Pin => {

@@ -115,6 +115,12 @@ const SCENES: &[Scene] = &[
         let look = model.looking.clone().unwrap();
         update(model, Msg::Looked(look, Ok(Box::new(layer_read()))));
     }),
+    ("palette", |model| {
+        for letter in ":lay".chars() {
+            drop(key(model, KeyCode::Char(letter)));
+        }
+        drop(key(model, KeyCode::Down));
+    }),
     ("help", |model| drop(key(model, KeyCode::Char('?')))),
     ("job", |model| {
         model.note(

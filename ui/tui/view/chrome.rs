@@ -85,7 +85,7 @@ pub(super) fn footer(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     for (row, action) in ACTIONS
         .iter()
         .enumerate()
-        .filter(|(_, a)| !a.short.is_empty() && (a.available)(model))
+        .filter(|(_, a)| !a.short.is_empty() && (a.missing)(model).is_none())
     {
         let Some(key) = model.keys.of_row(row).first() else {
             continue;

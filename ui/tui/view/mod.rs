@@ -3,6 +3,7 @@
 mod chrome;
 mod live;
 mod map;
+mod palette;
 mod popup;
 mod processes;
 mod reader;
@@ -12,12 +13,15 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph};
+use tui_input::Input;
+use unicode_width::UnicodeWidthChar as _;
 
 use super::action::Act;
 use super::message::Failure;
 use super::model::{Focus, Model};
 use super::text::wrap;
 use super::theme::Theme;
+use crate::format;
 
 pub(crate) use map::grid;
 pub(crate) use reader::room as reader_room;
@@ -223,4 +227,36 @@ fn lines(frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'_>>) {
     if !area.is_empty() {
         frame.render_widget(Paragraph::new(lines), area);
     }
+}
+
+/// A line that is typed into, with its cursor; of a long text the part around that.
+fn field(model: &Model, input: &Input, columns: usize) -> Line<'static> {
+    let room = columns.saturating_sub(2);
+    let (mut before, mut after) = (String::new(), String::new());
+    for (n, letter) in input.value().chars().enumerate() {
+        if n < input.cursor() {
+            &mut before
+        } else {
+            &mut after
+        }
+        .push(letter);
+    }
+    let scroll = input.visual_scroll(room);
+    let mut hidden = 0;
+    let start = before.char_indices().find_map(|(at, letter)| {
+        let start = hidden >= scroll;
+        hidden += letter.width().unwrap_or(0);
+        start.then_some(at)
+    });
+    let shown = before.get(start.unwrap_or(if scroll > 0 { before.len() } else { 0 })..);
+    let mut after = after.chars();
+    let under = after.next().unwrap_or(' ');
+    Line::from(vec![
+        Span::raw(format!(" {}", format::plain(shown.unwrap_or_default()))),
+        Span::styled(
+            format::plain(&under.to_string()),
+            model.theme.selected(true),
+        ),
+        Span::raw(format::plain(after.as_str())),
+    ])
 }

@@ -10,8 +10,8 @@ use super::super::model::Model;
 use super::super::popup::{About, Mark, Popup, Preview};
 use super::super::text::{cut, wrap};
 use super::chrome::style;
-use super::pane;
 use super::processes::sign;
+use super::{field, palette, pane};
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let Some(popup) = &model.popup else { return };
@@ -21,7 +21,9 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let screen = frame.area();
     let width = screen.width.saturating_sub(4).min(92);
     let columns = usize::from(width).saturating_sub(4);
-    let (title, note, body, buttons) = match popup {
+    // It stays as high as it is while what it shows gets less.
+    let palette_rows = usize::from(screen.height.saturating_sub(6)).min(18);
+    let (title, note, mut body, buttons) = match popup {
         Popup::Preview(preview) => (
             preview.title.clone(),
             "Tab choose  Enter do  Esc cancel",
@@ -47,11 +49,19 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
                     "Enter call it so  Esc cancel",
                 ),
             };
-            let line = Line::from(format!(" {}_", crate::format::plain(text)));
-            (title, keys, vec![line], None)
+            (title, keys, vec![field(model, text, columns)], None)
         }
+        Popup::Palette(palette) => (
+            "What to do".into(),
+            "↑↓ choose  Enter do  Esc leave",
+            palette::body(model, palette, columns, palette_rows),
+            None,
+        ),
         Popup::Reader(_) => return,
     };
+    if matches!(popup, Popup::Palette(_)) {
+        body.resize(palette_rows, Line::default());
+    }
     let frame_rows = if buttons.is_some() { 4 } else { 2 };
     let wanted = u16::try_from(body.len())
         .unwrap_or(u16::MAX)

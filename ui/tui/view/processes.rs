@@ -21,7 +21,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         return;
     }
     let focused = model.focus == Focus::Processes;
-    let note = match (model.filtering, model.filter.as_str()) {
+    let note = match (model.filtering, model.filter.value()) {
         (true, text) => format!("filter: {text}_  Enter keep, Esc all"),
         (false, "") => String::new(),
         (false, text) => format!("filter: {text}  Esc all"),
@@ -44,7 +44,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         shown.push(line(model, row, n == model.process_cursor.at, width));
     }
     if model.processes.is_empty() {
-        let text = if model.filter.is_empty() {
+        let text = if model.filter.value().is_empty() {
             "  no process can be seen"
         } else {
             "  no process has this text"
