@@ -2,7 +2,8 @@
 //! `fs/binfmt_elf.c`.
 //!
 //! Every mapping is a PT_LOAD segment, or several. Anonymous memory is in the file with all its
-//! zeros, once any of it was written. Of a mapped file only the pages that are in the layer are
+//! zeros, once any of it was written, but for long stretches that never were: heaps of some languages
+//! reserve more than any disk holds. Of a mapped file only the pages that are in the layer are
 //! there; for the rest the segment is empty, and a debugger reads the file that NT_FILE names, as
 //! with core files of the kernel.
 
@@ -25,6 +26,8 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 const ET_CORE: u16 = 4;
 const EM_X86_64: u16 = 62;
+/// More bytes that were never written are left out.
+const MOST_ZEROS: u64 = 64 << 20;
 /// Number of program headers that stands for "see section header 0".
 const PN_XNUM: u64 = 0xffff;
 
@@ -141,7 +144,8 @@ fn pieces(parts: &[Part], prot: u32) -> Vec<Segment> {
     let written = parts.iter().any(stored);
     let mut segments: Vec<Segment> = Vec::new();
     for part in parts {
-        let filled = stored(part) || (part.source == Source::Zero && written);
+        let short = part.range.bytes() <= MOST_ZEROS;
+        let filled = stored(part) || (part.source == Source::Zero && written && short);
         let bytes = filled.then_some(*part);
         match segments.last_mut() {
             Some(last) if last.parts.is_empty() != filled => {
