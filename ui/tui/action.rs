@@ -73,8 +73,10 @@ pub(crate) enum Act {
     Home,
     /// To the end.
     End,
-    /// Ask the running job to stop.
+    /// Ask a job to stop.
     Cancel,
+    /// The jobs and the log over the whole screen, or back.
+    Jobs,
     /// Read everything again.
     Refresh,
     /// Show the keys.
@@ -110,14 +112,6 @@ fn a_layer(model: &Model) -> Option<&'static str> {
     model.layer().is_none().then_some("no layer is selected")
 }
 
-fn no_job(model: &Model) -> Option<&'static str> {
-    model.job.is_some().then_some("a job runs")
-}
-
-fn a_layer_and_no_job(model: &Model) -> Option<&'static str> {
-    a_layer(model).or_else(|| no_job(model))
-}
-
 fn sideways(model: &Model) -> Option<&'static str> {
     (model.focus == Focus::Stacks).then_some("layers are not folded")
 }
@@ -129,24 +123,21 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('d')],
         short: "dump",
         help: "make a layer of the selected process tree; shows the plan first",
-        missing: |model| a_process(model).or_else(|| no_job(model)),
+        missing: a_process,
     },
     Action {
         act: Act::Restore,
         keys: &[KeyCode::Char('r')],
         short: "restore",
         help: "let the selected layer run again; shows the preflight first",
-        missing: a_layer_and_no_job,
+        missing: a_layer,
     },
     Action {
         act: Act::Undo,
         keys: &[KeyCode::Char('u')],
         short: "undo",
         help: "back to what ran before the last restore, where a layer of it was kept",
-        missing: |model| {
-            let none = model.undo.is_none().then_some("nothing was rolled back");
-            none.or_else(|| no_job(model))
-        },
+        missing: |model| model.undo.is_none().then_some("nothing was rolled back"),
     },
     Action {
         act: Act::Dedup,
@@ -156,7 +147,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         missing: |model| {
             let full = model.layer().is_some_and(|layer| !layer.incremental);
             let full = full.then_some("the layer has none below it");
-            a_layer_and_no_job(model).or(full)
+            a_layer(model).or(full)
         },
     },
     Action {
@@ -220,21 +211,21 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('L')],
         short: "",
         help: "call the selected layer something",
-        missing: a_layer_and_no_job,
+        missing: a_layer,
     },
     Action {
         act: Act::Pin,
         keys: &[KeyCode::Char('P')],
         short: "",
         help: "keep the selected layer from dedup and pruning (again: not any more)",
-        missing: a_layer_and_no_job,
+        missing: a_layer,
     },
     Action {
         act: Act::Drop,
         keys: &[KeyCode::Char('X')],
         short: "",
         help: "let the selected layer go; those above take over what they need of it",
-        missing: a_layer_and_no_job,
+        missing: a_layer,
     },
     Action {
         act: Act::Squash,
@@ -243,7 +234,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         help: "make one layer of those from the marked to the selected one",
         missing: |model| {
             let unmarked = model.marked.is_none().then_some("no other layer is marked");
-            a_layer_and_no_job(model).or(unmarked)
+            a_layer(model).or(unmarked)
         },
     },
     Action {
@@ -251,14 +242,21 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('F')],
         short: "",
         help: "give the selected layer all its pages, so that it needs none below",
-        missing: a_layer_and_no_job,
+        missing: a_layer,
     },
     Action {
         act: Act::Cancel,
         keys: &[KeyCode::Char('x')],
         short: "cancel job",
-        help: "ask the running job to stop; it leaves nothing half-made",
-        missing: |model| model.job.is_none().then_some("no job runs"),
+        help: "ask a job to stop: the selected one, or else the latest; it leaves nothing half-made",
+        missing: |model| model.board.jobs.is_empty().then_some("no job runs"),
+    },
+    Action {
+        act: Act::Jobs,
+        keys: &[KeyCode::Char('J')],
+        short: "",
+        help: "the jobs, what became of those before, and the log (again or Esc: back)",
+        missing: nothing,
     },
     Action {
         act: Act::Next,

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crossterm::event::{KeyEvent, MouseEvent};
 use icecore::task::Tree;
-use icecore::{Error, Event, Pid, TargetState};
+use icecore::{Error, Event, Kind, Pid, TargetState};
 
 use super::map::Map;
 use super::popup::Preview;
@@ -38,11 +38,11 @@ pub(crate) enum Msg {
     /// What was to be looked at is ready to be read.
     Looked(Look, Result<Box<Reader>, Failure>),
     /// A plan is ready to be shown.
-    Planned(Result<Preview, Failure>),
-    /// The running job tells something.
-    Job(Event),
-    /// The running job ended.
-    Done(Result<Report, Failure>),
+    Planned(u64, Result<Preview, Failure>),
+    /// A running job tells something.
+    Job(u64, Event),
+    /// A running job ended.
+    Done(u64, Result<Report, Failure>),
     /// Leave: a signal came.
     Signal(i32),
     /// Leave: a part of the program is gone.
@@ -64,12 +64,12 @@ pub(crate) enum Effect {
     Copy(String),
     /// Read something for the reader.
     Look(Look),
-    /// Find out what a wish would do.
-    Plan(Wish),
+    /// Find out what a wish would do, as the job with this number.
+    Plan(u64, Wish),
     /// Do it.
-    Apply(Wish),
-    /// Ask the running job to stop.
-    CancelJob,
+    Apply(u64, Wish),
+    /// Ask a running job to stop.
+    CancelJob(u64),
 }
 
 /// What the user wants to be done.
@@ -88,6 +88,8 @@ pub(crate) enum Wish {
         parent: Option<PathBuf>,
         /// Kill it afterwards.
         kill: bool,
+        /// A rule wants it, with the longest freeze that it allows: everything is found out then.
+        rule: Option<Option<Duration>>,
     },
     /// A layer runs again.
     Restore {
@@ -259,6 +261,8 @@ pub(crate) struct Failure {
     pub(crate) target: Option<String>,
     /// The next thing to try.
     pub(crate) hint: Option<String>,
+    /// It was asked to stop.
+    pub(crate) cancelled: bool,
 }
 
 impl From<&Error> for Failure {
@@ -273,6 +277,7 @@ impl From<&Error> for Failure {
             target: (error.target_state() != TargetState::Untouched)
                 .then(|| error.target_state().to_string()),
             hint: error.next_step().map(format::plain),
+            cancelled: error.kind() == Kind::Cancelled,
         }
     }
 }

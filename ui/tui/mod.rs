@@ -14,6 +14,7 @@
 //! (process names, paths, labels) is defused by `format::plain` when it becomes a row.
 
 pub(crate) mod action;
+mod board;
 mod color;
 mod feed;
 mod fuzzy;
@@ -39,6 +40,7 @@ pub(crate) mod theme;
 mod update;
 mod view;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::io::{IsTerminal as _, Write as _, stdin, stdout};
@@ -125,8 +127,7 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
         feed,
         jobs,
         messages,
-        cancel: Cancel::default(),
-        job: None,
+        jobs_running: BTreeMap::new(),
     };
     let result = turn(&mut model, &mut screen, &inbox, &mut runner);
     drop(screen);
@@ -140,10 +141,12 @@ fn turn(
     inbox: &Receiver<Msg>,
     runner: &mut Runner,
 ) -> Result<()> {
+    let started = Instant::now();
     let mut drawn = Instant::now();
     screen.draw(model)?;
     while !model.quit {
         let Ok(first) = inbox.recv() else { break };
+        model.clock = started.elapsed();
         runner.run(update(model, first))?;
         // Everything that waits, and what comes until the next frame is due.
         loop {
@@ -167,19 +170,21 @@ struct Runner {
     feed: Feed,
     jobs: Jobs,
     messages: Sender<Msg>,
-    cancel: Cancel,
-    job: Option<JoinHandle<()>>,
+    /// By their numbers.
+    jobs_running: BTreeMap<u64, (Cancel, JoinHandle<()>)>,
 }
 
 impl Runner {
-    /// Waits for the job that still runs: half a restore would be no process at all.
+    /// Waits for the jobs that still run: half a restore would be no process at all.
     fn finish(&mut self) {
-        let Some(job) = self.job.take() else { return };
-        if !job.is_finished() {
-            let _closed = writeln!(stdout(), "icecore finishes the running job first …");
+        let jobs = std::mem::take(&mut self.jobs_running);
+        if jobs.values().any(|(_, job)| !job.is_finished()) {
+            let _closed = writeln!(stdout(), "icecore finishes the running jobs first …");
         }
-        // Its panic has been reported by the hook.
-        let _panicked = job.join();
+        for (_, job) in jobs.into_values() {
+            // Its panic has been reported by the hook.
+            let _panicked = job.join();
+        }
     }
 
     fn run(&mut self, effects: Vec<Effect>) -> Result<()> {
@@ -190,25 +195,31 @@ impl Runner {
                 Effect::LoadMap(dir) => self.feed.map(dir),
                 Effect::Attach(root) => self.feed.attach(root),
                 Effect::Copy(text) => terminal::copy(&text)?,
-                Effect::CancelJob => self.cancel.cancel(),
+                Effect::CancelJob(id) => {
+                    if let Some((cancel, _)) = self.jobs_running.get(&id) {
+                        cancel.cancel();
+                    }
+                }
                 Effect::Look(look) => {
                     feed::spawn("look", &self.messages, move |messages| {
                         let read = look::look(&look).map(Box::new).map_err(|e| (&e).into());
                         let _closed = messages.send(Msg::Looked(look, read));
                     })?;
                 }
-                Effect::Plan(wish) => {
+                Effect::Plan(id, wish) => {
                     let jobs = self.jobs.clone();
                     feed::spawn("plan", &self.messages, move |messages| {
-                        jobs.plan(&wish, &messages);
+                        jobs.plan(id, &wish, &messages);
                     })?;
                 }
-                Effect::Apply(wish) => {
-                    self.cancel = Cancel::default();
-                    let (jobs, cancel) = (self.jobs.clone(), self.cancel.clone());
-                    self.job = Some(feed::spawn("job", &self.messages, move |messages| {
-                        jobs.apply(&wish, &cancel, &messages);
-                    })?);
+                Effect::Apply(id, wish) => {
+                    self.jobs_running.retain(|_, (_, job)| !job.is_finished());
+                    let cancel = Cancel::default();
+                    let (jobs, asked) = (self.jobs.clone(), cancel.clone());
+                    let job = feed::spawn("job", &self.messages, move |messages| {
+                        jobs.apply(id, &wish, &asked, &messages);
+                    })?;
+                    self.jobs_running.insert(id, (cancel, job));
                 }
             }
         }

@@ -9,6 +9,7 @@ use icecore::Pid;
 use icecore::task::Tree;
 use tui_input::Input;
 
+use super::board::Board;
 use super::guide::{Facts, Guide};
 use super::keymap::Keymap;
 use super::live::Live;
@@ -24,6 +25,11 @@ use super::view::areas;
 /// Lines of the log that are kept.
 const LOG: usize = 200;
 
+/// How long a toast shows.
+const TOAST: Duration = Duration::from_secs(6);
+/// Toasts at the same time.
+const TOASTS: usize = 3;
+
 /// The pane with the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Focus {
@@ -33,6 +39,8 @@ pub(crate) enum Focus {
     Stacks,
     /// The ownership map.
     Map,
+    /// The jobs and the log, over the whole screen.
+    Jobs,
 }
 
 /// Where one is in a list, and which part of it is shown.
@@ -57,19 +65,6 @@ impl Cursor {
             .max((self.at + 1 + around).saturating_sub(height))
             .min(len.saturating_sub(height));
     }
-}
-
-/// The job that runs.
-#[derive(Clone, Debug)]
-pub(crate) struct Job {
-    /// What it is.
-    pub(crate) title: String,
-    /// What it is doing.
-    pub(crate) phase: &'static str,
-    /// Finished units and all units of the phase; 0 when unknown.
-    pub(crate) progress: (u64, u64),
-    /// It was asked to stop.
-    pub(crate) cancelled: bool,
 }
 
 /// Everything.
@@ -125,8 +120,18 @@ pub(crate) struct Model {
     pub(crate) watched: Option<Pid>,
     /// The layer that was kept of the tree that the last restore displaced.
     pub(crate) undo: Option<PathBuf>,
-    /// The running job.
-    pub(crate) job: Option<Job>,
+    /// The jobs.
+    pub(crate) board: Board,
+    /// The selected one: those that have not ended come first.
+    pub(crate) job_cursor: Cursor,
+    /// Text that shown lines of the log have.
+    pub(crate) log_filter: Input,
+    /// The pane to go back to from a view over the whole screen.
+    pub(crate) back: Focus,
+    /// How long the terminal UI has been running, at the latest message.
+    pub(crate) clock: Duration,
+    /// What has just ended: until when it shows, and how it ended.
+    pub(crate) toasts: VecDeque<(Duration, Mark, String)>,
     /// The layer that others are compared with.
     pub(crate) marked: Option<PathBuf>,
     /// What is being read for the reader.
@@ -182,7 +187,12 @@ impl Model {
             live: BTreeMap::new(),
             watched: None,
             undo: None,
-            job: None,
+            board: Board::default(),
+            job_cursor: Cursor::default(),
+            log_filter: Input::default(),
+            back: Focus::Processes,
+            clock: Duration::ZERO,
+            toasts: VecDeque::new(),
             marked: None,
             looking: None,
             popup: None,
@@ -266,6 +276,15 @@ impl Model {
         }
     }
 
+    /// Shows something for a while.
+    pub(crate) fn toast(&mut self, mark: Mark, text: impl Into<String>) {
+        self.toasts
+            .push_back((self.clock + TOAST, mark, text.into()));
+        while self.toasts.len() > TOASTS {
+            self.toasts.pop_front();
+        }
+    }
+
     /// Lists the processes anew; the cursor stays on its process.
     pub(crate) fn list_processes(&mut self) {
         let was = self.process().map(|row| row.pid);
@@ -290,6 +309,9 @@ impl Model {
         );
         self.stack_cursor
             .clamp(self.stacks.len(), rows(areas.of(Focus::Stacks).height));
+        let jobs = self.board.jobs.len() + self.board.ended.len();
+        let shown = rows(areas.of(Focus::Jobs).height * 3 / 5);
+        self.job_cursor.clamp(jobs, shown);
         let grid = super::view::grid(areas.of(Focus::Map), self.theme);
         let pixels = usize::from(grid.0) * usize::from(grid.1);
         let changed = self.grid != grid;

@@ -44,6 +44,9 @@ const ASCII: Theme = Theme {
     palette: theme::DARK,
 };
 
+/// The number of the first job.
+const JOB: u64 = 1;
+
 fn tree(pid: i32, cmdline: &str, children: Vec<Tree>) -> Tree {
     let name = cmdline.split(' ').next().unwrap();
     Tree {
@@ -261,7 +264,7 @@ fn a_preview_lies_over_the_screen() {
         }),
     };
     preview.offer("Kill and restore", wish, false);
-    update(&mut model, Msg::Planned(Ok(preview)));
+    update(&mut model, Msg::Planned(JOB, Ok(preview)));
     insta::assert_snapshot!(text(&model));
 }
 
@@ -313,32 +316,28 @@ fn names_of_processes_cannot_send_escape_codes() {
 fn a_dump_is_planned_first_and_done_on_enter() {
     let mut model = model(RICH, (120, 35));
     let effects = key(&mut model, KeyCode::Char('d'));
-    let [Effect::Plan(wish)] = effects.as_slice() else {
+    let [Effect::Plan(_, wish)] = effects.as_slice() else {
         panic!("{effects:?}")
     };
     let Wish::Dump { root, kill, .. } = wish else {
         panic!("{wish:?}")
     };
     assert_eq!((root.as_raw(), *kill), (2207, false));
-    assert!(model.job.is_some(), "planning shows");
+    assert!(!model.board.jobs.is_empty(), "planning shows");
     let mut preview = Preview::new("Dump");
     preview.offer("Dump", wish.clone(), true);
-    update(&mut model, Msg::Planned(Ok(preview)));
+    update(&mut model, Msg::Planned(JOB, Ok(preview)));
     assert_eq!(
         key(&mut model, KeyCode::Enter),
-        [Effect::Apply(wish.clone())]
+        [Effect::Apply(2, wish.clone())]
     );
-    assert!(
-        key(&mut model, KeyCode::Char('d')).is_empty(),
-        "one job at a time"
-    );
-    update(&mut model, Msg::Job(Event::Phase("pages")));
+    update(&mut model, Msg::Job(2, Event::Phase("pages")));
     let report = Report {
         text: "made".into(),
         warnings: vec![],
         result: Made::Layer("/img/r/4".into()),
     };
-    assert_eq!(update(&mut model, Msg::Done(Ok(report))), [Effect::Scan]);
+    assert_eq!(update(&mut model, Msg::Done(2, Ok(report))), [Effect::Scan]);
     assert_eq!(
         update(&mut model, stacks()),
         [Effect::LoadMap("/img/r/4".into())]
@@ -412,7 +411,7 @@ fn a_tour_goes_on_when_its_step_is_done() {
         warnings: vec![],
         result: Made::Layer("/img/r/3".into()),
     };
-    update(&mut model, Msg::Done(Ok(report)));
+    update(&mut model, Msg::Done(JOB, Ok(report)));
     assert!(text(&model).contains("2 of 2: look at the map"));
     key(&mut model, KeyCode::Tab);
     key(&mut model, KeyCode::Tab);
@@ -460,6 +459,7 @@ fn made(model: &Model, (kind, a, b): (u8, u16, u16)) -> Msg {
         obstacles: vec![("a pipe".into(), "close it".into())],
         target: Some("running".into()),
         hint: None,
+        cancelled: a % 2 == 1,
     };
     match kind {
         0..6 => Msg::Resize(a, b),
@@ -477,7 +477,7 @@ fn made(model: &Model, (kind, a, b): (u8, u16, u16)) -> Msg {
         12 => Msg::Map(model.mapped.clone().unwrap_or_default(), Err(failure())),
         13 => count(u64::from(a), u64::from(b)),
         14 => Msg::Counted(Pid::from_raw(2207), Err(failure())),
-        15 => Msg::Planned(Err(failure())),
+        15 => Msg::Planned(JOB, Err(failure())),
         16 => {
             let mut preview = Preview::new("Plan ".repeat(usize::from(b)));
             for n in 0..a {
@@ -492,14 +492,17 @@ fn made(model: &Model, (kind, a, b): (u8, u16, u16)) -> Msg {
                 },
                 true,
             );
-            Msg::Planned(Ok(preview))
+            Msg::Planned(JOB, Ok(preview))
         }
-        17 => Msg::Job(Event::Progress {
-            done: u64::from(a),
-            total: u64::from(b),
-        }),
-        18 => Msg::Job(Event::Warning("w\x1b".into())),
-        19 => Msg::Done(Err(failure())),
+        17 => Msg::Job(
+            JOB,
+            Event::Progress {
+                done: u64::from(a),
+                total: u64::from(b),
+            },
+        ),
+        18 => Msg::Job(JOB, Event::Warning("w\x1b".into())),
+        19 => Msg::Done(JOB, Err(failure())),
         _ => {
             let code = codes[usize::from(a) % codes.len()];
             Msg::Key(KeyEvent::new(code, KeyModifiers::NONE))

@@ -1,21 +1,25 @@
 //! What each message does to the model, and what is to be done outside. Pure: no clock, no file, no
 //! process.
 
+mod jobs;
+
 use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use icecore::Pid;
 use icecore::task::Tree;
-use icecore::{Event, Pid};
 use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::{self, Act};
-use super::message::{Displaced, Edit, Effect, Failure, Made, Msg, Report, Survey, Wish};
-use super::model::{Focus, Job, Model};
+use super::board::Job;
+use super::message::{Displaced, Edit, Effect, Failure, Msg, Survey, Wish};
+use super::model::{Focus, Model};
 use super::palette::{self, Palette};
 use super::popup::{About, Mark, Outcome, Popup};
 use super::processes;
 use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};
 use super::view;
+use jobs::{apply, cancel, done, progress, selected_end};
 
 /// A process that is to be selected may be missing from the list so often.
 const MISSED: u8 = 3;
@@ -59,21 +63,26 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             model.live.entry(pid.as_raw()).or_default().failure = Some(failure);
         }
         Msg::Looked(look, result) => looked(model, &look, result),
-        Msg::Planned(result) => {
-            model.job = None;
-            model.popup = Some(match result {
-                Ok(preview) => Popup::Preview(preview),
-                Err(failure) => Popup::Failure(failure),
-            });
+        Msg::Planned(id, result) => {
+            let unwanted = model.board.job(id).is_some_and(|job| job.cancelled);
+            model.board.planned(id);
+            if !unwanted {
+                model.popup = Some(match result {
+                    Ok(preview) => Popup::Preview(preview),
+                    Err(failure) => Popup::Failure(failure),
+                });
+            }
         }
-        Msg::Job(event) => progress(model, &event),
-        Msg::Done(result) => done(model, result, &mut effects),
+        Msg::Job(id, event) => progress(model, id, &event),
+        Msg::Done(id, result) => done(model, id, result, &mut effects),
         Msg::Signal(signal) => {
             model.facts.signal = Some(signal);
             model.quit = true;
         }
         Msg::Quit => model.quit = true,
     }
+    let now = model.clock;
+    model.toasts.retain(|(until, ..)| *until > now);
     model.settle();
     follow(model, &mut effects);
     effects
@@ -150,59 +159,6 @@ fn listed(model: &mut Model, result: Result<Vec<StackRow>, Failure>) {
     }
 }
 
-fn progress(model: &mut Model, event: &Event) {
-    if let Event::Warning(text) = event {
-        model.note(Mark::Warn, crate::format::plain(text));
-    }
-    let Some(job) = &mut model.job else { return };
-    match event {
-        Event::Phase(phase) => {
-            job.phase = phase;
-            job.progress = (0, 0);
-        }
-        Event::Progress { done, total } => job.progress = (*done, *total),
-        Event::Frozen { .. } => job.phase = "frozen",
-        Event::Thawed { .. } => job.phase = "thawed",
-        Event::Warning(_) => {}
-    }
-}
-
-fn done(model: &mut Model, result: Result<Report, Failure>, effects: &mut Vec<Effect>) {
-    model.job = None;
-    effects.push(Effect::Scan);
-    let report = match result {
-        Ok(report) => report,
-        Err(failure) => {
-            model.note(Mark::Bad, failure.text.clone());
-            model.popup = Some(Popup::Failure(failure));
-            return;
-        }
-    };
-    model.note(Mark::Good, report.text);
-    for warning in report.warnings {
-        model.note(Mark::Warn, warning);
-    }
-    match report.result {
-        Made::Layer(dir) => {
-            model.facts.dumps += 1;
-            model.select_layer = Some(dir);
-        }
-        Made::Tree(pid, kept) => {
-            model.facts.restores += 1;
-            model.facts.dumps += usize::from(kept.is_some());
-            model.undo = kept;
-            model.select = Some(pid);
-            model.missed = 0;
-            effects.push(Effect::Survey);
-        }
-        Made::Stack => model.mapped = None,
-        Made::Room => {
-            model.facts.dedups += 1;
-            model.mapped = None;
-        }
-    }
-}
-
 fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
     if interrupt && key.code == KeyCode::Char('c') {
@@ -222,14 +178,21 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             }
             Outcome::Do(wish) => {
                 model.popup = None;
-                start(model, &wish, "start");
-                effects.push(Effect::Apply(wish));
+                apply(model, wish, effects);
             }
         }
         return;
     }
     if model.filtering {
         return filter(model, key);
+    }
+    if key.code == KeyCode::Esc && model.focus == Focus::Jobs {
+        // First the filter goes, then the view.
+        if model.log_filter.value().is_empty() {
+            model.focus = model.back;
+        }
+        model.log_filter.reset();
+        return;
     }
     if key.code == KeyCode::Esc && !model.filter.value().is_empty() {
         model.filter.reset();
@@ -301,13 +264,22 @@ fn page_under_cursor(model: &Model) -> Option<Look> {
 }
 
 fn filter(model: &mut Model, key: KeyEvent) {
+    let of_log = model.focus == Focus::Jobs;
+    let text = if of_log {
+        &mut model.log_filter
+    } else {
+        &mut model.filter
+    };
     match key.code {
         KeyCode::Enter | KeyCode::Tab => model.filtering = false,
         KeyCode::Esc => {
             model.filtering = false;
-            model.filter.reset();
+            text.reset();
         }
-        _ => drop(model.filter.handle_event(&event::Event::Key(key))),
+        _ => drop(text.handle_event(&event::Event::Key(key))),
+    }
+    if of_log {
+        return;
     }
     model.list_processes();
     // The process that has the text best itself, not one of its ancestors.
@@ -326,7 +298,9 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Refresh => effects.push(Effect::Scan),
         Act::Filter => {
-            model.focus = Focus::Processes;
+            if model.focus != Focus::Jobs {
+                model.focus = Focus::Processes;
+            }
             model.filtering = true;
         }
         Act::Copy => {
@@ -339,6 +313,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                     Some(Look::Page { addr, .. }) => Some(format!("{addr:x}")),
                     _ => None,
                 },
+                Focus::Jobs => selected_end(model).map(|job| job.text.clone()),
             };
             if let Some(text) = text {
                 let shown = crate::format::plain(&text);
@@ -351,9 +326,20 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             model.list_processes();
         }
         Act::Cancel => {
-            if let Some(job) = &mut model.job {
-                job.cancelled = true;
-                effects.push(Effect::CancelJob);
+            let asked = |job: &&Job| !job.cancelled;
+            let selected = model.board.jobs.get(model.job_cursor.at);
+            if let (Focus::Jobs, Some(id)) = (model.focus, selected.map(|job| job.id)) {
+                cancel(model, id, effects);
+            } else if let Some(id) = model.board.jobs.iter().rev().find(asked).map(|job| job.id) {
+                cancel(model, id, effects);
+            }
+        }
+        Act::Jobs => {
+            if model.focus == Focus::Jobs {
+                model.focus = model.back;
+            } else {
+                model.back = model.focus;
+                model.focus = Focus::Jobs;
             }
         }
         Act::Next => model.focus = view::beside(model.focus, 1),
@@ -411,8 +397,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                     dir: layer.dir.clone(),
                     pinned: !layer.pinned,
                 });
-                start(model, &wish, "start");
-                effects.push(Effect::Apply(wish));
+                apply(model, wish, effects);
             }
         }
         Act::Dump
@@ -424,21 +409,12 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         | Act::Flatten => {
             if let Some(wish) = wish(model, act) {
                 model.facts.dedup_seen |= act == Act::Dedup;
-                start(model, &wish, "plan");
-                effects.push(Effect::Plan(wish));
+                let id = model.board.plan(&wish, model.clock);
+                effects.push(Effect::Plan(id, wish));
             }
         }
         _ => travel(model, act),
     }
-}
-
-fn start(model: &mut Model, wish: &Wish, phase: &'static str) {
-    model.job = Some(Job {
-        title: wish.title(),
-        phase,
-        progress: (0, 0),
-        cancelled: false,
-    });
 }
 
 /// What a key means for what is selected.
@@ -452,6 +428,7 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
                 start_time: None,
                 parent: None,
                 kill: false,
+                rule: None,
             })
         }
         Act::Restore => restore(model, model.layer()?),
@@ -512,6 +489,15 @@ fn compared(model: &Model) -> Option<Look> {
 
 fn enter(model: &mut Model, effects: &mut Vec<Effect>) {
     match model.focus {
+        Focus::Jobs => {
+            if let Some(job) = selected_end(model) {
+                let (title, text) = (job.title.clone(), job.text.clone());
+                let columns = usize::from(model.size.0).saturating_sub(4);
+                let lines = crate::tui::text::wrap(&text, columns);
+                let read = Reader::of_text(&title, lines);
+                model.popup = Some(Popup::Reader(Box::new(read)));
+            }
+        }
         Focus::Processes => {
             if let Some(at) = newest_of_process(model) {
                 model.stack_cursor.at = at;
@@ -538,6 +524,11 @@ fn newest_of_process(model: &Model) -> Option<usize> {
 pub(super) fn travel(model: &mut Model, act: Act) {
     let page = usize::from(model.size.1 / 3).max(1);
     match model.focus {
+        Focus::Jobs => {
+            let jobs = model.board.jobs.len() + model.board.ended.len();
+            let at = model.job_cursor.at;
+            model.job_cursor.at = moved(at, act, 1, page, jobs.saturating_sub(1));
+        }
         Focus::Processes => {
             fold(model, act);
             let last = model.processes.len().saturating_sub(1);

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use icecore::chain::Catalog;
-use icecore::dump::{self, After};
-use icecore::{Cancel, Error, Kind, PAGE_SIZE, Pid, Reporter, Result, task, track};
+use icecore::dump::{self, After, Past, Prediction};
+use icecore::{Cancel, Error, Kind, Obstacle, PAGE_SIZE, Pid, Reporter, Result, task, track};
 
 use super::{Jobs, first_line, obstacles, shown};
 use crate::cli::dump as dump_line;
 use crate::format;
-use crate::home::{next_free, parent_of, stack_name};
+use crate::home::{next_free, parent_of, past, stack_name};
 use crate::tui::message::{Made, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
@@ -49,26 +49,29 @@ impl Jobs {
     }
 
     /// The wish with everything filled in as it is now: what the screen knows may be a second old.
-    fn resolve(&self, root: Pid, kill: bool) -> Result<Wish> {
+    fn resolve(&self, root: Pid, kill: bool) -> Result<(Wish, Vec<Past>)> {
         let process = task::process(root)?;
         let since = track::of_process(&process)
             .ok()
             .flatten()
             .and_then(|(record, _)| record.layer);
         let catalog = Catalog::scan(&self.root)?;
-        let layers = catalog.layers();
-        Ok(Wish::Dump {
+        let parent = parent_of(catalog.layers(), root, &process.comm, since.as_deref());
+        let (past, _) = past(&catalog, parent.as_deref());
+        let wish = Wish::Dump {
             root,
             start_time: Some(process.start_time),
-            parent: parent_of(layers, root, &process.comm, since.as_deref()),
+            parent,
             comm: process.comm,
             kill,
-        })
+            rule: None,
+        };
+        Ok((wish, past))
     }
 
     /// What a last layer of a tree would be, before it ends: see [`Jobs::keep`].
     pub(super) fn plan_keep(&self, root: Pid) -> Result<dump::Plan> {
-        dump::plan(&self.dump_options(&self.resolve(root, true)?)?)
+        dump::plan(&self.dump_options(&self.resolve(root, true)?.0)?)
     }
 
     /// Makes a last layer of a tree, durable before the tree is killed.
@@ -79,7 +82,7 @@ impl Jobs {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<PathBuf> {
-        let mut options = self.dump_options(&self.resolve(root, true)?)?;
+        let mut options = self.dump_options(&self.resolve(root, true)?.0)?;
         options.label = Some(label);
         let outcome = dump::run(&dump::plan(&options)?, reporter, cancel)?;
         Ok(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir))
@@ -89,9 +92,12 @@ impl Jobs {
         let Wish::Dump { root, kill, .. } = wish else {
             return Err(Error::new(Kind::Usage, "Not a dump"));
         };
-        let wish = &self.resolve(*root, *kill)?;
+        let (wish, past) = &self.resolve(*root, *kill)?;
         let options = self.dump_options(wish)?;
-        let plan = dump::plan(&options)?;
+        let mut plan = dump::plan(&options)?;
+        if let Some(prediction) = &mut plan.prediction {
+            prediction.learn_from(past);
+        }
         let Wish::Dump {
             root, comm, parent, ..
         } = wish
@@ -142,6 +148,9 @@ impl Jobs {
                 plan.tracker, plan.tracker_reason
             ),
         );
+        if let Some(prediction) = &plan.prediction {
+            preview.line(Mark::Plain, format!("expected: {}", expected(prediction)));
+        }
         obstacles(&mut preview, &plan.obstacles, &plan.warnings);
         if plan.obstacles.is_empty() {
             preview.line(Mark::Plain, "The processes stop for a moment and go on.");
@@ -171,8 +180,36 @@ impl Jobs {
             let text = format!("Process {root} is not the one of the preview any more");
             return Err(Error::new(Kind::TargetGone, text).hint("choose the process again"));
         }
-        let plan = dump::plan(&self.dump_options(wish)?)?;
-        let outcome = dump::run(&plan, reporter, cancel)?;
+        let found;
+        let (mut wish, mut past, mut budget) = (wish, &Vec::new(), None);
+        if let Wish::Dump {
+            root,
+            rule: Some(allowed),
+            ..
+        } = wish
+        {
+            found = self.resolve(*root, false)?;
+            (wish, past, budget) = (&found.0, &found.1, *allowed);
+        }
+        let mut plan = dump::plan(&self.dump_options(wish)?)?;
+        if let Some(prediction) = &mut plan.prediction {
+            prediction.learn_from(past);
+        }
+        if let Some(budget) = budget {
+            plan.within(budget)?;
+        }
+        let mut outcome = dump::run(&plan, reporter, cancel)?;
+        if let Some(budget) = budget.filter(|budget| outcome.freeze > *budget) {
+            let took = format::duration(outcome.freeze);
+            outcome.warnings.push(Obstacle::new(
+                Kind::FreezeBudget,
+                format!(
+                    "It was frozen for {took}, the budget is {}",
+                    format::duration(budget)
+                ),
+                "the next prediction knows of it",
+            ));
+        }
         let line = dump_line::as_text(&outcome);
         Ok(Report {
             text: first_line(&self.inside(&line)),
@@ -180,4 +217,24 @@ impl Jobs {
             result: Made::Layer(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir)),
         })
     }
+}
+
+/// `at most 120 pages (480 KiB), frozen 3.1 ms (2.0 ms to 4.0 ms)`.
+pub(crate) fn expected(p: &Prediction) -> String {
+    let freeze = match p.freeze {
+        None => "freeze unknown before the first dump".into(),
+        Some(f) if f.borrowed => format!("frozen about {}", format::duration(f.expected)),
+        Some(f) => format!(
+            "frozen {} ({} to {})",
+            format::duration(f.expected),
+            format::duration(f.low),
+            format::duration(f.high)
+        ),
+    };
+    format!(
+        "{}{} ({}), {freeze}",
+        if p.at_most { "at most " } else { "" },
+        format::count(p.pages, "page"),
+        format::bytes(p.bytes()),
+    )
 }

@@ -26,7 +26,7 @@ pub(crate) struct Jobs {
 
 impl Jobs {
     /// Finds out what `wish` would do.
-    pub(crate) fn plan(&self, wish: &Wish, messages: &Sender<Msg>) {
+    pub(crate) fn plan(&self, id: u64, wish: &Wish, messages: &Sender<Msg>) {
         let mut preview = match wish {
             Wish::Dump { .. } => self.plan_dump(wish),
             Wish::Restore { dir, displaced } => self.plan_restore(dir, displaced.as_ref()),
@@ -36,14 +36,14 @@ impl Jobs {
         for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
             *text = self.inside(text);
         }
-        let _closed = messages.send(Msg::Planned(preview.map_err(|e| (&e).into())));
+        let _closed = messages.send(Msg::Planned(id, preview.map_err(|e| (&e).into())));
     }
 
     /// Does it.
-    pub(crate) fn apply(&self, wish: &Wish, cancel: &Cancel, messages: &Sender<Msg>) {
+    pub(crate) fn apply(&self, id: u64, wish: &Wish, cancel: &Cancel, messages: &Sender<Msg>) {
         let events = messages.clone();
         let reporter = move |event: Event| {
-            let _closed = events.send(Msg::Job(event));
+            let _closed = events.send(Msg::Job(id, event));
         };
         let report = match wish {
             Wish::Dump { .. } => self.dump(wish, &reporter, cancel),
@@ -57,7 +57,7 @@ impl Jobs {
             } => dedup::apply(dir, strategies, lost, &reporter, cancel),
             Wish::Edit(wish) => edit::apply(wish, &reporter, cancel),
         };
-        let _closed = messages.send(Msg::Done(report.map_err(|e| (&e).into())));
+        let _closed = messages.send(Msg::Done(id, report.map_err(|e| (&e).into())));
     }
 
     /// Paths below the images root without it.

@@ -11,7 +11,7 @@ fn a_restore_that_kills_has_cancel_focused() {
     key(&mut model, KeyCode::Enter);
     assert_eq!(model.focus, Focus::Stacks);
     let effects = key(&mut model, KeyCode::Char('r'));
-    let [Effect::Plan(wish)] = effects.as_slice() else {
+    let [Effect::Plan(_, wish)] = effects.as_slice() else {
         panic!("{effects:?}")
     };
     let ends = Displaced {
@@ -22,7 +22,7 @@ fn a_restore_that_kills_has_cancel_focused() {
     assert!(matches!(wish, Wish::Restore { displaced, .. } if *displaced == Some(ends)));
     let mut preview = Preview::new("Restore");
     preview.offer("Kill and restore", wish.clone(), false);
-    update(&mut model, Msg::Planned(Ok(preview)));
+    update(&mut model, Msg::Planned(JOB, Ok(preview)));
     assert!(key(&mut model, KeyCode::Enter).is_empty());
     assert!(model.popup.is_none());
 }
@@ -35,15 +35,18 @@ fn undo_goes_back_to_the_layer_that_was_kept_and_only_then() {
         "nothing to undo"
     );
     let back = |kept| {
-        Msg::Done(Ok(Report {
-            text: "runs again".into(),
-            warnings: vec![],
-            result: Made::Tree(Pid::from_raw(2207), kept),
-        }))
+        Msg::Done(
+            JOB,
+            Ok(Report {
+                text: "runs again".into(),
+                warnings: vec![],
+                result: Made::Tree(Pid::from_raw(2207), kept),
+            }),
+        )
     };
     update(&mut model, back(Some("/img/r/4".into())));
     let effects = key(&mut model, KeyCode::Char('u'));
-    let [Effect::Plan(Wish::Restore { dir, displaced })] = effects.as_slice() else {
+    let [Effect::Plan(_, Wish::Restore { dir, displaced })] = effects.as_slice() else {
         panic!("{effects:?}")
     };
     assert_eq!(dir, &PathBuf::from("/img/r/4"));
@@ -87,13 +90,13 @@ fn layers_go_get_together_and_get_names_by_one_key_each() {
     let mut model = model(RICH, (120, 35));
     let dir = |name: &str| PathBuf::from("/img/r").join(name);
     let planned = |model: &mut Model, c| match key(model, KeyCode::Char(c)).as_slice() {
-        [Effect::Plan(Wish::Edit(edit))] => edit.clone(),
+        [Effect::Plan(_, Wish::Edit(edit))] => edit.clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(planned(&mut model, 'X'), Edit::Drop(dir("3")));
-    model.job = None;
+    model.board.jobs.clear();
     assert_eq!(planned(&mut model, 'F'), Edit::Flatten(dir("3")));
-    model.job = None;
+    model.board.jobs.clear();
     assert!(
         key(&mut model, KeyCode::Char('S')).is_empty(),
         "nothing is marked"
@@ -106,7 +109,7 @@ fn layers_go_get_together_and_get_names_by_one_key_each() {
         to: dir("2"),
     };
     assert_eq!(planned(&mut model, 'S'), squash);
-    model.job = None;
+    model.board.jobs.clear();
     for c in ['L', 'o', 'k'] {
         key(&mut model, KeyCode::Char(c));
     }
@@ -115,15 +118,15 @@ fn layers_go_get_together_and_get_names_by_one_key_each() {
         dir: dir("2"),
         text: "ok".into(),
     });
-    assert_eq!(effects, [Effect::Apply(label)]);
-    model.job = None;
+    assert_eq!(effects, [Effect::Apply(4, label)]);
+    model.board.jobs.clear();
     key(&mut model, KeyCode::Char('['));
     let effects = key(&mut model, KeyCode::Char('P'));
     let unpin = Wish::Edit(Edit::Pin {
         dir: dir("1"),
         pinned: false,
     });
-    assert_eq!(effects, [Effect::Apply(unpin)]);
+    assert_eq!(effects, [Effect::Apply(5, unpin)]);
 }
 
 fn mouse(model: &mut Model, kind: MouseEventKind, column: u16, row: u16) -> Vec<Effect> {
@@ -238,10 +241,10 @@ fn after_a_restore_keys_mean_the_restored_process_before_it_is_listed() {
         warnings: vec![],
         result: Made::Tree(Pid::from_raw(2207), None),
     };
-    let effects = update(&mut model, Msg::Done(Ok(report)));
+    let effects = update(&mut model, Msg::Done(JOB, Ok(report)));
     assert_eq!(effects, [Effect::Scan, Effect::Survey]);
     let effects = key(&mut model, KeyCode::Char('d'));
-    let [Effect::Plan(Wish::Dump { root, .. })] = effects.as_slice() else {
+    let [Effect::Plan(_, Wish::Dump { root, .. })] = effects.as_slice() else {
         panic!("{effects:?}")
     };
     assert_eq!(root.as_raw(), 2207);
@@ -306,4 +309,72 @@ fn what_is_selected_is_copied() {
     model.popup = Some(Popup::Reader(Box::new(reader(2, 2))));
     assert_eq!(copied(&mut model), " head\n line 0 of 0\n line 1 of 0\n");
     assert!(model.popup.is_some());
+}
+
+#[test]
+fn jobs_on_one_stack_wait_and_what_waits_or_plans_is_cancelled_at_once() {
+    let mut model = model(RICH, (120, 35));
+    let done = |id| {
+        let report = Report {
+            text: "done".into(),
+            warnings: vec![],
+            result: Made::Stack,
+        };
+        Msg::Done(id, Ok(report))
+    };
+    let applied = |effects: &[Effect]| -> Vec<u64> {
+        let id = |effect: &Effect| match effect {
+            Effect::Apply(id, _) => Some(*id),
+            _ => None,
+        };
+        effects.iter().filter_map(id).collect()
+    };
+    // Pinning needs no preview.
+    assert_eq!(applied(&key(&mut model, KeyCode::Char('P'))), [1]);
+    assert!(key(&mut model, KeyCode::Char('P')).is_empty(), "it waits");
+    assert!(key(&mut model, KeyCode::Char('P')).is_empty());
+    key(&mut model, KeyCode::Char('J'));
+    for _ in 0..2 {
+        key(&mut model, KeyCode::Down);
+    }
+    assert!(key(&mut model, KeyCode::Char('x')).is_empty());
+    assert_eq!(model.board.jobs.len(), 2, "the third is gone");
+    key(&mut model, KeyCode::Up);
+    key(&mut model, KeyCode::Up);
+    assert_eq!(
+        key(&mut model, KeyCode::Char('x')),
+        [Effect::CancelJob(1)],
+        "who works is asked"
+    );
+    assert_eq!(applied(&update(&mut model, done(1))), [2]);
+    update(&mut model, done(2));
+    assert_eq!(model.board.ended.len(), 3);
+    // What was cancelled while it was planned comes too late.
+    key(&mut model, KeyCode::Esc);
+    key(&mut model, KeyCode::Char('d'));
+    key(&mut model, KeyCode::Char('x'));
+    update(&mut model, Msg::Planned(4, Ok(Preview::new("Dump"))));
+    assert!(model.popup.is_none());
+    // Toasts go away.
+    assert!(!model.toasts.is_empty());
+    model.clock += Duration::from_secs(60);
+    update(&mut model, survey());
+    assert!(model.toasts.is_empty());
+}
+
+#[test]
+fn the_log_is_filtered_apart_from_the_processes() {
+    let mut model = model(RICH, (120, 35));
+    model.note(Mark::Good, "a layer is pinned");
+    model.note(Mark::Bad, "no space");
+    for c in ['J', '/', 'p', 'i', 'n'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let shown = text(&model);
+    assert!(shown.contains("is pinned") && !shown.contains("no space"));
+    assert!(model.filter.value().is_empty());
+    for _ in 0..2 {
+        key(&mut model, KeyCode::Esc);
+    }
+    assert_eq!(model.focus, Focus::Processes);
 }

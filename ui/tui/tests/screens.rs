@@ -73,7 +73,7 @@ const SCENES: &[Scene] = &[
         preview.line(Mark::Warn, "a connection to 10.0.0.7:6379 is established");
         preview.line(Mark::Hint, "--tcp-established keeps it");
         preview.offer("Dump", edit(), true);
-        update(model, Msg::Planned(Ok(preview)));
+        update(model, Msg::Planned(JOB, Ok(preview)));
     }),
     ("restore-obstacles", |model| {
         let mut preview = Preview::new("Restore 6 \u{2014} nothing has been started yet");
@@ -87,7 +87,7 @@ const SCENES: &[Scene] = &[
             Mark::Hint,
             "end it first (kill 2208), or restore in a new pid namespace",
         );
-        update(model, Msg::Planned(Ok(preview)));
+        update(model, Msg::Planned(JOB, Ok(preview)));
     }),
     ("refused", |model| {
         let mut failure = failure("The process tree 2207 cannot be dumped", "icecore doctor");
@@ -102,7 +102,7 @@ const SCENES: &[Scene] = &[
             ),
         ];
         failure.target = Some("running as before".into());
-        update(model, Msg::Done(Err(failure)));
+        update(model, Msg::Done(JOB, Err(failure)));
     }),
     ("search-asked", |model| {
         key(model, KeyCode::Char('s'));
@@ -131,12 +131,25 @@ const SCENES: &[Scene] = &[
             Mark::Warn,
             "the clock of layer 11 is ahead of this machine's",
         );
-        model.job = Some(super::super::model::Job {
-            title: "Dump redis-server 2207".into(),
-            phase: "memory",
-            progress: (3, 7),
-            cancelled: false,
-        });
+        start(model, "/img/r/12", 10, (3, 7));
+    }),
+    ("jobs", |model| {
+        model.clock = Duration::from_secs(3);
+        let (failed, _) = model.board.start(&flatten("/img/w/4"), model.clock);
+        model.clock += Duration::from_secs(9);
+        let text = "No space left on the device: 38 MiB are missing in /img/w";
+        let failure = failure(text, "free some space, or choose another directory");
+        update(model, Msg::Done(failed, Err(failure)));
+        model.popup = None;
+        model.clock += Duration::from_secs(100);
+        start(model, "/img/r/12", 12, (700 << 10, 2 << 20));
+        model.clock += Duration::from_secs(1);
+        start(model, "/img/pg/3", 3, (1 << 10, 5 << 10));
+        model.board.start(&flatten("/img/r/6"), model.clock);
+        let text = "r/11: 9120 pages stored (35.6 MiB), frozen 27 ms (predicted 29 ms)";
+        model.note(Mark::Good, text);
+        model.toast(Mark::Good, "dump postgres 1031: done");
+        key(model, KeyCode::Char('J'));
     }),
     ("tour", |model| {
         model.guide = Some(Guide {
@@ -149,6 +162,18 @@ const SCENES: &[Scene] = &[
     }),
 ];
 
+fn flatten(dir: &str) -> Wish {
+    Wish::Edit(Edit::Flatten(dir.into()))
+}
+
+/// A job that runs for `seconds`.
+fn start(model: &mut Model, dir: &str, seconds: u64, (done, total): (u64, u64)) {
+    let (id, _) = model.board.start(&flatten(dir), model.clock);
+    update(model, Msg::Job(id, Event::Phase("compare")));
+    model.clock += Duration::from_secs(seconds);
+    update(model, Msg::Job(id, Event::Progress { done, total }));
+}
+
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 35), (200, 60)];
 
 fn failure(text: &str, hint: &str) -> Failure {
@@ -157,6 +182,7 @@ fn failure(text: &str, hint: &str) -> Failure {
         obstacles: Vec::new(),
         target: None,
         hint: Some(hint.into()),
+        cancelled: false,
     }
 }
 

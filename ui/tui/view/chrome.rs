@@ -6,8 +6,9 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::super::action::ACTIONS;
+use super::super::board::{Job, Stage};
 use super::super::keymap::label;
-use super::super::model::{Job, Model};
+use super::super::model::Model;
 use super::super::popup::Mark;
 use super::super::text::{cut, fit, wrap};
 use super::processes::sign;
@@ -15,8 +16,10 @@ use crate::tui::theme::Theme;
 
 pub(super) fn header(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let width = usize::from(area.width);
-    let right = match (&model.job, &model.status) {
-        (Some(job), _) => format!("{} ", progress(job)),
+    let jobs = &model.board.jobs;
+    let working = jobs.iter().rfind(|job| job.stage == Stage::Runs);
+    let right = match (working.or(jobs.last()), &model.status) {
+        (Some(job), _) => format!("{} ", progress(job, model.board.jobs.len())),
         (None, Some(status)) => format!("{status} "),
         (None, None) => format!("{} tracked ", model.tracked.len()),
     };
@@ -30,13 +33,17 @@ pub(super) fn header(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     super::lines(frame, area, vec![line]);
 }
 
-fn progress(job: &Job) -> String {
+fn progress(job: &Job, jobs: usize) -> String {
+    let more = match jobs {
+        0 | 1 => String::new(),
+        n => format!("{n} jobs "),
+    };
     let cancelled = if job.cancelled { " (stopping)" } else { "" };
     let percent = match job.progress {
         (_, 0) => String::new(),
         (done, total) => format!(" {}%", done.saturating_mul(100) / total),
     };
-    format!("▶ {}: {}{percent}{cancelled}", job.title, job.phase)
+    format!("▶ {more}{}: {}{percent}{cancelled}", job.title, job.phase)
 }
 
 pub(super) fn banner(model: &Model, frame: &mut Frame<'_>, area: Rect) {
@@ -53,19 +60,27 @@ pub(super) fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let width = usize::from(area.width);
     let room = usize::from(area.height);
     let skip = model.log.len().saturating_sub(room);
-    let text = model.log.iter().skip(skip).map(|(second, mark, text)| {
-        let clock = format!(
-            "{:02}:{:02}:{:02}",
-            second / 3600,
-            second / 60 % 60,
-            second % 60
-        );
-        Line::from(vec![
-            Span::styled(format!(" {} ", sign(*mark)), style(model.theme, *mark)),
-            Span::raw(cut(&format!("{clock} {text}"), width.saturating_sub(3))),
-        ])
-    });
+    let text = model.log.iter().skip(skip);
+    let text = text.map(|entry| logged(model, entry, width));
     super::lines(frame, area, text.collect());
+}
+
+/// A line of the log.
+pub(super) fn logged(
+    model: &Model,
+    (second, mark, text): &(u64, Mark, String),
+    width: usize,
+) -> Line<'static> {
+    let clock = format!(
+        "{:02}:{:02}:{:02}",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    );
+    Line::from(vec![
+        Span::styled(format!(" {} ", sign(*mark)), style(model.theme, *mark)),
+        Span::raw(cut(&format!("{clock} {text}"), width.saturating_sub(3))),
+    ])
 }
 
 /// The style of a mark.

@@ -1,6 +1,7 @@
 //! Drawing. Views only read the model; what is expensive was prepared before.
 
 mod chrome;
+mod jobs;
 mod live;
 mod map;
 mod palette;
@@ -38,6 +39,8 @@ pub(crate) enum Place {
     UpperRight,
     /// The lower half, left of the counter.
     Lower,
+    /// Over all others, with a key of its own.
+    Whole,
 }
 
 /// Something that the keyboard can be in.
@@ -51,7 +54,7 @@ pub(crate) struct View {
 }
 
 /// All views, in the order in which the keyboard goes through them. Another one is a file here, a
-/// [`Focus`] and a row.
+/// [`Focus`] and a row; those over the whole screen have a key of their own instead.
 pub(crate) static VIEWS: &[View] = &[
     View {
         focus: Focus::Processes,
@@ -68,15 +71,31 @@ pub(crate) static VIEWS: &[View] = &[
         place: Place::Lower,
         draw: map::draw,
     },
+    View {
+        focus: Focus::Jobs,
+        place: Place::Whole,
+        draw: jobs::draw,
+    },
 ];
+
+/// The place of a view.
+pub(crate) fn place_of(focus: Focus) -> Option<Place> {
+    let view = VIEWS.iter().find(|view| view.focus == focus);
+    view.map(|view| view.place)
+}
+
+/// The views that share the screen.
+fn shared() -> impl Iterator<Item = &'static View> {
+    VIEWS.iter().filter(|view| view.place != Place::Whole)
+}
 
 /// The view `steps` after `focus`, around.
 pub(crate) fn beside(focus: Focus, steps: isize) -> Focus {
-    let count = isize::try_from(VIEWS.len()).unwrap_or(1);
-    let at = VIEWS.iter().position(|view| view.focus == focus);
+    let count = isize::try_from(shared().count()).unwrap_or(1);
+    let at = shared().position(|view| view.focus == focus);
     let at = isize::try_from(at.unwrap_or(0)).unwrap_or(0);
     let to = usize::try_from((at + steps).rem_euclid(count)).unwrap_or(0);
-    VIEWS.get(to).map_or(focus, |view| view.focus)
+    shared().nth(to).map_or(focus, |view| view.focus)
 }
 
 /// Where everything is.
@@ -125,6 +144,12 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
         footer: Rect::new(0, height - 1, width, 1),
         ..Areas::default()
     };
+    if place_of(focus) == Some(Place::Whole) {
+        // What happened is in the jobs' view.
+        areas.log.height = 0;
+        areas.views = vec![(focus, Rect::new(0, top, width, body + log))];
+        return areas;
+    }
     if width < 70 || body < 14 {
         areas.views = vec![(focus, Rect::new(0, top, width, body))];
         return areas;
@@ -137,8 +162,9 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
         Place::UpperLeft => Rect::new(0, top, half, upper),
         Place::UpperRight => Rect::new(half, top, width - half, upper),
         Place::Lower => Rect::new(0, top + upper, width - right, lower),
+        Place::Whole => Rect::default(),
     };
-    areas.views = VIEWS.iter().map(|v| (v.focus, place(v))).collect();
+    areas.views = shared().map(|v| (v.focus, place(v))).collect();
     areas.live = Rect::new(width - right, top + upper, right, lower);
     areas
 }
@@ -167,6 +193,7 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
         live::draw(model, frame, areas.live);
         chrome::log(model, frame, areas.log);
         chrome::footer(model, frame, areas.footer);
+        jobs::toasts(model, frame);
         popup::draw(model, frame);
     }
     model.theme.finish(frame.buffer_mut());

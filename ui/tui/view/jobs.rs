@@ -1,0 +1,222 @@
+//! The jobs: those that run or wait, what became of the others, and the log.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::Clear;
+use unicode_width::UnicodeWidthStr as _;
+
+use super::super::action::Act;
+use super::super::board::{End, Ended, Job, Stage};
+use super::super::model::{Focus, Model};
+use super::super::popup::Mark;
+use super::super::text::{age, cut, fit, tally, wrap};
+use super::chrome::{logged, style};
+use super::processes::sign;
+use super::{lines, pane};
+use crate::format;
+
+/// Columns of the bar.
+const BAR: usize = 16;
+/// A pane as narrow as this shows neither bar nor rate.
+const NARROW: usize = 100;
+
+pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    if area.is_empty() {
+        return;
+    }
+    let rows = model.board.jobs.len() + model.board.ended.len();
+    let wanted = u16::try_from(rows.max(3) + 3).unwrap_or(u16::MAX);
+    let upper = wanted.min(area.height * 3 / 5).max(area.height.min(5));
+    let (above, below) = (
+        Rect {
+            height: upper,
+            ..area
+        },
+        Rect {
+            y: area.y + upper,
+            height: area.height - upper,
+            ..area
+        },
+    );
+    jobs(model, frame, above);
+    log(model, frame, below);
+}
+
+fn jobs(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let focused = model.focus == Focus::Jobs && !model.filtering;
+    let note = format!(
+        "{} running, {} ended",
+        model.board.jobs.len(),
+        model.board.ended.len()
+    );
+    let inside = pane(frame, area, model.theme, focused, "Jobs", &note);
+    let width = usize::from(inside.width);
+    if model.board.jobs.is_empty() && model.board.ended.is_empty() {
+        let text = format!(
+            "No jobs yet. {} dumps the selected process; jobs run beside each other, and those on \
+             one stack one after the other.",
+            model.keys.label(Act::Dump)
+        );
+        let text = wrap(&text, width.saturating_sub(2));
+        let text = text.into_iter().map(|line| Line::from(format!(" {line}")));
+        return lines(frame, inside, text.collect());
+    }
+    let title = titles(width);
+    let head = if width < NARROW {
+        format!("   {} STATE", fit("JOB", title))
+    } else {
+        format!(
+            "   {} {} RATE     LEFT  STATE",
+            fit("JOB", title),
+            fit("PROGRESS", BAR + 5)
+        )
+    };
+    let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
+    let room = usize::from(inside.height).saturating_sub(1);
+    let running = model
+        .board
+        .jobs
+        .iter()
+        .map(|job| running(model, job, width));
+    let ended = model.board.ended.iter().map(|job| over(model, job, width));
+    for (n, (begun, mark, text)) in running
+        .chain(ended)
+        .enumerate()
+        .skip(model.job_cursor.offset)
+        .take(room)
+    {
+        let selected = n == model.job_cursor.at;
+        let line = Line::from(vec![
+            Span::raw(if selected { ">" } else { " " }),
+            Span::styled(
+                format!("{} ", if begun { "▶" } else { sign(mark) }),
+                style(model.theme, mark),
+            ),
+            Span::raw(fit(&text, width.saturating_sub(3))),
+        ]);
+        shown.push(if selected {
+            line.style(model.theme.selected(focused))
+        } else {
+            line
+        });
+    }
+    lines(frame, inside, shown);
+}
+
+/// Columns of the titles.
+fn titles(width: usize) -> usize {
+    (width * 2 / 5).clamp(16, 48)
+}
+
+fn running(model: &Model, job: &Job, width: usize) -> (bool, Mark, String) {
+    let title = fit(&format!("{} {}", job.id, job.title), titles(width));
+    let state = match (&job.stage, job.cancelled) {
+        (_, true) => "stopping".into(),
+        (Stage::Plans, _) => "plans".into(),
+        (Stage::Waits(_), _) => match model.board.blocker(job) {
+            Some(other) => format!("waits for {} {}", other.id, other.title),
+            None => "waits".into(),
+        },
+        (Stage::Runs, _) => job.phase.to_owned(),
+    };
+    let for_long = model.clock.saturating_sub(job.began).as_secs();
+    let state = format!("{state}, for {}", age(for_long));
+    let begun = job.stage == Stage::Runs;
+    let mark = if begun { Mark::Good } else { Mark::Plain };
+    if width < NARROW {
+        let percent = match job.progress {
+            (_, 0) => String::new(),
+            (done, total) => format!("{}% ", done.saturating_mul(100) / total),
+        };
+        return (begun, mark, format!("{title} {percent}{state}"));
+    }
+    let bar = match job.progress {
+        (_, 0) => fit("", BAR + 5),
+        (done, total) => {
+            let full = usize::try_from(done.min(total) * BAR as u64 / total).unwrap_or(0);
+            let percent = done.saturating_mul(100) / total;
+            format!(
+                "{}{} {percent:>3}%",
+                "█".repeat(full),
+                "░".repeat(BAR - full)
+            )
+        }
+    };
+    let rate = job.rate().map_or_else(String::new, |rate| {
+        format!("{}/s", tally(rate.round() as u64))
+    });
+    let left = job
+        .remaining()
+        .map_or_else(String::new, |left| age(left.as_secs()));
+    (
+        begun,
+        mark,
+        format!("{title} {bar} {rate:<8} {left:<5} {state}"),
+    )
+}
+
+fn over(model: &Model, job: &Ended, width: usize) -> (bool, Mark, String) {
+    let title = fit(&format!("{} {}", job.id, job.title), titles(width));
+    let since = age(model.clock.saturating_sub(job.at).as_secs());
+    let took = format::duration(job.took);
+    let (mark, how) = match job.end {
+        End::Done => (Mark::Good, "done"),
+        End::Cancelled => (Mark::Plain, "cancelled"),
+        End::Failed => (Mark::Bad, "failed"),
+    };
+    (
+        false,
+        mark,
+        format!("{title} {how} {since} ago in {took}: {}", job.text),
+    )
+}
+
+fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    if area.height < 3 {
+        return;
+    }
+    let focused = model.focus == Focus::Jobs && model.filtering;
+    let title = match (model.log_filter.value(), focused) {
+        ("", false) => "Log".to_owned(),
+        (text, true) => format!("Log with {}_", format::plain(text)),
+        (text, false) => format!("Log with {}", format::plain(text)),
+    };
+    let note = format!("{} filters", model.keys.label(Act::Filter));
+    let inside = pane(frame, area, model.theme, focused, &title, &note);
+    let wanted = model.log_filter.value().to_lowercase();
+    let matching: Vec<_> = model
+        .log
+        .iter()
+        .filter(|(_, _, text)| text.to_lowercase().contains(&wanted))
+        .collect();
+    let skip = matching.len().saturating_sub(usize::from(inside.height));
+    let shown = matching.into_iter().skip(skip);
+    let shown = shown.map(|entry| logged(model, entry, usize::from(inside.width)));
+    lines(frame, inside, shown.collect());
+}
+
+/// What has just ended, at the upper right; it goes away.
+pub(super) fn toasts(model: &Model, frame: &mut Frame<'_>) {
+    let screen = frame.area();
+    let room = usize::from(screen.width.saturating_sub(4));
+    for (n, (_, mark, text)) in model.toasts.iter().enumerate() {
+        let text = cut(text, room.saturating_sub(4).min(60));
+        let width = u16::try_from(text.width() + 4).unwrap_or(0);
+        let area = Rect {
+            x: screen.width.saturating_sub(width + 1),
+            y: 1 + u16::try_from(n).unwrap_or(0),
+            width,
+            height: 1,
+        };
+        if area.bottom() >= screen.height {
+            return;
+        }
+        frame.render_widget(Clear, area);
+        let line = Line::from(vec![
+            Span::styled(format!(" {} ", sign(*mark)), style(model.theme, *mark)),
+            Span::raw(format!("{text} ")),
+        ]);
+        lines(frame, area, vec![line.style(model.theme.bar())]);
+    }
+}
