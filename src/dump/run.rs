@@ -13,7 +13,7 @@ use crate::event::{Cancel, Event, Reporter};
 use crate::files::Connections;
 use crate::image::proto::{DumpStatsEntry, InventoryEntry, PluginsEntry, PstreeEntry, StatsEntry};
 use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
-use crate::memory::{aio, mappings, pages, segments, sysv};
+use crate::memory::{aio, huge, mappings, pages, segments, sysv};
 use crate::state::namespaces::{self, Contents};
 use crate::state::seccomp::Filters;
 use crate::task::{Frozen, Ids, Life, Process, Restarting};
@@ -341,18 +341,23 @@ fn store_pages(
 ) -> Result<()> {
     let mut pages_id = 1;
     let files = snapshot.files.segments().iter();
-    let shared = files.map(|s| (s.entry.shmid, &s.file, s.entry.size)).chain(
-        snapshot
-            .sysv
-            .iter()
-            .map(|s| (s.id(), &s.file, s.entry.size)),
-    );
-    for (shmid, file, size) in shared {
+    let files = files.map(|s| {
+        (
+            s.entry.shmid,
+            &s.file,
+            s.entry.size,
+            huge::of_segment(&s.entry),
+        )
+    });
+    let others = snapshot.sysv.iter();
+    let others = others.map(|s| (s.id(), &s.file, s.entry.size, None));
+    for (shmid, file, size, huge) in files.chain(others) {
         cancel.check()?;
         let id = PagemapId::Shared(shmid.into());
         let resolved = below.map_or(Ok(None), |b| b.resolve(id))?;
         let mut out = writer.pages(pages_id)?;
-        let (pagemap, stored) = segments::store(file, size, resolved.as_ref(), pages_id, &mut out)?;
+        let (pagemap, stored) =
+            segments::store(file, size, huge, resolved.as_ref(), pages_id, &mut out)?;
         writer.pagemap(id, &pagemap)?;
         snapshot.stored.add(stored);
         pages_id += 1;

@@ -119,6 +119,10 @@ pub(super) fn refusal(file: &Descriptor, allow: &Allow) -> Option<Refusal> {
 
 fn ghost_refusal(file: &Descriptor, name: &str, limit: u64) -> Option<Refusal> {
     match file.stat.file_type() {
+        libc::S_IFREG if super::memfd::huge_page(file).is_some() => Some(Refusal {
+            what: format!("the deleted file {name} of huge pages"),
+            hint: "have the program keep its name, or use a memfd".to_owned(),
+        }),
         libc::S_IFREG => {
             // Holes are not stored.
             let bytes = fs::metadata(&file.link).map_or(file.stat.size, |meta| {

@@ -13,12 +13,14 @@ use std::sync::OnceLock;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 use nix::unistd::{Gid, Uid, Whence, fchown, ftruncate, lseek};
 
 use super::descriptor::Descriptor;
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
-use crate::error::{Error, Obstacle, Result};
+use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FileEntry, MemfdFileEntry, MemfdInodeEntry};
+use crate::memory::huge;
 
 /// Start of the link's text.
 const PREFIX: &str = "/memfd:";
@@ -41,12 +43,6 @@ impl FileKind for Memfd {
     }
 
     fn refusal(&self, file: &Descriptor, outside: &Outside, _: &Allow) -> Option<Refusal> {
-        if Some(file.stat.dev) != memory_device() {
-            return Some(Refusal {
-                what: format!("a memfd of huge pages ({})", file.shown()),
-                hint: "run the program without huge pages".to_owned(),
-            });
-        }
         let holder = outside.holder(&file.stat)?;
         Some(Refusal {
             what: format!(
@@ -83,14 +79,7 @@ impl FileKind for Memfd {
 
     fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()> {
         let entry = part(entry)?;
-        let inode = findings.segment(entry.inode_id)?;
-        if inode.hugetlb_flag.is_some() {
-            findings.obstacle(Obstacle::unsupported(
-                format!("Memfd {} is of huge pages", inode.name),
-                "restore this layer with criu",
-            ));
-        }
-        Ok(())
+        findings.segment(entry.inode_id).map(drop)
     }
 
     fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>> {
@@ -188,7 +177,7 @@ impl Segments {
             shmid,
             seals: seals.cast_unsigned(),
             inode_id: inode_id.into(),
-            hugetlb_flag: None,
+            hugetlb_flag: huge_page(file).map(huge::memfd_flags),
             mode: Some(stat.mode),
         };
         self.all.push(Segment {
@@ -215,7 +204,8 @@ impl OpenSegment {
     pub(super) fn make(entry: &MemfdInodeEntry) -> Result<Self> {
         let cannot = |e| Error::os(format!("Cannot make memfd {}", entry.name), e);
         let sealable = entry.seals != SealFlag::F_SEAL_SEAL.bits().cast_unsigned();
-        let mut flags = MFdFlags::MFD_CLOEXEC;
+        let huge = entry.hugetlb_flag.unwrap_or(0);
+        let mut flags = MFdFlags::MFD_CLOEXEC | MFdFlags::from_bits_retain(huge);
         flags.set(MFdFlags::MFD_ALLOW_SEALING, sealable);
         let file = memfd_create(&*entry.name, flags).map_err(cannot)?;
         ftruncate(&file, entry.size.cast_signed()).map_err(cannot)?;
@@ -246,10 +236,11 @@ impl OpenSegment {
     }
 }
 
-/// The name that was given to memfd_create, or `/dev/zero` for shared anonymous memory.
+/// The name that was given to memfd_create, or `/dev/zero` (`/anon_hugepage`) for shared anonymous
+/// memory.
 fn segment_name(text: &str) -> Option<&str> {
     let name = text.strip_suffix(" (deleted)")?;
-    if name == "/dev/zero" {
+    if ["/dev/zero", "/anon_hugepage"].contains(&name) {
         Some(name)
     } else {
         name.strip_prefix(PREFIX)
@@ -259,13 +250,14 @@ fn segment_name(text: &str) -> Option<&str> {
 /// True on the kernel's internal filesystems without a mount point; false for a deleted file that
 /// happens to be called the same.
 fn in_memory(file: &Descriptor) -> bool {
-    Some(file.stat.dev) == memory_device() || huge_page_file(file)
+    Some(file.stat.dev) == memory_device() || huge_page(file).is_some()
 }
 
 /// Huge-page memfds live on a filesystem of their own; its block size is the page size.
-fn huge_page_file(file: &Descriptor) -> bool {
-    nix::sys::statfs::statfs(&file.link)
-        .is_ok_and(|fs| fs.filesystem_type() == nix::sys::statfs::HUGETLBFS_MAGIC)
+pub(super) fn huge_page(file: &Descriptor) -> Option<u64> {
+    let fs = statfs(&file.link).ok()?;
+    let is_huge = fs.filesystem_type() == HUGETLBFS_MAGIC;
+    is_huge.then(|| u64::try_from(fs.block_size()).ok())?
 }
 
 /// The device number of the filesystem that holds all memfds.

@@ -10,6 +10,7 @@ use nix::sys::stat;
 use procfs::FromBufRead as _;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps, Process, VmFlags};
 
+use super::huge;
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::units::{PageRange, Pid};
 
@@ -60,6 +61,8 @@ pub struct Mapping {
     pub sealed: bool,
     /// The kernel may empty it at any time (MAP_DROPPABLE, mmap(2)).
     pub droppable: bool,
+    /// Bytes of its pages, when they are huge (hugetlbfs).
+    pub huge: Option<u64>,
     /// It has pages of its own that another process has too, since a fork.
     pub cow: bool,
     /// What the kernel calls it, for people.
@@ -67,6 +70,7 @@ pub struct Mapping {
 }
 
 const SHARED_ANONYMOUS: &str = "/dev/zero";
+const HUGE_ANONYMOUS: &str = "/anon_hugepage";
 const MEMFD: &str = "/memfd:";
 const DELETED: &str = " (deleted)";
 
@@ -116,7 +120,10 @@ impl Mapping {
                 flags |= flag;
             }
         }
-        flags.cast_unsigned()
+        let huge = self.huge.map_or(0, |bytes| {
+            libc::MAP_HUGETLB.cast_unsigned() | huge::size_flags(bytes)
+        });
+        flags.cast_unsigned() | huge
     }
 
     /// The flags that its file has to be opened with.
@@ -157,7 +164,15 @@ impl Mapping {
                 prot |= bit.cast_unsigned();
             }
         }
-        let (backing, name) = backing(&map.pathname);
+        let (backing, name) = match backing(&map.pathname) {
+            // Of a private mapping nobody ever sees the file.
+            (Backing::Segment(name), _)
+                if name == HUGE_ANONYMOUS && !map.perms.contains(MMPermissions::SHARED) =>
+            {
+                (Backing::Anonymous, name)
+            }
+            other => other,
+        };
         let device = |n: i32| n.cast_unsigned();
         Self {
             range: PageRange::new(map.address.0, map.address.1),
@@ -172,6 +187,7 @@ impl Mapping {
             sealed: false,
             droppable: false,
             cow: is_cow(map),
+            huge: page_size(map),
             name,
         }
     }
@@ -215,8 +231,11 @@ impl Mapping {
             );
             Some(Obstacle::unsupported(text, hint))
         };
-        if self.vm.contains(VmFlags::HT) {
-            return refuse("huge pages", "hugetlbfs mappings cannot be saved yet");
+        if self.vm.contains(VmFlags::HT) && self.backing == Backing::SystemV {
+            return refuse(
+                "huge pages of System V shared memory",
+                "they cannot be saved yet",
+            );
         }
         match &self.backing {
             Backing::Vdso | Backing::Vvar | Backing::Vsyscall => None,
@@ -245,7 +264,15 @@ impl Mapping {
 fn is_cow(map: &MemoryMap) -> bool {
     let amount = |name: &str| map.extension.map.get(name).copied().unwrap_or(0);
     let private = !map.perms.contains(MMPermissions::SHARED);
-    private && (amount("Shared_Dirty") > 0 || map.inode == 0 && amount("Shared_Clean") > 0)
+    // Of huge pages there are not enough for copies that nobody needs.
+    let shared = amount("Shared_Dirty") + amount("Shared_Hugetlb") > 0;
+    private && (shared || map.inode == 0 && amount("Shared_Clean") > 0)
+}
+
+fn page_size(map: &MemoryMap) -> Option<u64> {
+    let is_huge = map.extension.vm_flags.contains(VmFlags::HT);
+    let size = map.extension.map.get("KernelPageSize").copied();
+    is_huge.then_some(size).flatten()
 }
 
 fn backing(path: &MMapPath) -> (Backing, String) {
@@ -268,7 +295,10 @@ fn backing(path: &MMapPath) -> (Backing, String) {
             let bare = text.strip_suffix(DELETED);
             match bare {
                 Some("/[aio]") => (Backing::AioRing, "/[aio]".to_owned()),
-                Some(bare) if bare == SHARED_ANONYMOUS || bare.starts_with(MEMFD) => {
+                Some(bare)
+                    if [SHARED_ANONYMOUS, HUGE_ANONYMOUS].contains(&bare)
+                        || bare.starts_with(MEMFD) =>
+                {
                     (Backing::Segment(bare.to_owned()), bare.to_owned())
                 }
                 _ => (Backing::File(path.clone()), text.into_owned()),
@@ -329,6 +359,7 @@ pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
                 sealed: old.sealed,
                 droppable: old.droppable,
                 cow: old.cow,
+                huge: old.huge,
                 ..Mapping::from(map)
             };
             new == *old

@@ -1,6 +1,7 @@
 //! Memory of a task: its mappings, its private pages, its shared segments.
 
 pub mod aio;
+pub mod huge;
 pub mod inherit;
 pub mod mappings;
 pub mod pages;

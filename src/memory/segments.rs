@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::uio::pwrite;
 use nix::unistd::{Whence, lseek};
 
+use super::huge::Filling;
 use super::pages::{Stored, Unchanged};
 use crate::chain::Resolved;
 use crate::error::{Error, Result};
@@ -21,13 +22,14 @@ use crate::units::{PAGE_SIZE, PageRange};
 /// Bytes moved at once.
 const CHUNK: u64 = 256 * 1024;
 
-/// Writes the pages of the segment `file`, `size` bytes long; `below` is the parent's version.
+/// Writes the pages of the segment `file`, `size` bytes long (`huge`: in pages of so many); `below` is the parent's version.
 ///
 /// # Errors
 /// When it cannot be read or written.
 pub fn store(
     file: &File,
     size: u64,
+    huge: Option<u64>,
     below: Option<&Resolved<'_>>,
     pages_id: u32,
     out: &mut PagesFile,
@@ -47,7 +49,11 @@ pub fn store(
     };
     let mut stored = Stored::default();
     let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
-    for range in data(file, size)? {
+    let data = match huge {
+        Some(page) => written(file, size, page)?,
+        None => data(file, size)?,
+    };
+    for range in data {
         let mut at = range.start;
         while at < range.end {
             let len = (range.end - at).min(CHUNK);
@@ -95,11 +101,35 @@ fn data(file: &File, size: u64) -> Result<Vec<PageRange>> {
     Ok(found)
 }
 
-/// Fills a new segment of `size` bytes with the pages of a stack.
+/// The huge pages that are not all zeros: their files tell no holes.
+fn written(file: &File, size: u64, page: u64) -> Result<Vec<PageRange>> {
+    let cannot = |e| Error::io("Cannot read a segment of huge pages", e);
+    let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
+    let mut found = Vec::new();
+    let mut start = 0;
+    while start < size {
+        let end = (start + page).min(size);
+        let mut at = start;
+        while at < end {
+            let len = usize::try_from((end - at).min(CHUNK)).unwrap_or(0);
+            file.read_exact_at(&mut buffer[..len], at).map_err(cannot)?;
+            if buffer[..len].iter().any(|byte| *byte != 0) {
+                found.push(PageRange::new(start, end));
+                break;
+            }
+            at += len as u64;
+        }
+        start = end;
+    }
+    Ok(found)
+}
+
+/// Fills a new segment of `size` bytes (`huge`: in pages of so many) with the pages of a stack.
 ///
 /// # Errors
 /// When a page cannot be read or written.
-pub fn fill(fd: &OwnedFd, size: u64, resolved: &Resolved<'_>) -> Result<u64> {
+pub fn fill(fd: &OwnedFd, size: u64, huge: Option<u64>, resolved: &Resolved<'_>) -> Result<u64> {
+    let filling = huge.map(|_| Filling::new(fd, size)).transpose()?;
     let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
     let mut pages = 0;
     for run in resolved.runs() {
@@ -109,7 +139,10 @@ pub fn fill(fd: &OwnedFd, size: u64, resolved: &Resolved<'_>) -> Result<u64> {
             let part = &mut buffer[..usize::try_from(len).unwrap_or(0)];
             resolved.read_at(at, part)?;
             let inside = usize::try_from(len.min(size.saturating_sub(at))).unwrap_or(0);
-            write_at(fd, &part[..inside], at)?;
+            match &filling {
+                Some(filling) => filling.write(&part[..inside], at),
+                None => write_at(fd, &part[..inside], at)?,
+            }
             at += len;
             pages += len / PAGE_SIZE;
         }

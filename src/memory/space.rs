@@ -21,6 +21,8 @@ const LOWEST: u64 = 0x10_0000;
 const SYS_MSEAL: i64 = 462;
 /// mmap(2): instead of MAP_PRIVATE (Linux 6.11).
 const MAP_DROPPABLE: u32 = 8;
+/// MAP_HUGETLB and the size of its pages.
+const HUGE_BITS: u32 = libc::MAP_HUGETLB.cast_unsigned() | 0x3f << 26;
 const MADV_GUARD_INSTALL: u64 = 102;
 
 /// True for the mappings that the kernel gives and that can only be moved.
@@ -80,8 +82,8 @@ pub fn unsupported(vma: &VmaEntry) -> Option<&'static str> {
         (vma.status & status::SHSTK != 0, "a shadow stack"),
         (vma.status & status::UPROBES != 0, "a uprobes page"),
         (
-            vma.flags & libc::MAP_HUGETLB.cast_unsigned() != 0,
-            "huge pages",
+            vma.status & status::SYSVIPC != 0 && vma.flags & libc::MAP_HUGETLB.cast_unsigned() != 0,
+            "huge pages of System V shared memory",
         ),
         (
             old_shared,
@@ -193,8 +195,14 @@ pub fn map<'v>(
             | libc::MAP_GROWSDOWN
             | libc::MAP_LOCKED
             | libc::MAP_NORESERVE;
+        // Of a file, the file says it.
+        let huge = match by_file || vma.flags & libc::MAP_HUGETLB.cast_unsigned() == 0 {
+            true => 0,
+            false => vma.flags & HUGE_BITS,
+        };
         let flags = vma.flags & keep.cast_unsigned()
             | anonymous
+            | huge
             | libc::MAP_FIXED_NOREPLACE.cast_unsigned();
         let flags = if vma.droppable == Some(true) {
             flags & !libc::MAP_PRIVATE.cast_unsigned() | MAP_DROPPABLE

@@ -7,11 +7,11 @@ use super::tree::{self, Wanted};
 use crate::chain::{self, Held, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
-    CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, IpcShmEntry, MmEntry, PstreeEntry,
-    TaskKobjIdsEntry,
+    CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, IpcShmEntry, MemfdInodeEntry, MmEntry,
+    PstreeEntry, TaskKobjIdsEntry,
 };
 use crate::image::{Images, PagemapId};
-use crate::memory::{space, sysv};
+use crate::memory::{huge, space, sysv};
 use crate::state::namespaces::{self, Anew};
 use crate::state::seccomp::Filters;
 use crate::task::{self, Life};
@@ -191,6 +191,10 @@ pub fn plan(options: &Options) -> Result<Plan> {
             plan.pages += plan.stack.ownership(id)?.pages();
         }
     }
+    let bodies = plan.processes.iter().filter_map(|p| p.body.as_ref());
+    let vmas = bodies.flat_map(|body| &body.mm.vmas);
+    let memfds: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
+    plan.obstacles.extend(huge::missing(vmas, &memfds));
     let members = plan.ids().collect();
     plan.obstacles
         .extend(sysv::check(&plan.segments, &members)?);

@@ -12,7 +12,7 @@ use crate::event::{Cancel, Event, Reporter};
 use crate::files::{self, Opened};
 use crate::image::PagemapId;
 use crate::inject::{Foothold, Ground, Remote};
-use crate::memory::{mappings, segments, space, sysv};
+use crate::memory::{huge, mappings, segments, space, sysv};
 use crate::state::namespaces::mounts::Aside;
 use crate::track::{self, Arming};
 use crate::units::{PageRange, Pid};
@@ -179,7 +179,8 @@ fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {
             continue;
         }
         let resolved = plan.stack.resolved(id)?.checked();
-        pages += segments::fill(&segment.file, segment.entry.size, &resolved)?;
+        let huge = huge::of_segment(&segment.entry);
+        pages += segments::fill(&segment.file, segment.entry.size, huge, &resolved)?;
     }
     Ok(pages)
 }
@@ -201,7 +202,7 @@ fn make_segments(plan: &Plan, born: &mut Newborn<'_>, made: &mut sysv::Made) -> 
         let memory = made.make(entry, born.remote(in_tree(plan, entry.cpid))?)?;
         let id = PagemapId::Shared(entry.desc.id.into());
         let resolved = plan.stack.resolved(id)?.checked();
-        pages += segments::fill(&memory, entry.size, &resolved)?;
+        pages += segments::fill(&memory, entry.size, None, &resolved)?;
     }
     Ok(pages)
 }

@@ -21,6 +21,7 @@ mod family;
 mod faults;
 mod files;
 mod golden;
+mod huge;
 mod inspect;
 mod interop;
 mod keeper;

@@ -23,6 +23,7 @@ mod events;
 mod family;
 mod guards;
 mod holder;
+mod huge;
 mod internet;
 mod kernel;
 mod locks;
@@ -73,6 +74,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("family", family::run),
     ("guards", guards::run),
     ("holder", holder::run),
+    ("huge", huge::run),
     ("internet", internet::run),
     ("locks", locks::run),
     ("memory", memory::run),

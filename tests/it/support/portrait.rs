@@ -169,7 +169,10 @@ fn mapping(line: &str) -> Option<Mapping> {
     let file = *inode != "0";
     // Shared memory and rings of asynchronous I/O come back as another file of the kernel's own.
     let name = name.join(" ").replace("/memfd:/dev/zero", "/dev/zero");
-    let identity = if *device == "00:01" || name.starts_with("/[aio]") {
+    let name = name.replace("/memfd:/anon_hugepage", "/anon_hugepage");
+    let nameless = ["/[aio]", "/memfd:", "/anon_hugepage"];
+    let nameless = nameless.iter().any(|begin| name.starts_with(begin));
+    let identity = if *device == "00:01" || nameless {
         String::new()
     } else {
         format!("{device} {inode}")

@@ -1,0 +1,89 @@
+//! Huge pages (hugetlbfs) come back from each layer.
+
+use std::fs;
+use std::io::Write as _;
+
+use crate::support::{Need, Sandbox, assert_same_portrait, portrait, require};
+
+const NUMBER: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// Huge pages of the machine, as many more as the test needs; given back on drop.
+struct Pages(u64);
+
+impl Pages {
+    fn more(more: u64) -> Option<Self> {
+        let number = || fs::read_to_string(NUMBER).ok()?.trim().parse::<u64>().ok();
+        let before = number()?;
+        let pages = Self(before);
+        fs::write(NUMBER, (before + more).to_string()).ok()?;
+        // The kernel finds fewer when memory is short.
+        (number()? >= before + more).then_some(pages)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        drop(fs::write(NUMBER, self.0.to_string()));
+    }
+}
+
+#[test]
+fn huge_pages_come_back_from_each_layer_and_what_is_missing_is_named() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let Some(pages) = Pages::more(40) else {
+        let line = "skipped huge: the machine gives no 40 huge pages of 2 MiB\n";
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return;
+    };
+    let mut sandbox = Sandbox::new();
+    let mount = sandbox.path("mount");
+    fs::create_dir(&mount).unwrap();
+    let mount = mount.to_str().unwrap();
+    sandbox
+        .run("mount", &["-t", "hugetlbfs", "none", mount])
+        .ok();
+    let target = sandbox.specimen("huge", &[mount]);
+    let before = portrait(&target);
+    for layer in 1..=3 {
+        let seed = layer * 100;
+        target.ask(&format!("write {seed}"));
+        target.ask_at("child", &format!("expect {seed}"));
+        target.check();
+        let mode = match layer {
+            1 => "-R --track-mem",
+            2 => "-R --track-mem --prev-images-dir ../1",
+            _ => "--prev-images-dir ../2",
+        };
+        let members = target.members();
+        sandbox
+            .icecore(&format!("dump -t {} -D {layer} {mode}", target.pid))
+            .ok();
+        if layer == 3 {
+            sandbox.wait_gone(&members);
+        }
+    }
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        assert_same_portrait(&format!("{layer}"), &before, &portrait(&target));
+        target.ask(&format!("private {}", layer * 100));
+        target.ask_at("child", "private 1");
+        target.ask_at("child", "child 99");
+        target.ask("child 0");
+        for desk in ["main", "child"] {
+            target.ask_at(desk, &format!("expect {}", layer * 100));
+            target.ask_at(desk, "check");
+        }
+        target.ask("write 7");
+        target.ask_at("child", "expect 7");
+        target.ask_at("child", "check");
+        sandbox.kill(&target);
+    }
+    drop(pages);
+    let free = fs::read_to_string(NUMBER).unwrap();
+    if free.trim() == "0" {
+        let run = sandbox.icecore("restore -D 1 -d").fails(7);
+        assert!(run.stderr.contains("nr_hugepages"), "{}", run.stderr);
+    }
+}
