@@ -133,6 +133,35 @@ fn the_terminal_is_given_back_on_sigterm() {
 }
 
 #[test]
+fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_comes_back_redrawn() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = CommandBuilder::new("bash");
+    command.args([
+        "--norc",
+        "-c",
+        "set -m; \"$0\" --root \"$1\"; echo STOP; read x; fg; echo END$?",
+    ]);
+    command.arg(ICECORE);
+    command.arg(home.path());
+    command.env("ICECORE_CONFIG", "/dev/null");
+    command.env("LANG", "C.UTF-8");
+    command.env("ICECORE_RUNTIME_DIR", home.path());
+    let mut term = Term::start(command, 80, 24);
+    term.wait_text("PID");
+    term.press("\x1a");
+    term.wait("the terminal is given back", |screen| {
+        !screen.alternate_screen() && screen.contents().contains("STOP")
+    });
+    term.press("\r");
+    term.wait("the screen is back", |screen| {
+        screen.alternate_screen() && screen.contents().contains("PID")
+    });
+    term.press("q");
+    term.wait_text("END0");
+    assert_eq!(term.end(), 0);
+}
+
+#[test]
 fn no_color_means_no_colour_and_lang_c_means_ascii() {
     let root = tempfile::tempdir().unwrap();
     let mut term = browse(root.path(), &[("NO_COLOR", "1"), ("LANG", "C")]);

@@ -283,7 +283,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Filter,
         keys: &[KeyCode::Char('/')],
         short: "filter",
-        help: "show only processes with this text (Esc: all again)",
+        help: "show only processes, layers, or lines of the log with this text, roughly (Esc: all)",
         missing: nothing,
     },
     Action {
@@ -426,6 +426,10 @@ pub(crate) fn help(keymap: &Keymap, columns: usize) -> Vec<String> {
             _ => entry(&keys.join(" "), action.help),
         }
     }
+    entry(
+        "Ctrl-Z",
+        "back to the shell until it says fg; waits for dumps and restores that run",
+    );
     entry(
         "mouse",
         "a click selects, the wheel moves; text is selected with Shift held",

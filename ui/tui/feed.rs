@@ -21,6 +21,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Status;
+use super::gate::Gate;
 use super::map::Map;
 use super::message::{Count, Failure, Msg, Survey};
 use super::stacks;
@@ -85,6 +86,7 @@ impl Feed {
         root: PathBuf,
         keeper: PathBuf,
         status: Option<Status>,
+        gate: Gate,
         messages: &Sender<Msg>,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -116,7 +118,7 @@ impl Feed {
         })?;
         let (counts, requests) = channel();
         spawn("counter", messages, move |messages| {
-            Counter::new(keeper).run(&requests, &messages);
+            Counter::new(keeper, gate).run(&requests, &messages);
         })?;
         Ok(Self {
             scans,
@@ -240,15 +242,17 @@ fn answer_maps(requests: &Receiver<PathBuf>, messages: &Sender<Msg>) {
 /// Counts the dirty pages of all tracked trees.
 struct Counter {
     keeper: PathBuf,
+    gate: Gate,
     started: Instant,
     /// By the pid of the root, with the layer since which the watch counts.
     watches: BTreeMap<i32, (Watch, Option<String>)>,
 }
 
 impl Counter {
-    fn new(keeper: PathBuf) -> Self {
+    fn new(keeper: PathBuf, gate: Gate) -> Self {
         Self {
             keeper,
+            gate,
             started: Instant::now(),
             watches: BTreeMap::new(),
         }
@@ -277,6 +281,8 @@ impl Counter {
     }
 
     fn watch(&mut self, root: Pid, since: Option<String>) -> Result<()> {
+        // It freezes the tree for a moment.
+        let _inside = self.gate.enter();
         let watch = Watch::start(root, &self.keeper)?;
         self.watches.insert(root.as_raw(), (watch, since));
         Ok(())

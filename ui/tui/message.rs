@@ -43,6 +43,8 @@ pub(crate) enum Msg {
     Job(u64, Event),
     /// A running job ended.
     Done(u64, Result<Report, Failure>),
+    /// No target is held, and none will be: the program may stop.
+    Settled,
     /// Leave: a signal came.
     Signal(i32),
     /// Leave: a part of the program is gone.
@@ -60,6 +62,10 @@ pub(crate) enum Effect {
     LoadMap(PathBuf),
     /// Track a tree, so that its dirty pages can be counted.
     Attach(Pid),
+    /// Wait until no target is held.
+    Settle,
+    /// Give the terminal back and stop, until somebody brings the program back.
+    Stop,
     /// Give a text to the terminal's clipboard.
     Copy(String),
     /// Read something for the reader.
@@ -185,6 +191,11 @@ pub(crate) struct Displaced {
 }
 
 impl Wish {
+    /// Whether processes are frozen or made.
+    pub(crate) fn touches_targets(&self) -> bool {
+        matches!(self, Self::Dump { .. } | Self::Restore { .. })
+    }
+
     /// What it is called while it runs.
     pub(crate) fn title(&self) -> String {
         match self {

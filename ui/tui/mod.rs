@@ -18,6 +18,7 @@ mod board;
 mod color;
 mod feed;
 mod fuzzy;
+mod gate;
 mod guide;
 mod jobs;
 pub(crate) mod keymap;
@@ -55,6 +56,7 @@ use crate::config::Config;
 pub(crate) use guide::{Facts, Guide, Step};
 
 use feed::Feed;
+use gate::Gate;
 use jobs::Jobs;
 use message::{Effect, Msg};
 use model::Model;
@@ -122,11 +124,14 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     model.keys = options.config.keys;
     model.select = options.select;
     model.guide = options.guide;
-    let feed = Feed::start(root, jobs.keeper.clone(), options.status, &messages)?;
+    let gate = Gate::default();
+    let keeper = jobs.keeper.clone();
+    let feed = Feed::start(root, keeper, options.status, gate.clone(), &messages)?;
     let mut runner = Runner {
         feed,
         jobs,
         messages,
+        gate,
         jobs_running: BTreeMap::new(),
     };
     let result = turn(&mut model, &mut screen, &inbox, &mut runner);
@@ -147,14 +152,14 @@ fn turn(
     while !model.quit {
         let Ok(first) = inbox.recv() else { break };
         model.clock = started.elapsed();
-        runner.run(update(model, first))?;
+        runner.run(update(model, first), screen)?;
         // Everything that waits, and what comes until the next frame is due.
         loop {
             let wait = FRAME.saturating_sub(drawn.elapsed());
             let Ok(next) = inbox.recv_timeout(wait) else {
                 break;
             };
-            runner.run(update(model, next))?;
+            runner.run(update(model, next), screen)?;
             if model.quit || drawn.elapsed() > FRAME * 4 {
                 break;
             }
@@ -170,6 +175,7 @@ struct Runner {
     feed: Feed,
     jobs: Jobs,
     messages: Sender<Msg>,
+    gate: Gate,
     /// By their numbers.
     jobs_running: BTreeMap<u64, (Cancel, JoinHandle<()>)>,
 }
@@ -187,7 +193,7 @@ impl Runner {
         }
     }
 
-    fn run(&mut self, effects: Vec<Effect>) -> Result<()> {
+    fn run(&mut self, effects: Vec<Effect>, screen: &mut Screen) -> Result<()> {
         for effect in effects {
             match effect {
                 Effect::Scan => self.feed.scan(),
@@ -195,6 +201,20 @@ impl Runner {
                 Effect::LoadMap(dir) => self.feed.map(dir),
                 Effect::Attach(root) => self.feed.attach(root),
                 Effect::Copy(text) => terminal::copy(&text)?,
+                Effect::Settle => {
+                    let gate = self.gate.clone();
+                    feed::spawn("settle", &self.messages, move |messages| {
+                        gate.close();
+                        let _closed = messages.send(Msg::Settled);
+                    })?;
+                }
+                Effect::Stop => {
+                    let stopped = screen.stop();
+                    self.gate.open();
+                    stopped?;
+                    let (columns, rows) = screen.size();
+                    let _open = self.messages.send(Msg::Resize(columns, rows));
+                }
                 Effect::CancelJob(id) => {
                     if let Some((cancel, _)) = self.jobs_running.get(&id) {
                         cancel.cancel();
@@ -207,8 +227,9 @@ impl Runner {
                     })?;
                 }
                 Effect::Plan(id, wish) => {
-                    let jobs = self.jobs.clone();
+                    let (jobs, gate) = (self.jobs.clone(), self.gate.clone());
                     feed::spawn("plan", &self.messages, move |messages| {
+                        let _inside = wish.touches_targets().then(|| gate.enter());
                         jobs.plan(id, &wish, &messages);
                     })?;
                 }
@@ -216,7 +237,9 @@ impl Runner {
                     self.jobs_running.retain(|_, (_, job)| !job.is_finished());
                     let cancel = Cancel::default();
                     let (jobs, asked) = (self.jobs.clone(), cancel.clone());
+                    let gate = self.gate.clone();
                     let job = feed::spawn("job", &self.messages, move |messages| {
+                        let _inside = wish.touches_targets().then(|| gate.enter());
                         jobs.apply(id, &wish, &asked, &messages);
                     })?;
                     self.jobs_running.insert(id, (cancel, job));

@@ -18,7 +18,7 @@ use super::message::Failure;
 use super::popup::{Mark, Popup};
 use super::processes::{self, Order, ProcessRow};
 use super::reader::Look;
-use super::stacks::{LayerRow, StackRow};
+use super::stacks::{self, LayerRow, StackRow};
 use super::theme::Theme;
 use super::view::areas;
 
@@ -96,8 +96,12 @@ pub(crate) struct Model {
     pub(crate) filter: Input,
     /// Keys go into the filter.
     pub(crate) filtering: bool,
-    /// Layers as rows.
+    /// All layers as rows.
+    pub(crate) catalog: Vec<StackRow>,
+    /// Those that are shown.
     pub(crate) stacks: Vec<StackRow>,
+    /// Text that shown layers have.
+    pub(crate) stack_filter: Input,
     /// The selected one.
     pub(crate) stack_cursor: Cursor,
     /// Why there are none.
@@ -154,6 +158,8 @@ pub(crate) struct Model {
     pub(crate) missed: u8,
     /// The layer to select as soon as it is listed.
     pub(crate) select_layer: Option<PathBuf>,
+    /// The program is to stop, as soon as no target is held.
+    pub(crate) stopping: bool,
     /// Leave.
     pub(crate) quit: bool,
 }
@@ -175,7 +181,9 @@ impl Model {
             order: Order::default(),
             filter: Input::default(),
             filtering: false,
+            catalog: Vec::new(),
             stacks: Vec::new(),
+            stack_filter: Input::default(),
             stack_cursor: Cursor::default(),
             stacks_failure: None,
             map: None,
@@ -204,6 +212,7 @@ impl Model {
             select: None,
             missed: 0,
             select_layer: None,
+            stopping: false,
             quit: false,
         }
     }
@@ -233,7 +242,7 @@ impl Model {
 
     /// All layers, in the order of the rows: of each stack the newest first.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &LayerRow> {
-        self.stacks.iter().filter_map(StackRow::layer)
+        self.catalog.iter().filter_map(StackRow::layer)
     }
 
     /// The directory of the newest layer on top of the selected one.
@@ -296,6 +305,25 @@ impl Model {
             if self.select == wanted {
                 self.select = None;
             }
+        }
+    }
+
+    /// Lists the layers anew; the cursor stays on its layer, or goes to `wanted`.
+    pub(crate) fn list_stacks(&mut self, wanted: Option<&Path>) {
+        let was = self.layer().map(|layer| layer.dir.clone());
+        self.stacks = stacks::filtered(&self.catalog, self.stack_filter.value());
+        let wanted = wanted.and_then(|dir| self.layer_row(dir));
+        let again = || was.and_then(|dir| self.layer_row(&dir));
+        let first = || self.stacks.iter().position(|row| row.layer().is_some());
+        self.stack_cursor.at = wanted.or_else(again).or_else(first).unwrap_or(0);
+    }
+
+    /// The filter of the pane with the keyboard.
+    pub(crate) fn filter_here(&mut self) -> &mut Input {
+        match self.focus {
+            Focus::Stacks => &mut self.stack_filter,
+            Focus::Jobs => &mut self.log_filter,
+            Focus::Processes | Focus::Map => &mut self.filter,
         }
     }
 

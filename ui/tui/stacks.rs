@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use icecore::chain::{Catalog, Extent, Layer, State};
 
+use super::fuzzy::Fuzzy;
 use crate::cli::stacks as graph;
 use crate::format;
 
@@ -91,6 +92,32 @@ pub(crate) fn rows(catalog: &Catalog, root: &Path) -> Vec<StackRow> {
         }
     }
     rows
+}
+
+/// The layers that have the letters of the filter in their name, their label or the name of their stack.
+pub(crate) fn filtered(rows: &[StackRow], filter: &str) -> Vec<StackRow> {
+    if filter.is_empty() {
+        return rows.to_vec();
+    }
+    let mut fuzzy = Fuzzy::new(filter);
+    let mut shown = Vec::new();
+    let mut place = "";
+    let mut head = None;
+    for row in rows {
+        match row {
+            StackRow::Head(text) => (place, head) = (text, Some(row)),
+            StackRow::Fork(_) => {}
+            StackRow::Layer(layer) => {
+                let label = layer.label.as_deref().unwrap_or_default();
+                let text = format!("{place} {} {label}", layer.name);
+                if fuzzy.score(&text).is_some() {
+                    shown.extend(head.take().cloned());
+                    shown.push(row.clone());
+                }
+            }
+        }
+    }
+    shown
 }
 
 fn head(bottom: &Layer, root: &Path) -> String {

@@ -15,6 +15,7 @@ use crossterm::terminal::{
     disable_raw_mode, enable_raw_mode,
 };
 use icecore::{Error, Result};
+use nix::sys::signal::{Signal, raise};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
@@ -26,7 +27,10 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// The screen; dropping it gives the terminal back.
 #[derive(Debug)]
-pub(crate) struct Screen(Terminal<CrosstermBackend<Stdout>>);
+pub(crate) struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    mouse: bool,
+}
 
 impl Screen {
     /// Takes the terminal, and its mouse if wanted.
@@ -40,20 +44,33 @@ impl Screen {
             give_back();
             previous(info);
         }));
-        enable_raw_mode().map_err(cannot)?;
-        TAKEN.store(true, Ordering::SeqCst);
-        execute!(stdout(), EnterAlternateScreen).map_err(cannot)?;
-        if mouse {
-            execute!(stdout(), EnableMouseCapture).map_err(cannot)?;
-        }
-        Terminal::new(CrosstermBackend::new(stdout()))
-            .map(Self)
-            .map_err(cannot)
+        enter(mouse).map_err(cannot)?;
+        let terminal = Terminal::new(CrosstermBackend::new(stdout())).map_err(cannot)?;
+        Ok(Self { terminal, mouse })
+    }
+
+    /// Gives the terminal back, stops the program as a shell's job is stopped (SIGTSTP), and takes the
+    /// terminal again when somebody brings it back. A program that no shell waits for goes on at once:
+    /// the kernel stops no orphaned process group (`setpgid(2)`).
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        give_back();
+        raise(Signal::SIGTSTP).map_err(|e| Error::io("Cannot stop", e.into()))?;
+        let mut again = || {
+            enter(self.mouse)?;
+            // A new one takes the other screen for empty, as it is, and draws everything; `clear`
+            // would ask the terminal for its cursor, and the answer come among the keys.
+            self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+            Ok::<_, io::Error>(())
+        };
+        again().map_err(|e| Error::io("Cannot take over the terminal", e))
     }
 
     /// Columns and rows.
     pub(crate) fn size(&self) -> (u16, u16) {
-        self.0
+        self.terminal
             .size()
             .map_or((80, 24), |size| (size.width, size.height))
     }
@@ -65,7 +82,7 @@ impl Screen {
     pub(crate) fn draw(&mut self, model: &Model) -> Result<()> {
         let mut draw = || -> io::Result<()> {
             execute!(stdout(), BeginSynchronizedUpdate)?;
-            self.0.draw(|frame| view::draw(model, frame))?;
+            self.terminal.draw(|frame| view::draw(model, frame))?;
             execute!(stdout(), EndSynchronizedUpdate)
         };
         draw().map_err(|e| Error::io("Cannot write to the terminal", e))
@@ -87,6 +104,16 @@ pub(super) fn copy(text: &str) -> Result<()> {
     let encoded = STANDARD.encode(text);
     execute!(stdout(), Print(format!("\x1b]52;c;{encoded}\x1b\\")))
         .map_err(|e| Error::io("Cannot write to the terminal", e))
+}
+
+fn enter(mouse: bool) -> io::Result<()> {
+    enable_raw_mode()?;
+    TAKEN.store(true, Ordering::SeqCst);
+    execute!(stdout(), EnterAlternateScreen)?;
+    if mouse {
+        execute!(stdout(), EnableMouseCapture)?;
+    }
+    Ok(())
 }
 
 /// Gives the terminal back, once.

@@ -75,6 +75,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         }
         Msg::Job(id, event) => progress(model, id, &event),
         Msg::Done(id, result) => done(model, id, result, &mut effects),
+        Msg::Settled => {
+            model.stopping = false;
+            effects.push(Effect::Stop);
+        }
         Msg::Signal(signal) => {
             model.facts.signal = Some(signal);
             model.quit = true;
@@ -95,7 +99,7 @@ fn follow(model: &mut Model, effects: &mut Vec<Effect>) {
         model.mapped.clone_from(&wanted);
         effects.extend(wanted.map(Effect::LoadMap));
     }
-    if model.stacks.is_empty() && model.map.take().is_some() {
+    if model.catalog.is_empty() && model.map.take().is_some() {
         model.mapped = None;
         model.fold();
     }
@@ -129,30 +133,28 @@ fn survey_taken(model: &mut Model, survey: Survey) {
 fn listed(model: &mut Model, result: Result<Vec<StackRow>, Failure>) {
     match result {
         Ok(rows) => {
-            let was = model.layer().map(|layer| layer.dir.clone());
             let stored = |m: &Model| {
                 m.layer()
                     .map(|l| (l.dir.clone(), l.state, l.bytes, l.stored))
             };
             let before = stored(model);
-            model.stacks = rows;
+            model.catalog = rows;
             model.stacks_failure = None;
-            let wanted = model
-                .select_layer
-                .as_deref()
-                .and_then(|dir| model.layer_row(dir));
+            let wanted = model.select_layer.clone();
+            let wanted = wanted.filter(|dir| model.layers().any(|layer| layer.dir == *dir));
             if wanted.is_some() {
                 model.select_layer = None;
+                // What was just made is shown.
+                model.stack_filter.reset();
             }
-            let again = was.and_then(|dir| model.layer_row(&dir));
-            let first = || model.stacks.iter().position(|row| row.layer().is_some());
-            model.stack_cursor.at = wanted.or(again).or_else(first).unwrap_or(0);
+            model.list_stacks(wanted.as_deref());
             // The same directory may hold another layer now.
             if stored(model) != before {
                 model.mapped = None;
             }
         }
         Err(failure) => {
+            model.catalog.clear();
             model.stacks.clear();
             model.stacks_failure = Some(failure);
         }
@@ -163,6 +165,16 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
     if interrupt && key.code == KeyCode::Char('c') {
         model.quit = true;
+        return;
+    }
+    if interrupt && key.code == KeyCode::Char('z') {
+        if !std::mem::replace(&mut model.stopping, true) {
+            if !model.board.jobs.is_empty() {
+                let text = "stops as soon as the dumps and restores that run have ended";
+                model.note(Mark::Plain, text);
+            }
+            effects.push(Effect::Settle);
+        }
         return;
     }
     let room = view::reader_room(model.size);
@@ -194,9 +206,9 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
         model.log_filter.reset();
         return;
     }
-    if key.code == KeyCode::Esc && !model.filter.value().is_empty() {
-        model.filter.reset();
-        model.list_processes();
+    if key.code == KeyCode::Esc && !model.filter_here().value().is_empty() {
+        model.filter_here().reset();
+        relist(model);
         return;
     }
     if let Some(act) = action::of_key(key, model) {
@@ -264,27 +276,30 @@ fn page_under_cursor(model: &Model) -> Option<Look> {
 }
 
 fn filter(model: &mut Model, key: KeyEvent) {
-    let of_log = model.focus == Focus::Jobs;
-    let text = if of_log {
-        &mut model.log_filter
-    } else {
-        &mut model.filter
-    };
     match key.code {
         KeyCode::Enter | KeyCode::Tab => model.filtering = false,
         KeyCode::Esc => {
             model.filtering = false;
-            text.reset();
+            model.filter_here().reset();
         }
-        _ => drop(text.handle_event(&event::Event::Key(key))),
+        _ => drop(model.filter_here().handle_event(&event::Event::Key(key))),
     }
-    if of_log {
+    relist(model);
+    if model.focus != Focus::Processes {
         return;
     }
-    model.list_processes();
     // The process that has the text best itself, not one of its ancestors.
     if let Some(at) = processes::best(&model.processes, model.filter.value()) {
         model.process_cursor.at = at;
+    }
+}
+
+/// Lists what the filter of the pane with the keyboard is about.
+fn relist(model: &mut Model) {
+    match model.focus {
+        Focus::Stacks => model.list_stacks(None),
+        Focus::Processes | Focus::Map => model.list_processes(),
+        Focus::Jobs => {}
     }
 }
 
@@ -298,7 +313,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Refresh => effects.push(Effect::Scan),
         Act::Filter => {
-            if model.focus != Focus::Jobs {
+            if model.focus == Focus::Map {
                 model.focus = Focus::Processes;
             }
             model.filtering = true;
@@ -433,8 +448,8 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
         }
         Act::Restore => restore(model, model.layer()?),
         Act::Undo => {
-            let kept = model.layer_row(model.undo.as_deref()?)?;
-            restore(model, model.stacks.get(kept)?.layer()?)
+            let kept = model.undo.as_deref()?;
+            restore(model, model.layers().find(|layer| layer.dir == kept)?)
         }
         Act::Drop => Some(Wish::Edit(Edit::Drop(model.layer()?.dir.clone()))),
         Act::Flatten => Some(Wish::Edit(Edit::Flatten(model.layer()?.dir.clone()))),

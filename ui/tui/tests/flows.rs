@@ -59,6 +59,45 @@ fn undo_goes_back_to_the_layer_that_was_kept_and_only_then() {
 }
 
 #[test]
+fn layers_are_filtered_and_what_is_just_made_shows_nevertheless() {
+    let mut model = model(RICH, (120, 35));
+    let write = |model: &mut Model, text: &str| {
+        for c in text.chars() {
+            key(model, KeyCode::Char(c));
+        }
+    };
+    let shown = |model: &Model| -> Vec<String> {
+        let layers = model.stacks.iter().filter_map(StackRow::layer);
+        layers.map(|layer| layer.name.clone()).collect()
+    };
+    model.focus = Focus::Stacks;
+    write(&mut model, "/rds");
+    assert_eq!(shown(&model).len(), 4, "the name of the stack has it");
+    write(&mut model, " zz");
+    assert!(shown(&model).is_empty());
+    assert!(text(&model).contains("No layer has this text"));
+    assert_eq!(model.layers().count(), 4, "the others are still known");
+    key(&mut model, KeyCode::Enter);
+    model.select_layer = Some("/img/r/4".into());
+    update(&mut model, stacks());
+    assert_eq!(model.layer().map(|l| l.name.as_str()), Some("4"));
+    assert_eq!(shown(&model).len(), 4);
+}
+
+#[test]
+fn ctrl_z_stops_once_and_only_when_no_target_is_held() {
+    let mut model = model(RICH, (80, 24));
+    let stop = |model: &mut Model| {
+        let key = KeyEvent::new(KeyCode::Char('z'), KeyModifiers::CONTROL);
+        update(model, Msg::Key(key))
+    };
+    assert_eq!(stop(&mut model), [Effect::Settle]);
+    assert_eq!(stop(&mut model), [], "it waits already");
+    assert_eq!(update(&mut model, Msg::Settled), [Effect::Stop]);
+    assert_eq!(stop(&mut model), [Effect::Settle]);
+}
+
+#[test]
 fn what_was_read_too_late_is_not_shown() {
     let mut model = model(RICH, (80, 24));
     key(&mut model, KeyCode::Char('i'));

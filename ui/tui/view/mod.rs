@@ -225,6 +225,23 @@ fn failure(model: &Model, failure: &Failure, frame: &mut Frame<'_>, area: Rect) 
     lines(frame, area, shown);
 }
 
+/// What a pane says about its filter.
+fn filter_note(filter: &Input, typing: bool) -> String {
+    let (before, after) = filter.value().split_at(
+        (filter.value().char_indices().nth(filter.cursor()))
+            .map_or(filter.value().len(), |(at, _)| at),
+    );
+    match (typing, filter.value()) {
+        (true, _) => format!(
+            "filter: {}_{}  Enter keep, Esc all",
+            format::plain(before),
+            format::plain(after)
+        ),
+        (false, "") => String::new(),
+        (false, text) => format!("filter: {}  Esc all", format::plain(text)),
+    }
+}
+
 /// Draws the frame of a pane; returns its inside.
 fn pane(
     frame: &mut Frame<'_>,

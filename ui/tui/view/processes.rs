@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr as _;
 use super::super::model::{Focus, Model};
 use super::super::processes::ProcessRow;
 use super::super::text::{age, cut, fit, size, tally};
-use super::{lines, pane};
+use super::{filter_note, lines, pane};
 use crate::tui::popup::Mark;
 
 /// Inside a pane as narrow as this, some columns are left out.
@@ -21,11 +21,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         return;
     }
     let focused = model.focus == Focus::Processes;
-    let note = match (model.filtering, model.filter.value()) {
-        (true, text) => format!("filter: {text}_  Enter keep, Esc all"),
-        (false, "") => String::new(),
-        (false, text) => format!("filter: {text}  Esc all"),
-    };
+    let note = filter_note(&model.filter, model.filtering && focused);
     let title = format!("Processes {}{}", model.processes.len(), model.order.title());
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     let width = usize::from(inside.width);

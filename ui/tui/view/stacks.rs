@@ -13,7 +13,7 @@ use super::super::model::{Focus, Model};
 use super::super::stacks::{LayerRow, StackRow};
 use super::super::text::{age, cut, fit, size, tally, wrap};
 use super::super::theme::letter;
-use super::{lines, pane};
+use super::{filter_note, lines, pane};
 use crate::format;
 
 /// Inside a pane as narrow as this, some columns are left out.
@@ -27,11 +27,15 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let root = format::plain(&model.root.to_string_lossy());
     let width = usize::from(area.width.saturating_sub(2));
     let title = cut(&format!("Stacks in {root}"), width.saturating_sub(2));
-    let note = note(model, width);
+    let note = match filter_note(&model.stack_filter, model.filtering && focused) {
+        filter if filter.is_empty() => note(model, width),
+        filter => filter,
+    };
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     if model.stacks.is_empty() {
         let text = match &model.stacks_failure {
             Some(failure) => return super::failure(model, failure, frame, inside),
+            None if !model.catalog.is_empty() => "No layer has this text.".into(),
             None => format!(
                 "No layers here yet. Choose a process on the left and press {}: its first dump \
                  becomes a layer, and the process goes on running.",
