@@ -99,6 +99,14 @@ pub struct Sidecar {
     #[prost(message, optional, tag = "42")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prediction: ::core::option::Option<Prediction>,
+    /// Open and mapped files as they were.
+    #[prost(message, repeated, tag = "43")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub open_files: ::prost::alloc::vec::Vec<OpenFile>,
+    /// Copies of files that were open for writing.
+    #[prost(message, repeated, tag = "44")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub saved: ::prost::alloc::vec::Vec<SavedFile>,
     /// Digests of all files but pages and this one.
     #[prost(message, repeated, tag = "50")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -208,4 +216,44 @@ pub struct Extent {
     /// How many there are.
     #[prost(uint64, tag = "2")]
     pub bytes: u64,
+}
+/// What tells a file from one that took its place, or was written to.
+#[derive(::serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenFile {
+    /// The entry in `files.img`.
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// Inode number.
+    #[prost(uint64, tag = "2")]
+    pub inode: u64,
+    /// When it was written to (Unix time, nanoseconds).
+    #[prost(sint64, tag = "3")]
+    pub written: i64,
+}
+/// A file whose contents are in the layer.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SavedFile {
+    /// N of `saved-file-N.img`.
+    #[prost(uint32, tag = "1")]
+    pub number: u32,
+    /// Where it was.
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// Its size.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Type and permissions.
+    #[prost(uint32, tag = "4")]
+    pub mode: u32,
+    /// Owner.
+    #[prost(uint32, tag = "5")]
+    pub uid: u32,
+    /// Group.
+    #[prost(uint32, tag = "6")]
+    pub gid: u32,
+    /// When it was written to (Unix time, nanoseconds).
+    #[prost(sint64, tag = "7")]
+    pub written: i64,
 }

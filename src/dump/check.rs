@@ -78,6 +78,8 @@ fn everything(wished: &Allow) -> Allow {
         tcp_close: wished.tcp_close,
         file_locks: true,
         skip_in_flight: true,
+        snapshot_files: false,
+        with_files: false,
     }
 }
 

@@ -96,6 +96,8 @@ pub struct Outcome {
     pub tracker: &'static str,
     /// TCP connections that the keeper holds until the layer is restored.
     pub connections_held: usize,
+    /// Files whose contents are in the layer.
+    pub files_saved: usize,
     /// What will not be as it was after a restore.
     pub warnings: Vec<Obstacle>,
 }

@@ -37,6 +37,8 @@ struct Snapshot {
     scanned: u64,
     freezing: Duration,
     warnings: Vec<Obstacle>,
+    /// Files whose contents are in the layer.
+    saved: usize,
     /// What the tree calls its members.
     ids: Ids,
     /// What is in the namespaces that it has for itself.
@@ -154,6 +156,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         total: started.elapsed(),
         tracker: plan.tracker,
         connections_held,
+        files_saved: snapshot.saved,
         warnings: snapshot.warnings,
     })
 }
@@ -264,6 +267,7 @@ fn snapshot(
         .collect();
     snapshot.sysv = sysv::collect(&mapped, &snapshot.ids)?;
     snapshot.queues = state::sysv::collect(frozen.processes(), &snapshot.ids)?;
+    snapshot.files.save_contents(writer)?;
     reporter.report(Event::Phase("pages"));
     store_pages(below, &mut snapshot, writer, cancel)?;
     at("pages stored");
@@ -484,6 +488,8 @@ fn write(
     }
     writer.one("stats-dump", &stats(snapshot, freeze))?;
     let segments = sidecar::segments(snapshot.files.segments());
+    let (open_files, saved) = snapshot.files.known_files();
+    snapshot.saved = saved.len();
     std::mem::take(&mut snapshot.files).finish(writer)?;
     writer.one(
         "inventory.img",
@@ -506,6 +512,8 @@ fn write(
             processes: snapshot.processes.iter().map(|(p, _)| p).collect(),
             ids: &ids,
             segments,
+            open_files,
+            saved,
             stored: snapshot.stored,
             freeze,
             total,

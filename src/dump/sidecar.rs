@@ -8,7 +8,7 @@ use super::Plan;
 use crate::arch;
 use crate::error::{Error, Result};
 use crate::files::Segment as OpenSegment;
-use crate::image::{Images, LayerWriter, Prediction, Segment, Sidecar, Task};
+use crate::image::{Images, LayerWriter, OpenFile, Prediction, SavedFile, Segment, Sidecar, Task};
 use crate::memory::pages::Stored;
 use crate::task::{Ids, Process};
 use crate::units::PAGE_SIZE;
@@ -36,6 +36,8 @@ pub(super) struct Figures<'a> {
     pub(super) processes: Vec<&'a Process>,
     pub(super) ids: &'a Ids,
     pub(super) segments: Vec<Segment>,
+    pub(super) open_files: Vec<OpenFile>,
+    pub(super) saved: Vec<SavedFile>,
     pub(super) stored: Stored,
     pub(super) freeze: Duration,
     pub(super) total: Duration,
@@ -100,6 +102,8 @@ pub(super) fn write(plan: &Plan, writer: &LayerWriter, figures: &Figures<'_>) ->
             freeze_ns: prediction.freeze.and_then(|freeze| ns(freeze.expected)),
         }),
         instruction_sets: arch::instruction_sets()?,
+        open_files: figures.open_files.clone(),
+        saved: figures.saved.clone(),
         ..Sidecar::default()
     };
     writer.sidecar(sidecar)

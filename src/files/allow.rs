@@ -43,6 +43,10 @@ pub struct Allow {
     pub tcp_close: bool,
     /// Locks on files are saved (`--file-locks`).
     pub file_locks: bool,
+    /// Files that are open for writing are copied into the layer (`--snapshot-files`).
+    pub snapshot_files: bool,
+    /// Those of the layer are put back (`--with-files`).
+    pub with_files: bool,
     /// Connections that were not accepted yet are dropped (`--skip-in-flight`).
     pub skip_in_flight: bool,
 }
@@ -58,6 +62,8 @@ impl Default for Allow {
             tcp_close: false,
             file_locks: false,
             skip_in_flight: false,
+            snapshot_files: false,
+            with_files: false,
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Stat {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+    /// When it was written to, in nanoseconds (Unix time).
+    pub written: i64,
 }
 
 impl Stat {
@@ -64,6 +66,7 @@ impl From<&fs::Metadata> for Stat {
             size: meta.size(),
             uid: meta.uid(),
             gid: meta.gid(),
+            written: super::saved::written(meta),
         }
     }
 }

@@ -15,11 +15,12 @@ use super::ghost::Ghosts;
 use super::inet::tcp::{Connections, Stream};
 use super::memfd::{Segment, Segments};
 use super::pipe::Contents;
+use super::saved::Saving;
 use super::survey::obstacle;
 use super::{Allow, Outside, build_id, kind_of, locks, refusal, tty, unix};
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::LayerWriter;
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
+use crate::image::{LayerWriter, OpenFile, SavedFile};
 use crate::sys::descriptor::owner;
 use crate::sys::{kcmp, pidfd};
 use crate::task::Ids;
@@ -62,6 +63,11 @@ pub struct Dumper {
     /// What was in them, by the names of their images.
     pub(super) streams: Vec<(String, Stream)>,
     warnings: Vec<Obstacle>,
+    /// What is to be copied into the layer, and what was.
+    pub(super) saving: Saving,
+    saved: Vec<SavedFile>,
+    /// Every file with a path, as it is.
+    open_files: Vec<OpenFile>,
     /// Entries of `files` that may be programs or libraries.
     programs: Vec<(usize, PathBuf, Stat)>,
 }
@@ -201,6 +207,31 @@ impl Dumper {
         self.terminals.write(writer)?;
         writer.with_extra("pipes-data.img", self.pipes.records())?;
         writer.with_extra("fifo-data.img", self.fifos.records())
+    }
+
+    /// Copies what the target could write to into the layer, if that was asked for. The target must
+    /// still stand still.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the layer not be written.
+    pub fn save_contents(&mut self, writer: &LayerWriter) -> Result<()> {
+        self.saved = self.saving.copy(writer)?;
+        Ok(())
+    }
+
+    /// For the sidecar: files as they were, and those that were copied.
+    pub fn known_files(&mut self) -> (Vec<OpenFile>, Vec<SavedFile>) {
+        let saved = std::mem::take(&mut self.saved);
+        (std::mem::take(&mut self.open_files), saved)
+    }
+
+    /// Takes note of how the file of an entry is.
+    pub(super) fn note_file(&mut self, id: u32, stat: &Stat) {
+        self.open_files.push(OpenFile {
+            id,
+            inode: stat.ino,
+            written: stat.written,
+        });
     }
 
     /// The TCP connections that were stopped; they go on when this is dropped.

@@ -14,7 +14,7 @@ use crate::image::proto::{
     FdTypes, FdinfoEntry, FileEntry, MemfdInodeEntry, PstreeEntry, RemapFilePathEntry, RemapType,
     TaskKobjIdsEntry,
 };
-use crate::image::{Images, Sidecar};
+use crate::image::{Images, OpenFile, Sidecar};
 
 /// What speaks against a restore, collected by the kinds.
 #[derive(Debug, Default)]
@@ -27,6 +27,10 @@ pub struct Findings<'a> {
     images: HashSet<String>,
     /// Its processes.
     pids: HashSet<u32>,
+    /// Files as they were, by id; unknown for layers of CRIU.
+    open_files: HashMap<u32, OpenFile>,
+    /// Paths of files whose contents are in the layer.
+    saved: HashSet<String>,
     /// When the layer was made; unknown for layers of CRIU.
     made: Option<SystemTime>,
     inodes: HashMap<u32, MemfdInodeEntry>,
@@ -74,6 +78,21 @@ impl<'a> Findings<'a> {
         self.made.is_some_and(|made| time > made)
     }
 
+    /// How the file of an entry was, if that is known.
+    pub(super) fn as_it_was(&self, id: u32) -> Option<OpenFile> {
+        self.open_files.get(&id).cloned()
+    }
+
+    /// True when the contents of the file are in the layer.
+    pub(super) fn is_saved(&self, path: &str) -> bool {
+        self.saved.contains(path)
+    }
+
+    /// True when the file will be as it was.
+    pub(super) fn will_be_put_back(&self, path: &str) -> bool {
+        self.allow.with_files && self.is_saved(path)
+    }
+
     /// The record of a shared segment.
     pub(super) fn segment(&self, number: u32) -> Result<MemfdInodeEntry> {
         let missing = || Error::corrupt(format!("memfd.img has no memfd {number}"));
@@ -90,7 +109,10 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
     let remapped: Vec<RemapFilePathEntry> = images.all("remap-fpath.img")?;
     let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
     let inodes = inodes.into_iter();
+    let sidecar = Sidecar::read(images)?.unwrap_or_default();
     let mut findings = Findings {
+        open_files: sidecar.open_files.into_iter().map(|f| (f.id, f)).collect(),
+        saved: sidecar.saved.into_iter().map(|file| file.path).collect(),
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
         images: images.names()?.into_iter().collect(),
         pids: images
@@ -101,8 +123,8 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
         remaps: Remaps::new(&remapped),
         allow: allow.clone(),
         terminals: tty::Recorded::read(images)?,
-        made: Sidecar::read(images)?
-            .and_then(|sidecar| sidecar.created)
+        made: sidecar
+            .created
             .map(|created| SystemTime::UNIX_EPOCH + Duration::from_nanos(created)),
         inodes: inodes
             .filter_map(|i| Some((u32::try_from(i.inode_id).ok()?, i)))

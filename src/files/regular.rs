@@ -142,6 +142,15 @@ pub(super) fn push_entry(
     if let (true, true, Some(path)) = (regular, readable, file.path()) {
         dumper.build_id_for_next(path, file.stat);
     }
+    if regular && !of_process && file.path().is_some() {
+        dumper.note_file(id, &file.stat);
+        let writable = !is_read_only(file.flags) && dumper.allow().snapshot_files;
+        // What has lost its name is in the layer anyway.
+        if writable && file.stat.nlink > 0 {
+            let refused = dumper.saving.note(file, &name);
+            refused.into_iter().for_each(|why| dumper.warn(why));
+        }
+    }
     let reg = RegFileEntry {
         id,
         flags: stored_flags(file.flags),
@@ -204,6 +213,14 @@ fn compare_size(flags: u32, then: Option<u64>, now: u64) -> Size {
 /// Compares the file at the path with the layer's entry.
 pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
     let name = &entry.name;
+    if findings.will_be_put_back(name) {
+        return;
+    }
+    let back = if findings.is_saved(name) {
+        "restore with --with-files to put the layer's copy back, or restore another layer"
+    } else {
+        "put it back as it was when the layer was made, or restore another layer"
+    };
     let nofollow = (libc::O_PATH | libc::O_NOFOLLOW).cast_unsigned();
     let found = if entry.flags & nofollow == nofollow {
         fs::symlink_metadata(name)
@@ -216,7 +233,7 @@ pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
             findings.obstacle(Obstacle::new(
                 Kind::NotFound,
                 format!("File {name} cannot be found ({e})"),
-                "put it back as it was when the layer was made, or restore another layer",
+                back,
             ));
             return;
         }
@@ -246,7 +263,18 @@ pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
             // Files of /proc are empty and always new.
             let has_contents = meta.file_type() == libc::S_IFREG && meta.size > 0;
             let readable = has_contents && !is_write_only(entry.flags);
-            if readable && written.is_ok_and(|time| findings.is_later(time)) {
+            let then = findings.as_it_was(entry.id);
+            let later = match then {
+                Some(then) => then.written != meta.written,
+                None => written.is_ok_and(|time| findings.is_later(time)),
+            };
+            if has_contents && then.is_some_and(|then| then.inode != meta.ino) {
+                findings.warning(Obstacle::new(
+                    Kind::Differs,
+                    format!("File {name} is another one than when the layer was made"),
+                    "the restored process will find what took its place",
+                ));
+            } else if readable && later {
                 findings.warning(Obstacle::new(
                     Kind::Differs,
                     format!("File {name} was written to since the layer was made"),
@@ -269,7 +297,7 @@ pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
                 "File {name} has {} bytes now, had {then} when the layer was made",
                 meta.size
             ),
-            "put it back as it was, or restore another layer",
+            back,
         )),
     }
 }

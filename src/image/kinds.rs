@@ -131,6 +131,7 @@ fn json<M: Message + Default + Serialize>(bytes: &[u8]) -> Result<(Value, usize)
 /// Images without magic and records.
 const RAW: &[&str] = &[
     "pages-*.img",
+    "saved-file-*.img",
     "ifaddr-*.img",
     "route-*.img",
     "route6-*.img",

@@ -16,7 +16,8 @@ use prost::Message as _;
 
 use super::digest::pages_id;
 pub use super::proto::icecore::{
-    Consumed, Extent, FileDigest, PagesDigest, Prediction, Segment, Sidecar, Task,
+    Consumed, Extent, FileDigest, OpenFile, PagesDigest, Prediction, SavedFile, Segment, Sidecar,
+    Task,
 };
 use super::{Images, frame};
 use crate::error::{Error, Result};
@@ -27,7 +28,7 @@ pub const SIDECAR: &str = "icecore.img";
 
 /// Fields that this version knows.
 const KNOWN: std::ops::RangeInclusive<u32> = 1..=20;
-const KNOWN_LATER: [u32; 6] = [40, 41, 42, 50, 51, 52];
+const KNOWN_LATER: [u32; 8] = [40, 41, 42, 43, 44, 50, 51, 52];
 
 /// True for the files that make up a layer, besides the sidecar: what CRIU would read, and the
 /// figures of the dump. Logs and what a restore leaves behind are no part of it.

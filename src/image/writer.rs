@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use prost::Message;
 
 use super::Images;
@@ -165,6 +167,30 @@ impl LayerWriter {
         Ok(())
     }
 
+    /// Writes a copy of the first `bytes` bytes of `source`, with its holes, and sharing its blocks
+    /// where the file system can (copy_file_range(2)).
+    pub fn copy_of(&self, name: &str, source: &File, bytes: u64) -> Result<()> {
+        let (file, path) = self.create_file(name)?;
+        let cannot = |e| Error::path("copy to", &path, e);
+        file.set_len(bytes).map_err(cannot)?;
+        let mut at = 0;
+        while at < bytes {
+            let start = match seek(source, at, Whence::SeekData) {
+                Ok(start) => start,
+                Err(Errno::ENXIO) => break,
+                Err(_no_holes) => at,
+            };
+            let end = seek(source, start, Whence::SeekHole);
+            let end = end.unwrap_or(bytes).min(bytes);
+            let (mut from, mut to) = (source, &file);
+            from.seek(SeekFrom::Start(start)).map_err(cannot)?;
+            to.seek(SeekFrom::Start(start)).map_err(cannot)?;
+            io::copy(&mut from.take(end - start), &mut to).map_err(cannot)?;
+            at = end;
+        }
+        Ok(())
+    }
+
     /// Takes over a file under its name, without copying its bytes where the file system can link
     /// it, and with the digest that `sidecar` (that of the layer `from`) has of it: damage that it
     /// may have stays damage.
@@ -237,4 +263,8 @@ impl LayerWriter {
     pub fn commit(self) -> Result<()> {
         self.dir.commit()
     }
+}
+
+fn seek(file: &File, at: u64, whence: Whence) -> nix::Result<u64> {
+    lseek(file, at.cast_signed(), whence).map(i64::cast_unsigned)
 }

@@ -62,6 +62,8 @@ pub struct Plan {
     pub pages: u64,
     /// Layers that are read.
     pub layers: usize,
+    /// Files that are put back first (`--with-files`): those that are other ones now.
+    pub put_back: Vec<files::PutBack>,
     pub(super) stack: Stack,
     /// As long as there is the plan, nobody changes what it is about.
     pub(super) _held: Held,
@@ -151,6 +153,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
         root,
         obstacles,
         warnings: Vec::new(),
+        put_back: Vec::new(),
         stack,
         _held: held,
         processes,
@@ -159,6 +162,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
         queues: state::sysv::Wanted::read(&images)?,
         filters: Filters::of(images.optional("seccomp.img")?),
     };
+    if options.allow.with_files {
+        plan.put_back = files::changed(plan.stack.tip().images())?;
+    }
     let taken: Vec<Pid> = plan
         .ids()
         .chain(tree::passing_ids(&wanted))

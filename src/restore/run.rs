@@ -27,6 +27,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     plan.check()?;
     cancel.check()?;
     reporter.report(Event::Phase("files"));
+    let replaced = files::Replaced::put(&plan.put_back)?;
     let images = plan.stack.tip().images();
     // Files are opened where the tree will be.
     let aside = plan.anew.mounts.map(|_| Aside::enter()).transpose()?;
@@ -78,6 +79,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
         .filter_map(|p| Some((Pid::from_raw(p.wanted.entry.pid.cast_signed()), p.stopped?)))
         .collect();
     born.release(&stopped)?;
+    replaced.keep();
     // What holds for every process is said once.
     let mut said = HashSet::new();
     warnings.retain(|warning| said.insert(warning.to_string()));

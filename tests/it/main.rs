@@ -33,6 +33,7 @@ mod postgres;
 mod powercut;
 mod programs;
 mod python;
+mod saved_files;
 mod sequences;
 mod servers;
 mod sockets;

@@ -43,6 +43,9 @@ pub(crate) struct DumpAllow {
     /// Save locks on files (flock, POSIX, OFD, leases)
     #[arg(short = 'l', long)]
     file_locks: bool,
+    /// Copy files that are open for writing into the layer, while the tree stands still
+    #[arg(long)]
+    snapshot_files: bool,
     /// Drop TCP connections that were not accepted yet
     #[arg(long)]
     skip_in_flight: bool,
@@ -59,6 +62,8 @@ impl From<&DumpAllow> for Allow {
             ext_unix_sk: chosen(args.ext_unix_sk.as_deref()),
             file_locks: args.file_locks,
             skip_in_flight: args.skip_in_flight,
+            snapshot_files: args.snapshot_files,
+            with_files: false,
             tcp_established: args.tcp.tcp_established,
             tcp_close: args.tcp.tcp_close,
         }

@@ -94,13 +94,22 @@ fn confirm(out: &mut impl Write, plan: &Plan) -> Result<()> {
         .map(|gone| gone.name.as_str())
         .collect();
     let (count, names) = (format::count(names.len() as u64, "layer"), names.join(", "));
+    ask(
+        out,
+        &format!("{count} would go ({names})"),
+        &format!("Give up {count} ({names})?"),
+    )
+}
+
+/// Asks for a `yes`; `otherwise` says what would happen.
+pub(crate) fn ask(out: &mut impl Write, otherwise: &str, question: &str) -> Result<()> {
     let stdin = io::stdin();
     if !stdin.is_terminal() {
-        let what = format!("{count} would go ({names}), and there is no terminal to ask at");
+        let what = format!("{otherwise}, and there is no terminal to ask at");
         return Err(Error::new(Kind::Usage, what)
             .hint("Add --yes to do it, or --dry-run to see the plan only"));
     }
-    write!(out, "Give up {count} ({names})? Type yes: ").map_err(output)?;
+    write!(out, "{question} Type yes: ").map_err(output)?;
     out.flush().map_err(output)?;
     let mut answer = String::new();
     let read = stdin.lock().read_line(&mut answer);

@@ -120,6 +120,12 @@ pub(crate) fn as_text(o: &Outcome) -> String {
             format::count(o.connections_held as u64, "connection"),
         ));
     }
+    if o.files_saved > 0 {
+        text.push_str(&format!(
+            "\n{} copied into the layer (restore --with-files puts them back)",
+            format::count(o.files_saved as u64, "file"),
+        ));
+    }
     for warning in &o.warnings {
         text.push_str(&format!("\nwarning: {warning}"));
     }
@@ -145,6 +151,7 @@ pub(crate) fn as_value(o: &Outcome) -> Value {
         "total_us": micros(o.total),
         "tracker": o.tracker,
         "connections_held": o.connections_held,
+        "files_saved": o.files_saved,
         "predicted": o.predicted.as_ref().map(prediction),
         "warnings": o.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })

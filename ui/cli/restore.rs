@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 use icecore::files::Allow;
-use icecore::restore::{self, Options, Outcome};
+use icecore::restore::{self, Options, Outcome, Plan};
 use icecore::{Cancel, Error, Pid, Result};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::json;
@@ -45,6 +45,12 @@ pub(crate) struct Args {
     /// `none`: restore on a CPU that lacks instruction sets which the layer's had
     #[arg(long, value_name = "CAP", default_value = "ins")]
     cpu_cap: CpuCap,
+    /// Put the copies of files that the layer has (dump --snapshot-files) back
+    #[arg(long)]
+    with_files: bool,
+    /// Do not ask, although files are replaced
+    #[arg(short, long, requires = "with_files")]
+    yes: bool,
     /// Show what would be done, and what is in the way, without doing it
     #[arg(long)]
     dry_run: bool,
@@ -73,6 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         track: !args.no_track_mem,
         allow: Allow {
             shell_job: args.shell_job,
+            with_files: args.with_files,
             ..Allow::from(&args.tcp)
         },
         any_cpu: args.cpu_cap == CpuCap::None,
@@ -89,10 +96,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             format::count(plan.layers as u64, "layer")
         );
         line(&text)?;
+        files(&plan)?;
         for warning in &plan.warnings {
             line(&format!("warning: {warning}"))?;
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    if !plan.put_back.is_empty() && !args.yes {
+        plan.check()?;
+        files(&plan)?;
+        let count = format::count(plan.put_back.len() as u64, "file");
+        super::change::ask(
+            &mut std::io::stdout(),
+            &format!("{count} would be replaced"),
+            &format!("Replace {count} by what the layer has?"),
+        )?;
     }
     let lender = (args.shell_job && !args.restore_detached)
         .then(Lender::new)
@@ -111,6 +129,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         wait(outcome.root)
     }
+}
+
+/// Which files are put back.
+fn files(plan: &Plan) -> Result<()> {
+    for file in &plan.put_back {
+        let now = file.now.map_or("is not there now".into(), |now| {
+            format!("has {} now", format::bytes(now))
+        });
+        line(&format!(
+            "  {} is put back: {}, {now}",
+            format::plain(&file.path.to_string_lossy()),
+            format::bytes(file.bytes)
+        ))?;
+    }
+    Ok(())
 }
 
 /// Waits for the restored root and passes its end on, as a shell would.
