@@ -278,8 +278,14 @@ impl Line {
             }
         };
         let mut rest: Vec<f64> = points.iter().map(|(x, y)| y - per_page * x).collect();
+        let (mut fixed, mut per_page) = (median(&mut rest)?, per_page);
+        if fixed < 0.0 {
+            // Large dumps took more a page than small ones: nothing is known of a fixed part.
+            let mut each: Vec<f64> = points.iter().map(|(x, y)| y / x.max(1.0)).collect();
+            (fixed, per_page) = (0.0, median(&mut each)?);
+        }
         let mut line = Self {
-            fixed: median(&mut rest)?.max(0.0),
+            fixed,
             per_page,
             spread: (1.0, 1.0),
             learned_from: points.len(),
@@ -377,6 +383,27 @@ mod tests {
         let freeze = freeze.freeze.unwrap();
         assert!(freeze.expected.abs_diff(Duration::from_millis(6)) < Duration::from_millis(1));
         assert!(freeze.high > Duration::from_secs(1), "{freeze:?}");
+    }
+
+    #[test]
+    fn a_slow_full_dump_does_not_make_small_ones_slow() {
+        let past: Vec<Past> = [
+            (52_900, 707),
+            (11_000, 43),
+            (10_300, 50),
+            (12_100, 69),
+            (12_000, 66),
+        ]
+        .into_iter()
+        .map(|(pages, ms)| past(Mode::Tracked, pages, 0, ms * 1000))
+        .collect();
+        let present = Present {
+            dirty: Some(10_000),
+            ..TRACKED
+        };
+        let freeze = predict(Mode::Tracked, &present, &past).unwrap().freeze;
+        let ms = freeze.unwrap().expected.as_millis();
+        assert!((40..70).contains(&ms), "{ms}");
     }
 
     #[test]

@@ -77,6 +77,12 @@ pub(crate) enum Act {
     Cancel,
     /// The jobs and the log over the whole screen, or back.
     Jobs,
+    /// What the selected tree writes, over the whole screen, or back.
+    WatchView,
+    /// When the selected tree is dumped by itself.
+    Rule,
+    /// How long such a dump may freeze it.
+    Budget,
     /// Read everything again.
     Refresh,
     /// Show the keys.
@@ -250,6 +256,29 @@ pub(crate) const ACTIONS: &[Action] = &[
         short: "cancel job",
         help: "ask a job to stop: the selected one, or else the latest; it leaves nothing half-made",
         missing: |model| model.board.jobs.is_empty().then_some("no job runs"),
+    },
+    Action {
+        act: Act::WatchView,
+        keys: &[KeyCode::Char('W')],
+        short: "",
+        help: "what the selected tree writes: chart, mappings, working set, what a dump made now would \
+               be (again or Esc: back); w there begins and ends tracking",
+        missing: a_process,
+    },
+    Action {
+        act: Act::Rule,
+        keys: &[KeyCode::Char('A')],
+        short: "",
+        help: "a rule by which the selected tree is dumped while this is open: every 10 min, when dirty > \
+               200 MiB, when idle",
+        missing: a_process,
+    },
+    Action {
+        act: Act::Budget,
+        keys: &[KeyCode::Char('B')],
+        short: "",
+        help: "the longest freeze that a dump by rule may take",
+        missing: a_process,
     },
     Action {
         act: Act::Jobs,

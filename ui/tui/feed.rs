@@ -23,7 +23,7 @@ use signal_hook::iterator::Signals;
 use super::Status;
 use super::gate::Gate;
 use super::map::Map;
-use super::message::{Count, Failure, Msg, Survey};
+use super::message::{Count, Failure, Msg, Part, Survey};
 use super::stacks;
 
 /// How often the processes are listed.
@@ -66,13 +66,20 @@ pub(crate) fn spawn(
         .map_err(|e| Error::io(format!("Cannot start the {name} thread"), e))
 }
 
+/// What is to become of the tracking of a tree.
+#[derive(Clone, Copy, Debug)]
+enum Tracking {
+    Begin(Pid),
+    End(Pid),
+}
+
 /// The way to the threads that answer requests.
 #[derive(Debug)]
 pub(crate) struct Feed {
     scans: Sender<()>,
     surveys: Sender<()>,
     maps: Sender<PathBuf>,
-    counts: Sender<Pid>,
+    counts: Sender<Tracking>,
     stop: Arc<AtomicBool>,
     signals: signal_hook::iterator::Handle,
 }
@@ -147,7 +154,12 @@ impl Feed {
 
     /// Tracks a tree.
     pub(crate) fn attach(&self, root: Pid) {
-        let _gone = self.counts.send(root);
+        let _gone = self.counts.send(Tracking::Begin(root));
+    }
+
+    /// Tracks it no more.
+    pub(crate) fn detach(&self, root: Pid) {
+        let _gone = self.counts.send(Tracking::End(root));
     }
 }
 
@@ -258,10 +270,17 @@ impl Counter {
         }
     }
 
-    fn run(&mut self, requests: &Receiver<Pid>, messages: &Sender<Msg>) {
+    fn run(&mut self, requests: &Receiver<Tracking>, messages: &Sender<Msg>) {
         loop {
             match requests.recv_timeout(COUNT) {
-                Ok(root) => {
+                Ok(Tracking::End(root)) => {
+                    self.watches.remove(&root.as_raw());
+                    // Who is gone, or was not tracked, is not tracked.
+                    for member in task::members(root).unwrap_or_default() {
+                        let _not_tracked = track::forget(member.pid);
+                    }
+                }
+                Ok(Tracking::Begin(root)) => {
                     if let Err(e) = self.watch(root, None)
                         && messages.send(Msg::Counted(root, Err((&e).into()))).is_err()
                     {
@@ -319,7 +338,7 @@ impl Counter {
                 ended.push(*pid);
                 continue;
             };
-            let mut top: Vec<(String, u64, u64)> = sample
+            let mut top: Vec<Part> = sample
                 .per_mapping
                 .iter()
                 .filter(|mapping| mapping.dirty > 0)
@@ -330,10 +349,15 @@ impl Counter {
                         crate::format::plain(mapping.name.rsplit('/').next().unwrap_or_default())
                     };
                     let name = format!("{} {name}", mapping.pid);
-                    (name, mapping.dirty, mapping.resident)
+                    Part {
+                        name,
+                        dirty: mapping.dirty,
+                        resident: mapping.resident,
+                        tracked: mapping.tracked,
+                    }
                 })
                 .collect();
-            top.sort_by_key(|(_, dirty, _)| std::cmp::Reverse(*dirty));
+            top.sort_by_key(|part| std::cmp::Reverse(part.dirty));
             top.truncate(TOP);
             let count = Count {
                 at,
@@ -341,6 +365,9 @@ impl Counter {
                 resident: sample.resident_pages,
                 tracker: sample.tracker,
                 since: sample.since_layer.or_else(|| since.clone()),
+                not_tracked: sample.not_tracked,
+                shared: sample.shared_pages,
+                cpu: sample.cpu,
                 top,
             };
             counts.push((Pid::from_raw(*pid), Ok(count)));

@@ -1,6 +1,10 @@
 //! The live dirty-page counter of one tree: what was counted, how fast it grows.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use icecore::dump::Prediction;
+use icecore::track::Pace;
 
 use super::message::{Count, Failure};
 
@@ -14,6 +18,14 @@ pub(crate) struct Live {
     pub(crate) last: Option<Count>,
     /// New dirty pages per second, oldest first.
     pub(crate) rates: VecDeque<u64>,
+    /// The same with the time of each.
+    pub(crate) points: VecDeque<(Duration, f64)>,
+    /// When the tracker was armed anew: a layer was made.
+    pub(crate) armed: VecDeque<Duration>,
+    /// How much it writes, and again and again.
+    pub(crate) pace: Pace,
+    /// What a dump made now would be, the quickest way first.
+    pub(crate) expected: Vec<Prediction>,
     /// Why nothing was counted.
     pub(crate) failure: Option<Failure>,
 }
@@ -22,6 +34,8 @@ impl Live {
     /// Takes a count in.
     pub(crate) fn take(&mut self, count: Count) {
         self.failure = None;
+        self.pace
+            .take(count.at, count.dirty, count.since.as_deref());
         if let Some(last) = &self.last {
             let seconds = count.at.saturating_sub(last.at).as_secs_f64();
             if seconds <= 0.0 {
@@ -32,9 +46,17 @@ impl Live {
                 Some(new) if count.since == last.since => new,
                 _ => count.dirty,
             };
+            if count.since != last.since {
+                self.armed.push_back(count.at);
+            }
             self.rates.push_back((new as f64 / seconds).round() as u64);
+            self.points.push_back((count.at, new as f64 / seconds));
             while self.rates.len() > KEPT {
                 self.rates.pop_front();
+                self.points.pop_front();
+            }
+            while self.armed.len() > KEPT {
+                self.armed.pop_front();
             }
         }
         self.last = Some(count);
@@ -55,8 +77,6 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn count(at: u64, dirty: u64, since: &str) -> Count {

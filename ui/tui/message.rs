@@ -62,6 +62,8 @@ pub(crate) enum Effect {
     LoadMap(PathBuf),
     /// Track a tree, so that its dirty pages can be counted.
     Attach(Pid),
+    /// Track it no more.
+    Detach(Pid),
     /// Wait until no target is held.
     Settle,
     /// Give the terminal back and stop, until somebody brings the program back.
@@ -233,8 +235,27 @@ pub(crate) struct Count {
     pub(crate) tracker: &'static str,
     /// Identity of the layer since which they count.
     pub(crate) since: Option<String>,
-    /// The mappings with the most dirty pages: name, dirty, resident.
-    pub(crate) top: Vec<(String, u64, u64)>,
+    /// Of the dirty ones, those that no tracker covers.
+    pub(crate) not_tracked: u64,
+    /// Pages of shared memory.
+    pub(crate) shared: u64,
+    /// CPU time that the tree has used.
+    pub(crate) cpu: Duration,
+    /// The mappings with the most dirty pages.
+    pub(crate) top: Vec<Part>,
+}
+
+/// What was counted in a mapping.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// Its process and name.
+    pub(crate) name: String,
+    /// Pages written.
+    pub(crate) dirty: u64,
+    /// Pages in memory.
+    pub(crate) resident: u64,
+    /// The tracker covers it.
+    pub(crate) tracked: bool,
 }
 
 /// A finished job.

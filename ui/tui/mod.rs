@@ -17,6 +17,7 @@ pub(crate) mod action;
 mod board;
 mod color;
 mod feed;
+mod follow;
 mod fuzzy;
 mod gate;
 mod guide;
@@ -200,6 +201,7 @@ impl Runner {
                 Effect::Survey => self.feed.survey(),
                 Effect::LoadMap(dir) => self.feed.map(dir),
                 Effect::Attach(root) => self.feed.attach(root),
+                Effect::Detach(root) => self.feed.detach(root),
                 Effect::Copy(text) => terminal::copy(&text)?,
                 Effect::Settle => {
                     let gate = self.gate.clone();

@@ -10,6 +10,7 @@ use icecore::task::Tree;
 use tui_input::Input;
 
 use super::board::Board;
+use super::follow::Follow;
 use super::guide::{Facts, Guide};
 use super::keymap::Keymap;
 use super::live::Live;
@@ -41,6 +42,8 @@ pub(crate) enum Focus {
     Map,
     /// The jobs and the log, over the whole screen.
     Jobs,
+    /// What the selected tree writes, and what a dump of it would be, over the whole screen.
+    Watch,
 }
 
 /// Where one is in a list, and which part of it is shown.
@@ -120,6 +123,8 @@ pub(crate) struct Model {
     pub(crate) mapped: Option<PathBuf>,
     /// Counts of tracked trees, by the pid of the root.
     pub(crate) live: BTreeMap<i32, Live>,
+    /// Rules that are followed, by the pid of the root.
+    pub(crate) follows: BTreeMap<i32, Follow>,
     /// The tree whose counts are shown.
     pub(crate) watched: Option<Pid>,
     /// The layer that was kept of the tree that the last restore displaced.
@@ -193,6 +198,7 @@ impl Model {
             map_failure: None,
             mapped: None,
             live: BTreeMap::new(),
+            follows: BTreeMap::new(),
             watched: None,
             undo: None,
             board: Board::default(),
@@ -323,7 +329,7 @@ impl Model {
         match self.focus {
             Focus::Stacks => &mut self.stack_filter,
             Focus::Jobs => &mut self.log_filter,
-            Focus::Processes | Focus::Map => &mut self.filter,
+            Focus::Processes | Focus::Map | Focus::Watch => &mut self.filter,
         }
     }
 

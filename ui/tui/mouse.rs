@@ -64,6 +64,7 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
             }
         }
         Focus::Map => pixel(model, area, at),
+        Focus::Watch => {}
         Focus::Jobs => {
             let jobs = model.board.jobs.len() + model.board.ended.len();
             if let Some(row) = row(area, at, model.job_cursor.offset, jobs) {

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use crossterm::event::{Event, KeyCode, KeyEvent};
+use icecore::Pid;
 use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::Act;
+use super::follow::{Order, Terms};
 use super::message::{Edit, Failure, Wish};
 use super::palette::{Choice, Palette};
 use super::reader::{Look, Reader, Turn};
@@ -20,6 +22,15 @@ pub(crate) enum Popup {
     Failure(Failure),
     /// Text over the whole screen.
     Reader(Box<Reader>),
+    /// A rule or a budget that is asked for.
+    Order {
+        /// The tree that it is for.
+        root: Pid,
+        /// Which of them.
+        terms: Terms,
+        /// What was typed so far.
+        text: Input,
+    },
     /// A text that is asked for.
     Ask {
         /// The layer that it is about.
@@ -90,6 +101,8 @@ pub(crate) enum Outcome {
     Close,
     /// It goes, and this shall be done.
     Do(Wish),
+    /// It goes, and this holds for a tree.
+    Order(Pid, Order),
     /// It goes, and this action is chosen.
     Act(Act),
     /// It stays, and this goes to the clipboard.
@@ -142,6 +155,18 @@ impl Popup {
                     Turn::Copy(text) => Outcome::Copy(text),
                 };
             }
+            Self::Order { root, terms, text } => match key.code {
+                KeyCode::Esc => return Outcome::Close,
+                // What makes no sense is explained while it is typed.
+                KeyCode::Enter => {
+                    let order = terms.read(text.value());
+                    return order.map_or(Outcome::Stay, |order| Outcome::Order(*root, order));
+                }
+                _ => {
+                    text.handle_event(&Event::Key(key));
+                    return Outcome::Stay;
+                }
+            },
             Self::Ask { dir, about, text } => return ask(key, dir, *about, text),
             Self::Palette(palette) => {
                 return match palette.key(key) {

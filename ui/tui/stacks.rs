@@ -1,9 +1,10 @@
 //! The stacks pane: the layers under the images root as rows, newest on top, like a commit graph.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use icecore::chain::{Catalog, Extent, Layer, State};
+use icecore::dump::Past;
 
 use super::fuzzy::Fuzzy;
 use crate::cli::stacks as graph;
@@ -67,6 +68,19 @@ pub(crate) struct LayerRow {
     pub(crate) reason: Option<String>,
     /// When it was made.
     pub(crate) created: Option<SystemTime>,
+    /// What its dump was, beside what it was expected to be.
+    pub(crate) figures: Figures,
+}
+
+/// A dump in figures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    /// What it was.
+    pub(crate) past: Option<Past>,
+    /// Pages that were expected.
+    pub(crate) pages: Option<u64>,
+    /// The freeze that was expected.
+    pub(crate) freeze: Option<Duration>,
 }
 
 /// The rows of a catalog.
@@ -152,5 +166,10 @@ fn row(layer: &Layer, graph: String) -> LayerRow {
         state: layer.state,
         reason: layer.reason.as_deref().map(format::plain),
         created: layer.created(),
+        figures: Figures {
+            past: Past::of_layer(layer),
+            pages: layer.predicted_pages,
+            freeze: layer.predicted_freeze_ns.map(Duration::from_nanos),
+        },
     }
 }

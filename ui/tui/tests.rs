@@ -19,11 +19,13 @@ use ratatui::style::{Color, Modifier};
 
 use super::guide::{Guide, Step};
 use super::map::{Map, Owner};
-use super::message::{Count, Displaced, Edit, Effect, Failure, Made, Msg, Report, Survey, Wish};
+use super::message::{
+    Count, Displaced, Edit, Effect, Failure, Made, Msg, Part, Report, Survey, Wish,
+};
 use super::model::{Focus, Model};
 use super::popup::{Mark, Popup, Preview};
 use super::reader::{Look, Reader, Tab};
-use super::stacks::{LayerRow, StackRow};
+use super::stacks::{Figures, LayerRow, StackRow};
 use super::theme::{self, Colors, Theme};
 use super::update::update;
 use super::view;
@@ -107,6 +109,7 @@ fn layer(name: &str, graph: &str, state: State) -> StackRow {
         bytes: 38 << 20,
         tasks: 2,
         state,
+        figures: Figures::default(),
         reason: (state != State::Complete).then(|| "pages were freed by dedup of layer 3".into()),
         created: name
             .parse()
@@ -146,6 +149,15 @@ fn map(dir: &str) -> Msg {
     Msg::Map(dir, Ok(Arc::new(map)))
 }
 
+fn part(name: &str, dirty: u64, resident: u64) -> Part {
+    Part {
+        name: name.into(),
+        dirty,
+        resident,
+        tracked: true,
+    }
+}
+
 fn count(at: u64, dirty: u64) -> Msg {
     Msg::Counted(
         Pid::from_raw(2207),
@@ -156,9 +168,10 @@ fn count(at: u64, dirty: u64) -> Msg {
             tracker: "uffd-wp",
             since: Some("c3".into()),
             top: vec![
-                ("2207 [heap]".into(), 9000, 250_000),
-                ("2207 [stack]".into(), 3, 30),
+                part("2207 [heap]", 9000, 250_000),
+                part("2207 [stack]", 3, 30),
             ],
+            ..Count::default()
         }),
     )
 }

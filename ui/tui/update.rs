@@ -2,6 +2,7 @@
 //! process.
 
 mod jobs;
+mod watch;
 
 use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use icecore::Pid;
@@ -11,6 +12,7 @@ use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::{self, Act};
 use super::board::Job;
+use super::follow::Terms;
 use super::message::{Displaced, Edit, Effect, Failure, Msg, Survey, Wish};
 use super::model::{Focus, Model};
 use super::palette::{self, Palette};
@@ -51,10 +53,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 }
             }
         }
-        Msg::Counted(pid, Ok(count)) => {
-            model.facts.counted |= model.watched == Some(pid);
-            model.live.entry(pid.as_raw()).or_default().take(count);
-        }
+        Msg::Counted(pid, Ok(count)) => watch::counted(model, pid, count, &mut effects),
         Msg::Counted(pid, Err(failure)) => {
             if model.watched == Some(pid) && model.popup.is_none() {
                 model.popup = Some(Popup::Failure(failure.clone()));
@@ -188,6 +187,10 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
                 model.popup = None;
                 attempt(model, act, action::missing(act, model), effects);
             }
+            Outcome::Order(root, order) => {
+                model.popup = None;
+                watch::order(model, root, order, effects);
+            }
             Outcome::Do(wish) => {
                 model.popup = None;
                 apply(model, wish, effects);
@@ -198,7 +201,7 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     if model.filtering {
         return filter(model, key);
     }
-    if key.code == KeyCode::Esc && model.focus == Focus::Jobs {
+    if key.code == KeyCode::Esc && view::place_of(model.focus) == Some(view::Place::Whole) {
         // First the filter goes, then the view.
         if model.log_filter.value().is_empty() {
             model.focus = model.back;
@@ -224,6 +227,18 @@ fn attempt(model: &mut Model, act: Act, missing: Option<&str>, effects: &mut Vec
         Some(_) if matches!(act, Act::Left | Act::Right) => {}
         Some(why) => model.note(Mark::Hint, format!("{}: {why}", palette::title(act))),
     }
+}
+
+/// Opens a view over the whole screen, or goes back.
+fn over(model: &mut Model, view: Focus) {
+    if model.focus == view {
+        model.focus = model.back;
+        return;
+    }
+    if view::place_of(model.focus) != Some(view::Place::Whole) {
+        model.back = model.focus;
+    }
+    model.focus = view;
 }
 
 /// Gives a text to the clipboard, and says so.
@@ -298,7 +313,7 @@ fn filter(model: &mut Model, key: KeyEvent) {
 fn relist(model: &mut Model) {
     match model.focus {
         Focus::Stacks => model.list_stacks(None),
-        Focus::Processes | Focus::Map => model.list_processes(),
+        Focus::Processes | Focus::Map | Focus::Watch => model.list_processes(),
         Focus::Jobs => {}
     }
 }
@@ -313,7 +328,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Refresh => effects.push(Effect::Scan),
         Act::Filter => {
-            if model.focus == Focus::Map {
+            if matches!(model.focus, Focus::Map | Focus::Watch) {
                 model.focus = Focus::Processes;
             }
             model.filtering = true;
@@ -329,6 +344,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                     _ => None,
                 },
                 Focus::Jobs => selected_end(model).map(|job| job.text.clone()),
+                Focus::Watch => model.target().map(|(pid, _)| pid.to_string()),
             };
             if let Some(text) = text {
                 let shown = crate::format::plain(&text);
@@ -349,14 +365,8 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                 cancel(model, id, effects);
             }
         }
-        Act::Jobs => {
-            if model.focus == Focus::Jobs {
-                model.focus = model.back;
-            } else {
-                model.back = model.focus;
-                model.focus = Focus::Jobs;
-            }
-        }
+        Act::Jobs => over(model, Focus::Jobs),
+        Act::WatchView => over(model, Focus::Watch),
         Act::Next => model.focus = view::beside(model.focus, 1),
         Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),
@@ -392,7 +402,27 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                 text: Input::default(),
             });
         }
-        Act::Watch => watch(model, effects),
+        Act::Watch if model.focus == Focus::Watch => watch::track(model, effects),
+        Act::Watch => show_counts(model, effects),
+        Act::Rule | Act::Budget => {
+            let follow = |pid: Pid| model.follows.get(&pid.as_raw());
+            model.popup = model.target().map(|(root, _)| {
+                let (terms, text) = match act {
+                    Act::Rule => {
+                        let auto = follow(root).and_then(|f| f.auto.as_ref());
+                        let rule = auto.map(|auto| auto.rule().to_string());
+                        (Terms::Rule, rule.unwrap_or_default())
+                    }
+                    _ => {
+                        let budget = follow(root).and_then(|f| f.budget);
+                        let budget = budget.map(|b| (b.as_secs_f64() * 1000.0).to_string());
+                        (Terms::Budget, budget.unwrap_or_default())
+                    }
+                };
+                let text = text.into();
+                Popup::Order { root, terms, text }
+            });
+        }
         Act::Verify => {
             if let Some(layer) = model.layer() {
                 let wanted = Look::Verify(layer.dir.clone());
@@ -481,7 +511,7 @@ fn restore(model: &Model, layer: &LayerRow) -> Option<Wish> {
     })
 }
 
-fn watch(model: &mut Model, effects: &mut Vec<Effect>) {
+fn show_counts(model: &mut Model, effects: &mut Vec<Effect>) {
     let Some((pid, _)) = model.target() else {
         return;
     };
@@ -504,6 +534,7 @@ fn compared(model: &Model) -> Option<Look> {
 
 fn enter(model: &mut Model, effects: &mut Vec<Effect>) {
     match model.focus {
+        Focus::Watch => {}
         Focus::Jobs => {
             if let Some(job) = selected_end(model) {
                 let (title, text) = (job.title.clone(), job.text.clone());
@@ -544,7 +575,8 @@ pub(super) fn travel(model: &mut Model, act: Act) {
             let at = model.job_cursor.at;
             model.job_cursor.at = moved(at, act, 1, page, jobs.saturating_sub(1));
         }
-        Focus::Processes => {
+        // The view shows the selected process: going up and down shows another one.
+        Focus::Processes | Focus::Watch => {
             fold(model, act);
             let last = model.processes.len().saturating_sub(1);
             let at = moved(model.process_cursor.at, act, 1, page, last);

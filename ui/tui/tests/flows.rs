@@ -417,3 +417,77 @@ fn the_log_is_filtered_apart_from_the_processes() {
     }
     assert_eq!(model.focus, Focus::Processes);
 }
+
+#[test]
+fn a_rule_dumps_without_asking_never_twice_at_once_and_backs_off() {
+    let mut model = model(RICH, (120, 35));
+    key(&mut model, KeyCode::Char('W'));
+    assert_eq!(model.focus, Focus::Watch);
+    key(&mut model, KeyCode::Char('A'));
+    for c in "when dirty > 10000 pages".chars() {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let effects = key(&mut model, KeyCode::Enter);
+    assert_eq!(effects, [Effect::Attach(Pid::from_raw(2207))]);
+    key(&mut model, KeyCode::Char('B'));
+    for c in "25 ms".chars() {
+        key(&mut model, KeyCode::Char(c));
+    }
+    assert!(key(&mut model, KeyCode::Enter).is_empty());
+    let applied = |effects: &[Effect]| -> Vec<Option<Option<Duration>>> {
+        let rule = |effect: &Effect| match effect {
+            Effect::Apply(_, Wish::Dump { rule, .. }) => Some(*rule),
+            _ => None,
+        };
+        effects.iter().filter_map(rule).collect()
+    };
+    let counted = |model: &mut Model, at, dirty| {
+        model.clock = Duration::from_secs(at);
+        applied(&update(model, count(at, dirty)))
+    };
+    assert!(counted(&mut model, 10, 9_999).is_empty());
+    let budget = Some(Some(Duration::from_millis(25)));
+    assert_eq!(counted(&mut model, 11, 10_001), [budget]);
+    assert!(counted(&mut model, 12, 11_000).is_empty(), "it is at it");
+    let failure = Failure {
+        text: "A dump would freeze it for too long".into(),
+        obstacles: vec![],
+        target: None,
+        hint: None,
+        cancelled: false,
+    };
+    update(&mut model, Msg::Done(1, Err(failure)));
+    assert!(model.popup.is_none(), "nobody asked for it just now");
+    assert!(text(&model).contains("too long"));
+    assert!(
+        counted(&mut model, 13, 12_000).is_empty(),
+        "it waits a little"
+    );
+    assert_eq!(counted(&mut model, 15, 12_000), [budget]);
+    // No rule, no dump.
+    key(&mut model, KeyCode::Char('A'));
+    for _ in 0..40 {
+        key(&mut model, KeyCode::Backspace);
+    }
+    key(&mut model, KeyCode::Enter);
+    let report = Report {
+        text: "made".into(),
+        warnings: vec![],
+        result: Made::Layer("/img/r/4".into()),
+    };
+    update(&mut model, Msg::Done(2, Ok(report)));
+    assert!(counted(&mut model, 99, 20_000).is_empty());
+}
+
+#[test]
+fn one_key_ends_tracking_in_the_watch_view_and_begins_it() {
+    let mut model = model(RICH, (120, 35));
+    let pid = Pid::from_raw(2207);
+    key(&mut model, KeyCode::Char('W'));
+    assert_eq!(key(&mut model, KeyCode::Char('w')), [Effect::Detach(pid)]);
+    model.tracked.clear();
+    assert!(text(&model).contains("Nothing tracks this tree"));
+    assert_eq!(key(&mut model, KeyCode::Char('w')), [Effect::Attach(pid)]);
+    key(&mut model, KeyCode::Esc);
+    assert_eq!(model.focus, Focus::Processes);
+}

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use icecore::dump::{Mode, Past};
 use ratatui::buffer::{Buffer, Cell};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -133,6 +134,25 @@ const SCENES: &[Scene] = &[
         );
         start(model, "/img/r/12", 10, (3, 7));
     }),
+    ("watch", |model| {
+        key(model, KeyCode::Char('W'));
+        order(model, 'A', "every 10 min, when dirty > 200 MiB");
+        order(model, 'B', "50");
+        let follow = model.follows.get_mut(&2207).unwrap();
+        follow.said =
+            "r/12: 14008 pages stored (54.7 MiB), frozen 29.4 ms (predicted 31.2 ms)".into();
+    }),
+    ("watch-untracked", |model| {
+        model.process_cursor.at = 0;
+        key(model, KeyCode::Char('W'));
+    }),
+    ("rule-asked", |model| {
+        key(model, KeyCode::Char('W'));
+        key(model, KeyCode::Char('A'));
+        for c in "every 10 lightyears".chars() {
+            key(model, KeyCode::Char(c));
+        }
+    }),
     ("jobs", |model| {
         model.clock = Duration::from_secs(3);
         let (failed, _) = model.board.start(&flatten("/img/w/4"), model.clock);
@@ -161,6 +181,15 @@ const SCENES: &[Scene] = &[
         });
     }),
 ];
+
+/// Types an order.
+fn order(model: &mut Model, c: char, text: &str) {
+    key(model, KeyCode::Char(c));
+    for c in text.chars() {
+        key(model, KeyCode::Char(c));
+    }
+    key(model, KeyCode::Enter);
+}
 
 fn flatten(dir: &str) -> Wish {
     Wish::Edit(Edit::Flatten(dir.into()))
@@ -270,6 +299,17 @@ fn redis() -> Vec<StackRow> {
         row.created = Some(now() - Duration::from_secs((13 - n) * 600));
         row.stored = if n == 1 { 311_204 } else { 40 + n * n * 97 };
         row.bytes = row.stored << 12;
+        let micros = |pages: u64| Duration::from_micros(2300 + pages * 2 + n * n % 7 * 180);
+        row.figures = Figures {
+            past: Some(Past {
+                mode: if n == 1 { Mode::Full } else { Mode::Tracked },
+                stored: row.stored,
+                in_parent: row.in_parent,
+                freeze: micros(row.stored),
+            }),
+            pages: (n > 1).then_some(row.stored + n * 13),
+            freeze: (n > 2).then(|| micros(row.stored + n * 70)),
+        };
         row.label = match n {
             3 => Some("before the import".into()),
             10 => Some("\u{8a66}\u{9a13}".into()),
@@ -329,7 +369,24 @@ fn scene(theme: Theme, size: (u16, u16), set: fn(&mut Model)) -> Buffer {
     let dir = model.mapped.clone().unwrap();
     update(&mut model, Msg::Map(dir, Ok(Arc::new(redis_map()))));
     for at in 0..40 {
-        update(&mut model, count(at, at * at * 7 + (at % 5) * 400));
+        let dirty = at * at * 7 + (at % 5) * 400;
+        let Msg::Counted(pid, Ok(mut count)) = count(at, dirty) else {
+            panic!()
+        };
+        // The layer in the middle is made while one looks.
+        count.since = Some(if at < 18 { "c8" } else { "c12" }.into());
+        count.shared = 200;
+        for n in 1..9u64 {
+            let name = format!("2207 libjemalloc.so.{n}");
+            count.top.push(part(&name, 900 / n, 4000 / n));
+        }
+        let unknown = Part {
+            tracked: false,
+            ..part("2208 7f0c5a400000", 512, 512)
+        };
+        count.not_tracked = unknown.dirty;
+        count.top.insert(1, unknown);
+        update(&mut model, Msg::Counted(pid, Ok(count)));
     }
     set(&mut model);
     model.settle();

@@ -57,6 +57,9 @@ pub(super) fn done(
     let toast = format!("{title}: {how}");
     model.toast(mark, toast);
     let by_rule = job.and_then(|job| job.by_rule);
+    if let Some(root) = by_rule {
+        super::watch::rule_done(model, root, end, &text);
+    }
     let report = match result {
         Ok(report) => report,
         Err(failure) => {

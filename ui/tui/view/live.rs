@@ -108,12 +108,12 @@ fn counted(
     let room = height.saturating_sub(text.len() + 1);
     if room > 0 && !count.top.is_empty() {
         text.push(Line::styled(" dirtiest mappings", theme.dim()));
-        for (name, dirty, resident) in count.top.iter().take(room) {
-            let name = fit(&format!(" {name}"), width.saturating_sub(15));
+        for part in count.top.iter().take(room) {
+            let name = fit(&format!(" {}", part.name), width.saturating_sub(15));
             text.push(Line::from(format!(
                 "{name} {:>5} of {:>5}",
-                tally(*dirty),
-                tally(*resident)
+                tally(part.dirty),
+                tally(part.resident)
             )));
         }
     }

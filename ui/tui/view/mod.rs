@@ -9,6 +9,7 @@ mod popup;
 mod processes;
 mod reader;
 mod stacks;
+mod watch;
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -75,6 +76,11 @@ pub(crate) static VIEWS: &[View] = &[
         focus: Focus::Jobs,
         place: Place::Whole,
         draw: jobs::draw,
+    },
+    View {
+        focus: Focus::Watch,
+        place: Place::Whole,
+        draw: watch::draw,
     },
 ];
 

@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Clear;
 
+use super::super::follow::Terms;
 use super::super::message::Failure;
 use super::super::model::Model;
 use super::super::popup::{About, Mark, Popup, Preview};
@@ -36,6 +37,28 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             marked(model, &explain(failure), columns),
             None,
         ),
+        Popup::Order { root, terms, text } => {
+            let (title, note) = match terms {
+                Terms::Rule => (
+                    format!("When to dump process {root} by itself"),
+                    "Enter follow it  nothing: no rule  Esc cancel",
+                ),
+                Terms::Budget => (
+                    format!("How many ms a dump by rule may freeze process {root}"),
+                    "Enter hold to it  nothing: any time  Esc cancel",
+                ),
+            };
+            let mut body = vec![Line::from(format!(
+                " {}_",
+                crate::format::plain(text.value())
+            ))];
+            let said = match terms.read(text.value()) {
+                Ok(_) => Vec::new(),
+                Err(error) => explain(&Failure::from(&error)),
+            };
+            body.extend(marked(model, &said, columns));
+            (title, note, body, None)
+        }
         Popup::Ask { dir, about, text } => {
             let name = dir.file_name().unwrap_or_default().to_string_lossy();
             let name = crate::format::plain(&name);

@@ -1,0 +1,156 @@
+//! Counting a tree, and following its rule.
+
+use icecore::Pid;
+use icecore::dump::{Auto, Moment, Past, Prediction, Present, predictions};
+
+use super::jobs::apply;
+use crate::tui::board::End;
+use crate::tui::follow::Order;
+use crate::tui::message::{Count, Effect, Wish};
+use crate::tui::model::Model;
+use crate::tui::popup::Mark;
+
+/// Takes a count in, and makes the dump that a rule wants.
+pub(super) fn counted(model: &mut Model, pid: Pid, count: Count, effects: &mut Vec<Effect>) {
+    let moment = Moment {
+        at: model.clock,
+        dirty: count.dirty,
+        resident: count.resident,
+        cpu: count.cpu,
+    };
+    model.facts.counted |= model.watched == Some(pid);
+    let expected = expected(model, pid, &count);
+    let live = model.live.entry(pid.as_raw()).or_default();
+    live.expected = expected;
+    live.take(count);
+    let Some(tree) = model.running(pid) else {
+        return;
+    };
+    let (comm, start_time) = (tree.comm.clone(), tree.start_time);
+    let Some(follow) = model.follows.get_mut(&pid.as_raw()) else {
+        return;
+    };
+    // One after the other.
+    if follow.job.is_some() {
+        return;
+    }
+    let budget = follow.budget;
+    let Some(clause) = follow.auto.as_mut().and_then(|auto| auto.due(&moment)) else {
+        return;
+    };
+    follow.said = format!("dumps now: {clause}");
+    let newest = model.layers_of(pid, &comm).first().map(|l| l.dir.clone());
+    let wish = Wish::Dump {
+        root: pid,
+        comm,
+        start_time: Some(start_time),
+        parent: newest,
+        kill: false,
+        rule: Some(budget),
+    };
+    let id = apply(model, wish, effects);
+    if let Some(job) = model.board.job(id) {
+        job.by_rule = Some(pid);
+    }
+    if let Some(follow) = model.follows.get_mut(&pid.as_raw()) {
+        follow.job = Some(id);
+    }
+}
+
+/// What a dump made now would be, in every way that there is.
+fn expected(model: &Model, pid: Pid, count: &Count) -> Vec<Prediction> {
+    let comm = model.running(pid).map(|tree| tree.comm.clone());
+    let own = model.layers_of(pid, comm.as_deref().unwrap_or_default());
+    let mut past: Vec<Past> = own.iter().filter_map(|layer| layer.figures.past).collect();
+    past.reverse();
+    let present = Present {
+        resident: count.resident,
+        // Armed for no layer, the tracker proves nothing about the one below.
+        dirty: count.since.as_ref().map(|_| count.dirty),
+        not_tracked: count.not_tracked,
+        shared: count.shared,
+        has_parent: !own.is_empty(),
+    };
+    let mut all = predictions(&present, &past);
+    if all.iter().any(|prediction| prediction.freeze.is_none()) {
+        let mut others: Vec<_> = model.layers().collect();
+        others.sort_by_key(|layer| layer.created);
+        let others: Vec<Past> = others.iter().filter_map(|l| l.figures.past).collect();
+        for prediction in &mut all {
+            prediction.learn_from(&others);
+        }
+    }
+    all
+}
+
+/// A dump that a rule wanted has ended.
+pub(super) fn rule_done(model: &mut Model, root: Pid, end: End, text: &str) {
+    let now = model.clock;
+    let Some(follow) = model.follows.get_mut(&root.as_raw()) else {
+        return;
+    };
+    follow.job = None;
+    let Some(auto) = &mut follow.auto else { return };
+    follow.said = match end {
+        End::Done => {
+            auto.made(now);
+            text.to_owned()
+        }
+        End::Cancelled | End::Failed => {
+            let pause = auto.failed(now);
+            format!("{text}; again in {} s at the earliest", pause.as_secs())
+        }
+    };
+}
+
+/// Takes an order in; a rule is followed from now on, for which the tree has to be tracked.
+pub(super) fn order(model: &mut Model, root: Pid, order: Order, effects: &mut Vec<Effect>) {
+    let now = model.clock;
+    let follow = model.follows.entry(root.as_raw()).or_default();
+    let text = match order {
+        Order::Rule(None) => {
+            follow.auto = None;
+            follow.said.clear();
+            format!("no rule for process {root} any more")
+        }
+        Order::Rule(Some(rule)) => {
+            let text = format!("dumps process {root} {rule}, while this is open");
+            follow.auto = Some(Auto::new(rule, now));
+            follow.said.clear();
+            model.watched = Some(root);
+            effects.push(Effect::Attach(root));
+            text
+        }
+        Order::Budget(budget) => {
+            follow.budget = budget;
+            match budget {
+                Some(budget) => {
+                    let budget = crate::format::duration(budget);
+                    format!("no dump by rule may freeze process {root} for longer than {budget}")
+                }
+                None => format!("dumps by rule may freeze process {root} for any time"),
+            }
+        }
+    };
+    model.note(Mark::Plain, text);
+}
+
+/// Begins to track the selected tree, or ends it.
+pub(super) fn track(model: &mut Model, effects: &mut Vec<Effect>) {
+    let Some((pid, _)) = model.target() else {
+        return;
+    };
+    if model.tracked.contains_key(&pid.as_raw()) {
+        model.watched = None;
+        model.live.remove(&pid.as_raw());
+        model.follows.remove(&pid.as_raw());
+        model.note(
+            Mark::Plain,
+            format!("process {pid} is not tracked any more"),
+        );
+        effects.push(Effect::Detach(pid));
+    } else {
+        model.watched = Some(pid);
+        effects.push(Effect::Attach(pid));
+    }
+}
