@@ -45,6 +45,12 @@ pub(crate) enum Act {
     Search,
     /// Choose an action by its name.
     Palette,
+    /// Let the colours of the map tell something else.
+    Colors,
+    /// Show less of the layer on the map, in more detail.
+    Closer,
+    /// Show more of it.
+    Farther,
     /// Filter the processes.
     Filter,
     /// Sort the processes by something else.
@@ -391,6 +397,27 @@ pub(crate) const ACTIONS: &[Action] = &[
         short: "",
         help: "",
         missing: nothing,
+    },
+    Action {
+        act: Act::Colors,
+        keys: &[KeyCode::Char('C')],
+        short: "",
+        help: "colours of the map: owner, changed since the layer below, twice there, zero, bits a byte",
+        missing: a_layer,
+    },
+    Action {
+        act: Act::Closer,
+        keys: &[KeyCode::Char('+'), KeyCode::Char('=')],
+        short: "",
+        help: "zoom into the map around its cursor: tree, process, mapping, page",
+        missing: a_layer,
+    },
+    Action {
+        act: Act::Farther,
+        keys: &[KeyCode::Char('-')],
+        short: "",
+        help: "zoom out",
+        missing: a_layer,
     },
     Action {
         act: Act::Refresh,

@@ -21,8 +21,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Status;
+use super::coloring::{self, Coloring};
 use super::gate::Gate;
-use super::map::Map;
 use super::message::{Count, Failure, Msg, Part, Survey};
 use super::stacks;
 
@@ -78,7 +78,7 @@ enum Tracking {
 pub(crate) struct Feed {
     scans: Sender<()>,
     surveys: Sender<()>,
-    maps: Sender<PathBuf>,
+    maps: Sender<(PathBuf, Coloring)>,
     counts: Sender<Tracking>,
     stop: Arc<AtomicBool>,
     signals: signal_hook::iterator::Handle,
@@ -148,8 +148,8 @@ impl Feed {
     }
 
     /// Computes the map of a layer.
-    pub(crate) fn map(&self, dir: PathBuf) {
-        let _gone = self.maps.send(dir);
+    pub(crate) fn map(&self, dir: PathBuf, coloring: Coloring) {
+        let _gone = self.maps.send((dir, coloring));
     }
 
     /// Tracks a tree.
@@ -239,12 +239,14 @@ fn follow(root: &PathBuf, ring: &Sender<()>, requests: &Receiver<()>, messages: 
     }
 }
 
-fn answer_maps(requests: &Receiver<PathBuf>, messages: &Sender<Msg>) {
-    while let Ok(mut dir) = requests.recv() {
+fn answer_maps(requests: &Receiver<(PathBuf, Coloring)>, messages: &Sender<Msg>) {
+    while let Ok(mut wanted) = requests.recv() {
         while let Ok(newer) = requests.try_recv() {
-            dir = newer;
+            wanted = newer;
         }
-        let map = Map::load(&dir).map(Arc::new).map_err(|e| Failure::from(&e));
+        let (dir, coloring) = wanted;
+        let map = coloring::load(&dir, coloring);
+        let map = map.map(Arc::new).map_err(|e| Failure::from(&e));
         if messages.send(Msg::Map(dir, map)).is_err() {
             return;
         }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use icecore::chain::{Held, Stack};
 use icecore::image::PagemapId;
-use icecore::{PAGE_SIZE, Result, Vaddr};
+use icecore::{PAGE_SIZE, PageRange, Result, Vaddr};
 
+use super::coloring::Coloring;
+use super::theme::letter;
 use crate::format;
 
 /// Whose bytes a page has.
@@ -33,6 +35,40 @@ pub(crate) struct Run {
     pub(crate) space: usize,
 }
 
+/// How much of a layer the map shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Zoom {
+    /// Everything.
+    #[default]
+    Tree,
+    /// One process or shared segment.
+    Process,
+    /// One mapping.
+    Mapping,
+    /// A pixel is a page.
+    Page,
+}
+
+impl Zoom {
+    /// Closer.
+    pub(crate) fn closer(self) -> Self {
+        match self {
+            Self::Tree => Self::Process,
+            Self::Process => Self::Mapping,
+            Self::Mapping | Self::Page => Self::Page,
+        }
+    }
+
+    /// Farther.
+    pub(crate) fn farther(self) -> Self {
+        match self {
+            Self::Page => Self::Mapping,
+            Self::Mapping => Self::Process,
+            Self::Process | Self::Tree => Self::Tree,
+        }
+    }
+}
+
 /// All pages of a layer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Map {
@@ -46,6 +82,10 @@ pub(crate) struct Map {
     pub(crate) spaces: Vec<String>,
     /// The same, as the images name them.
     pub(crate) ids: Vec<PagemapId>,
+    /// Mappings: process or segment, addresses, name.
+    pub(crate) mappings: Vec<(usize, PageRange, String)>,
+    /// What the owners stand for.
+    pub(crate) coloring: Coloring,
     /// Number of pages.
     pub(crate) total: u64,
     /// Pages of each owner, newest first.
@@ -55,6 +95,8 @@ pub(crate) struct Map {
 /// A map on a grid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Folded {
+    /// The first page.
+    pub(crate) first: u64,
     /// Pages in one pixel, at least one.
     pub(crate) pages_per_pixel: u64,
     /// One of the owners of the pages in each pixel, so that each has its share of the pixels.
@@ -62,11 +104,11 @@ pub(crate) struct Folded {
 }
 
 impl Map {
-    /// Computes the map of the layer in `dir`.
+    /// Computes the map of the owners of the layer in `dir`.
     ///
     /// # Errors
     /// When the layer or one of its ancestors cannot be read.
-    pub(crate) fn load(dir: &Path) -> Result<Self> {
+    pub(super) fn of_owners(dir: &Path) -> Result<Self> {
         let _held = Held::shared(dir)?;
         let stack = Stack::open(dir)?;
         let mut map = Self {
@@ -96,6 +138,10 @@ impl Map {
                     .map(|gap| (gap.range.start, gap.range.pages(), Owner::Missing)),
             );
             runs.sort_unstable_by_key(|(addr, ..)| *addr);
+            let mappings = stack.tip().mappings(id).into_iter();
+            let space = map.ids.len();
+            map.mappings
+                .extend(mappings.map(|(range, name)| (space, range, format::plain(&name))));
             map.ids.push(id);
             map.spaces.push(match id {
                 PagemapId::Task(pid) => format!("process {pid}"),
@@ -137,15 +183,123 @@ impl Map {
         Some(run.first + (addr - run.addr) / PAGE_SIZE)
     }
 
-    /// The lowest layer's place in the stack.
+    /// The same pages, in classes of another colouring.
+    pub(super) fn colored(&self, coloring: Coloring, classes: &[Option<usize>]) -> Self {
+        let mut map = Self {
+            coloring,
+            runs: Vec::new(),
+            shares: Vec::new(),
+            total: 0,
+            spaces: Vec::new(),
+            ..self.clone()
+        };
+        let mut classes = classes.iter();
+        for (index, name) in self.spaces.iter().enumerate() {
+            map.spaces.push(name.clone());
+            for run in self.runs.iter().filter(|run| run.space == index) {
+                let mut at = run.addr;
+                let end = run.addr + run.pages * PAGE_SIZE;
+                let part = classes
+                    .by_ref()
+                    .take(usize::try_from(run.pages).unwrap_or(0));
+                let owners: Vec<Owner> = part
+                    .map(|class| class.map_or(Owner::Missing, Owner::Layer))
+                    .collect();
+                for same in owners.chunk_by(|a, b| a == b) {
+                    let pages = u64::try_from(same.len()).unwrap_or(0);
+                    map.push(at, pages, same.first().copied().unwrap_or(Owner::Missing));
+                    at += pages * PAGE_SIZE;
+                }
+                if at < end {
+                    map.push(at, (end - at) / PAGE_SIZE, Owner::Missing);
+                }
+            }
+        }
+        map
+    }
+
+    /// The number of the ordinary case: the lowest layer's place in the stack, or the last class.
     pub(crate) fn last(&self) -> usize {
-        self.levels.len().saturating_sub(1)
+        match self.coloring {
+            Coloring::Owner => self.levels.len().saturating_sub(1),
+            other => other.classes().len().saturating_sub(1),
+        }
+    }
+
+    /// The letter of an owner or class.
+    pub(crate) fn letter(&self, owner: Owner) -> char {
+        match (owner, self.coloring) {
+            (_, Coloring::Owner) | (Owner::Missing, _) => letter(owner),
+            (Owner::Layer(n), other) => other.classes().get(n).map_or('?', |class| class.0),
+        }
+    }
+
+    /// The name of an owner or class.
+    pub(crate) fn name(&self, owner: Owner) -> &str {
+        match (owner, self.coloring) {
+            (Owner::Missing, Coloring::Owner) => "MISSING",
+            (Owner::Missing, _) => "no bytes",
+            (Owner::Layer(n), Coloring::Owner) => self.levels.get(n).map_or("?", String::as_str),
+            (Owner::Layer(n), other) => other.classes().get(n).map_or("?", |class| class.1),
+        }
+    }
+
+    /// The mapping around an address of a process or segment.
+    pub(crate) fn mapping_at(&self, space: usize, addr: Vaddr) -> Option<(PageRange, &str)> {
+        let here = |(of, range, _): &&(usize, PageRange, String)| {
+            *of == space && (range.start..range.end).contains(&addr)
+        };
+        let found = self.mappings.iter().find(here);
+        found.map(|(_, range, name)| (*range, name.as_str()))
+    }
+
+    /// The first page and the number of pages that a zoom shows around page `at`.
+    pub(crate) fn window(&self, zoom: Zoom, at: u64, pixels: u64) -> (u64, u64) {
+        let Some((run, _)) = self.within(at, 1).next() else {
+            return (0, self.total);
+        };
+        let addr = run.addr + at.saturating_sub(run.first) * PAGE_SIZE;
+        let mapping = self.mapping_at(run.space, addr).map(|(range, _)| range);
+        let all = |taken: &dyn Fn(&Run) -> u64, before: &dyn Fn(&Run) -> u64| {
+            let runs = || self.runs.iter().filter(|other| other.space == run.space);
+            let first = self.runs.iter().find(|other| other.space == run.space);
+            let first = first.map_or(0, |first| first.first);
+            (
+                first + runs().map(before).sum::<u64>(),
+                runs().map(taken).sum(),
+            )
+        };
+        match (zoom, mapping) {
+            (Zoom::Tree, _) => (0, self.total),
+            (Zoom::Process, _) | (Zoom::Mapping, None) => all(&|run| run.pages, &|_| 0),
+            (Zoom::Mapping, Some(range)) => {
+                let part = |run: &Run, from: Vaddr, to: Vaddr| {
+                    let end = run.addr + run.pages * PAGE_SIZE;
+                    end.min(to).saturating_sub(run.addr.max(from)) / PAGE_SIZE
+                };
+                all(&|run| part(run, range.start, range.end), &|run| {
+                    part(run, 0, range.start)
+                })
+            }
+            (Zoom::Page, _) => {
+                let pixels = pixels.max(1).min(self.total);
+                let first = at.saturating_sub(pixels / 2).min(self.total - pixels);
+                (first, pixels)
+            }
+        }
     }
 
     /// Folds the map to at most `pixels` pixels.
+    #[cfg(test)]
     pub(crate) fn fold(&self, pixels: u64) -> Folded {
+        self.fold_part((0, self.total), pixels)
+    }
+
+    /// Folds `pages` pages from `first` on.
+    pub(crate) fn fold_part(&self, (first, pages): (u64, u64), pixels: u64) -> Folded {
         let mut folded = Folded {
-            pages_per_pixel: self.total.div_ceil(pixels.max(1)).max(1),
+            first,
+            pages_per_pixel: pages.div_ceil(pixels.max(1)).max(1),
             pixels: Vec::new(),
         };
         if pixels == 0 {
@@ -156,8 +310,7 @@ impl Map {
         let mut counts: Vec<(Owner, u64)> = Vec::new();
         let mut owed = Owed::default();
         let mut room = size;
-        for run in &self.runs {
-            let mut left = run.pages;
+        for (run, mut left) in self.within(first, pages) {
             while left > 0 {
                 let part = left.min(room);
                 match counts.iter_mut().find(|(owner, _)| *owner == run.owner) {
@@ -271,6 +424,53 @@ mod tests {
         let pixels = made(&runs).fold(1000).pixels;
         let few = pixels.iter().filter(|p| **p == Owner::Layer(0)).count();
         assert!((9..=11).contains(&few), "{few} of {}", pixels.len());
+    }
+
+    #[test]
+    fn a_zoom_shows_what_is_around_a_page_and_never_less_than_it() {
+        let mut map = made(&[(100, 0)]);
+        map.spaces.push("process 8".into());
+        map.push(0x1000, 50, Owner::Layer(1));
+        map.push(0x90_0000, 30, Owner::Layer(0));
+        let range = |addr, pages| PageRange::of_pages(addr, pages);
+        map.mappings.push((1, range(0x1000, 60), "heap".into()));
+        map.mappings.push((1, range(0x90_0000, 30), String::new()));
+        assert_eq!(map.window(Zoom::Tree, 120, 10), (0, 180));
+        assert_eq!(map.window(Zoom::Process, 120, 10), (100, 80));
+        assert_eq!(map.window(Zoom::Mapping, 120, 10), (100, 50));
+        assert_eq!(map.window(Zoom::Mapping, 151, 10), (150, 30));
+        assert_eq!(map.window(Zoom::Page, 151, 10), (146, 10));
+        assert_eq!(map.window(Zoom::Page, 179, 10), (170, 10));
+        assert_eq!(
+            map.window(Zoom::Mapping, 50, 10),
+            (0, 100),
+            "no mapping is known"
+        );
+        assert_eq!(
+            map.fold_part((146, 10), 10).pixels[..5],
+            [[Owner::Layer(1); 4].as_slice(), &[Owner::Layer(0)]].concat()
+        );
+    }
+
+    #[test]
+    fn another_colouring_keeps_every_page_in_its_place() {
+        let map = made(&[(3, 0), (2, 1)]);
+        let classes = [Some(1), Some(1), Some(0), None, Some(1)];
+        let zero = map.colored(Coloring::Zero, &classes);
+        let shown: Vec<_> = zero
+            .runs
+            .iter()
+            .map(|run| (run.first, run.pages, run.owner, run.addr))
+            .collect();
+        let (z, o) = (Owner::Layer(0), Owner::Layer(1));
+        let expected = [
+            (0, 2, o, 0),
+            (2, 1, z, 8192),
+            (3, 1, Owner::Missing, 12288),
+            (4, 1, o, 16384),
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!((zero.total, zero.letter(z), zero.letter(o)), (5, 'z', 'o'));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crossterm::event::{KeyEvent, MouseEvent};
 use icecore::task::Tree;
 use icecore::{Error, Event, Kind, Pid, TargetState};
 
+use super::coloring::Coloring;
 use super::map::Map;
 use super::popup::Preview;
 use super::reader::{Look, Reader};
@@ -58,8 +59,8 @@ pub(crate) enum Effect {
     Scan,
     /// List the processes again.
     Survey,
-    /// Compute the ownership map of a layer.
-    LoadMap(PathBuf),
+    /// Compute the map of a layer in these colours.
+    LoadMap(PathBuf, Coloring),
     /// Track a tree, so that its dirty pages can be counted.
     Attach(Pid),
     /// Track it no more.

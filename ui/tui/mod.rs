@@ -16,6 +16,7 @@
 pub(crate) mod action;
 mod board;
 mod color;
+mod coloring;
 mod feed;
 mod follow;
 mod fuzzy;
@@ -199,7 +200,7 @@ impl Runner {
             match effect {
                 Effect::Scan => self.feed.scan(),
                 Effect::Survey => self.feed.survey(),
-                Effect::LoadMap(dir) => self.feed.map(dir),
+                Effect::LoadMap(dir, coloring) => self.feed.map(dir, coloring),
                 Effect::Attach(root) => self.feed.attach(root),
                 Effect::Detach(root) => self.feed.detach(root),
                 Effect::Copy(text) => terminal::copy(&text)?,

@@ -10,11 +10,12 @@ use icecore::task::Tree;
 use tui_input::Input;
 
 use super::board::Board;
+use super::coloring::Coloring;
 use super::follow::Follow;
 use super::guide::{Facts, Guide};
 use super::keymap::Keymap;
 use super::live::Live;
-use super::map::{Folded, Map};
+use super::map::{Folded, Map, Zoom};
 use super::message::Failure;
 use super::popup::{Mark, Popup};
 use super::processes::{self, Order, ProcessRow};
@@ -115,6 +116,10 @@ pub(crate) struct Model {
     pub(crate) pixels: Folded,
     /// Columns and pixel rows of that grid.
     pub(crate) grid: (u16, u16),
+    /// What the colours of the map tell.
+    pub(crate) coloring: Coloring,
+    /// How much of the layer the map shows.
+    pub(crate) zoom: Zoom,
     /// The selected pixel.
     pub(crate) pixel: usize,
     /// Why there is no map.
@@ -194,6 +199,8 @@ impl Model {
             map: None,
             pixels: Folded::default(),
             grid: (0, 0),
+            coloring: Coloring::default(),
+            zoom: Zoom::default(),
             pixel: 0,
             map_failure: None,
             mapped: None,
@@ -364,13 +371,29 @@ impl Model {
         }
     }
 
-    /// Folds the map anew.
+    /// The page under the cursor of the map.
+    pub(crate) fn page(&self) -> u64 {
+        let pixel = u64::try_from(self.pixel).unwrap_or(0);
+        self.pixels.first + pixel * self.pixels.pages_per_pixel.max(1)
+    }
+
+    /// Folds the map anew; the cursor stays on its page.
     pub(crate) fn fold(&mut self) {
+        self.fold_at(self.page());
+    }
+
+    /// Folds the map anew, with the cursor on a page.
+    pub(crate) fn fold_at(&mut self, page: u64) {
         let pixels = u64::from(self.grid.0) * u64::from(self.grid.1);
-        self.pixels = self
-            .map
-            .as_ref()
-            .map_or_else(Folded::default, |map| map.fold(pixels));
+        self.pixels = match &self.map {
+            Some(map) => {
+                let page = page.min(map.total.saturating_sub(1));
+                map.fold_part(map.window(self.zoom, page, pixels), pixels)
+            }
+            None => Folded::default(),
+        };
+        let pixel = page.saturating_sub(self.pixels.first) / self.pixels.pages_per_pixel.max(1);
+        self.pixel = usize::try_from(pixel).unwrap_or(0);
     }
 
     /// How many layers of its stack are above the selected one.

@@ -17,6 +17,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::style::{Color, Modifier};
 
+use super::coloring::Coloring;
 use super::guide::{Guide, Step};
 use super::map::{Map, Owner};
 use super::message::{
@@ -353,7 +354,7 @@ fn a_dump_is_planned_first_and_done_on_enter() {
     assert_eq!(update(&mut model, Msg::Done(2, Ok(report))), [Effect::Scan]);
     assert_eq!(
         update(&mut model, stacks()),
-        [Effect::LoadMap("/img/r/4".into())]
+        [Effect::LoadMap("/img/r/4".into(), Coloring::Owner)]
     );
 }
 

@@ -37,20 +37,22 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Processes(survey) => survey_taken(model, survey),
         Msg::Stacks(result) => listed(model, result),
         Msg::Map(dir, result) => {
-            if model.mapped.as_ref() == Some(&dir) {
+            let stale = result
+                .as_ref()
+                .is_ok_and(|map| map.coloring != model.coloring);
+            if model.mapped.as_ref() == Some(&dir) && !stale {
                 let under = page_under_cursor(model);
                 (model.map, model.map_failure) = match result {
                     Ok(map) => (Some(map), None),
                     Err(failure) => (None, Some(failure)),
                 };
-                model.fold();
                 // The cursor stays on its page, so that one can go through the layers.
-                if let Some(Look::Page { id, addr, .. }) = under
-                    && let Some(page) = model.map.as_ref().and_then(|map| map.page_at(id, addr))
-                {
-                    let pixel = page / model.pixels.pages_per_pixel.max(1);
-                    model.pixel = usize::try_from(pixel).unwrap_or(0);
-                }
+                let map = model.map.as_ref();
+                let page = match under {
+                    Some(Look::Page { id, addr, .. }) => map.and_then(|m| m.page_at(id, addr)),
+                    _ => None,
+                };
+                model.fold_at(page.unwrap_or_else(|| model.page()));
             }
         }
         Msg::Counted(pid, Ok(count)) => watch::counted(model, pid, count, &mut effects),
@@ -96,7 +98,7 @@ fn follow(model: &mut Model, effects: &mut Vec<Effect>) {
     let wanted = model.layer().map(|layer| layer.dir.clone());
     if wanted.is_some() && wanted != model.mapped {
         model.mapped.clone_from(&wanted);
-        effects.extend(wanted.map(Effect::LoadMap));
+        effects.extend(wanted.map(|dir| Effect::LoadMap(dir, model.coloring)));
     }
     if model.catalog.is_empty() && model.map.take().is_some() {
         model.mapped = None;
@@ -281,7 +283,7 @@ fn looked(model: &mut Model, look: &Look, result: Result<Box<Reader>, Failure>) 
 fn page_under_cursor(model: &Model) -> Option<Look> {
     let map = model.map.as_ref()?;
     let size = model.pixels.pages_per_pixel.max(1);
-    let first = u64::try_from(model.pixel).ok()? * size;
+    let first = model.page();
     let (run, _) = map.within(first, size).next()?;
     Some(Look::Page {
         dir: model.mapped.clone()?,
@@ -352,6 +354,18 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             }
         }
         Act::Palette => model.popup = Some(Popup::Palette(Palette::default())),
+        Act::Colors => {
+            model.coloring = model.coloring.next();
+            model.mapped = None;
+        }
+        Act::Closer | Act::Farther => {
+            model.zoom = if act == Act::Closer {
+                model.zoom.closer()
+            } else {
+                model.zoom.farther()
+            };
+            model.fold();
+        }
         Act::Sort => {
             model.order = model.order.next();
             model.list_processes();

@@ -85,6 +85,43 @@ fn layers_are_filtered_and_what_is_just_made_shows_nevertheless() {
 }
 
 #[test]
+fn colours_of_the_map_change_when_they_are_computed_and_the_cursor_stays_on_its_page() {
+    let mut model = model(RICH, (120, 35));
+    model.focus = Focus::Map;
+    (0..5).for_each(|_| drop(key(&mut model, KeyCode::Down)));
+    let page = model.page();
+    let effects = key(&mut model, KeyCode::Char('C'));
+    let [Effect::LoadMap(dir, Coloring::Changed)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert!(
+        text(&model).contains("Who owns each page of 3"),
+        "until then"
+    );
+    update(&mut model, map("3"));
+    assert!(text(&model).contains("Who owns each page of 3"), "too late");
+    let owners = model.map.clone().unwrap();
+    let classes = vec![Some(1); usize::try_from(owners.total).unwrap()];
+    let changed = owners.colored(Coloring::Changed, &classes);
+    update(&mut model, Msg::Map(dir.clone(), Ok(Arc::new(changed))));
+    let screen = text(&model);
+    assert!(screen.contains("What changed in 3"), "{screen}");
+    assert!(screen.contains("s rewritten, same"), "{screen}");
+    assert_eq!(model.page(), page);
+    for (keys, size) in [("+++", 1), ("-", 5), ("---", 5)] {
+        for c in keys.chars() {
+            key(&mut model, KeyCode::Char(c));
+        }
+        let pixel = model.pixels.pages_per_pixel;
+        assert!(
+            (page..page + pixel).contains(&model.page())
+                || (model.page()..model.page() + pixel).contains(&page)
+        );
+        assert!(pixel <= size, "{pixel} {size}");
+    }
+}
+
+#[test]
 fn ctrl_z_stops_once_and_only_when_no_target_is_held() {
     let mut model = model(RICH, (80, 24));
     let stop = |model: &mut Model| {
@@ -251,7 +288,10 @@ fn going_through_the_layers_the_cursor_stays_on_its_page() {
     };
     let before = under(&mut model);
     let effects = key(&mut model, KeyCode::Char('['));
-    assert_eq!(effects, [Effect::LoadMap("/img/r/2".into())]);
+    assert_eq!(
+        effects,
+        [Effect::LoadMap("/img/r/2".into(), Coloring::Owner)]
+    );
     // The older layer lacks the first 3000 pages of the newer one.
     let mut older = Map {
         ids: vec![PagemapId::Task(2207)],

@@ -6,10 +6,10 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::super::map::{Map, Owner};
+use super::super::map::{Map, Owner, Zoom};
 use super::super::model::{Focus, Model};
 use super::super::text::{cut, size, tally};
-use super::super::theme::{Theme, letter};
+use super::super::theme::Theme;
 use super::pane;
 
 /// Rows of the pane that are not map: readout and legend.
@@ -30,11 +30,23 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let (title, note) = match &model.map {
         Some(map) => (
             format!(
-                "Who owns each page of {}",
-                map.levels.first().map_or("", String::as_str)
+                "{} {}{}",
+                map.coloring.title(),
+                map.levels.first().map_or("", String::as_str),
+                match model.zoom {
+                    Zoom::Tree => "",
+                    Zoom::Process => ", one process",
+                    Zoom::Mapping => ", one mapping",
+                    Zoom::Page => ", page by page",
+                }
             ),
             format!(
-                "{} pages, {}; 1 cell = {}",
+                "{}{} pages, {}; 1 cell = {}",
+                if map.coloring == model.coloring {
+                    ""
+                } else {
+                    "computing… "
+                },
                 map.total,
                 size(map.total * 4096),
                 size(model.pixels.pages_per_pixel * 4096)
@@ -90,7 +102,7 @@ fn pixels(model: &Model, map: &Map, buffer: &mut Buffer, canvas: Rect) {
                     if chosen(pixel) {
                         style = style.add_modifier(Modifier::REVERSED | Modifier::BOLD);
                     }
-                    cell.set_char(letter(owner)).set_style(style);
+                    cell.set_char(map.letter(owner)).set_style(style);
                 }
                 continue;
             }
@@ -109,7 +121,7 @@ fn pixels(model: &Model, map: &Map, buffer: &mut Buffer, canvas: Rect) {
                 let owner = lower
                     .filter(|(pixel, _)| chosen(*pixel))
                     .map_or(owner, |(_, o)| o);
-                cell.set_char(letter(owner))
+                cell.set_char(map.letter(owner))
                     .set_style(Style::reset().add_modifier(Modifier::REVERSED | Modifier::BOLD));
             }
         }
@@ -119,7 +131,7 @@ fn pixels(model: &Model, map: &Map, buffer: &mut Buffer, canvas: Rect) {
 /// What is under the cursor.
 fn readout(model: &Model, map: &Map, width: usize) -> Line<'static> {
     let size = model.pixels.pages_per_pixel.max(1);
-    let first = u64::try_from(model.pixel).unwrap_or(0) * size;
+    let first = model.page();
     let mut owners: Vec<(Owner, u64)> = Vec::new();
     let mut place = None;
     for (run, pages) in map.within(first, size) {
@@ -135,16 +147,19 @@ fn readout(model: &Model, map: &Map, width: usize) -> Line<'static> {
     owners.sort_unstable_by_key(|(owner, _)| *owner);
     let shares: Vec<String> = owners
         .iter()
-        .map(|(owner, pages)| {
-            let name = match owner {
-                Owner::Layer(n) => map.levels.get(*n).map_or("?", String::as_str),
-                Owner::Missing => "MISSING",
-            };
-            format!("{} {name} {pages}", letter(*owner))
-        })
+        .map(|(owner, pages)| format!("{} {} {pages}", map.letter(*owner), map.name(*owner)))
         .collect();
+    let mapping = match map.mapping_at(space, addr) {
+        Some((range, "")) => format!(" in {range}"),
+        // The file's name without its directory: the owners are worth more room.
+        Some((range, name)) => {
+            let name = name.rsplit('/').next().unwrap_or(name);
+            format!(" {name}+{:x}", addr - range.start)
+        }
+        None => String::new(),
+    };
     let space = map.spaces.get(space).map_or("", String::as_str);
-    let text = format!(" {addr:x} {space}: {}", shares.join(" · "));
+    let text = format!(" {addr:x} {space}{mapping}: {}", shares.join(" · "));
     Line::styled(cut(&text, width), model.theme.dim())
 }
 
@@ -156,16 +171,13 @@ fn legend(model: &Model, map: &Map, width: usize) -> Line<'static> {
     let mut shares: Vec<&(Owner, u64)> = map.shares.iter().collect();
     shares.sort_by_key(|(owner, _)| *owner != Owner::Missing);
     for (owner, pages) in shares {
-        let name = match owner {
-            Owner::Layer(n) => map.levels.get(*n).map_or("?", String::as_str),
-            Owner::Missing => "MISSING",
-        };
+        let name = map.name(*owner);
         let percent = *pages as f64 * 100.0 / map.total.max(1) as f64;
         let text = format!(" {name} {} {percent:.0}% ", tally(*pages));
         let sign = if model.theme.letters() {
-            letter(*owner).to_string()
+            map.letter(*owner).to_string()
         } else {
-            format!("■{}", letter(*owner))
+            format!("■{}", map.letter(*owner))
         };
         used += sign.chars().count() + text.chars().count() + 1;
         if used > width {

@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::super::action::Act;
+use super::super::coloring::Coloring;
 use super::super::map::Owner;
 use super::super::model::{Focus, Model};
 use super::super::stacks::{LayerRow, StackRow};
@@ -97,6 +98,7 @@ fn line(
     let theme = model.theme;
     let (mut mark, mut style) = (' ', Style::new());
     if let Some(map) = &model.map
+        && map.coloring == Coloring::Owner
         && let Some(level) = map.dirs.iter().position(|dir| *dir == layer.dir)
     {
         let owner = Owner::Layer(level);
