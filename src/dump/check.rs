@@ -1,13 +1,14 @@
 //! What a process tree holds, each thing with its verdict, before any dump.
 //!
-//! The verdicts are those of [`plan()`]: as wished, and once more with everything allowed. What is in the
+//! The verdicts are those of [`plan()`](super::plan()): as wished, and once more with everything allowed. What is in the
 //! way of the first only needs an option. There are no rules here.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Options, Plan, plan};
+use super::plan::look;
+use super::{Options, Plan};
 use crate::error::{Obstacle, Result};
 use crate::files::{Allow, Chosen};
 use crate::memory::{Backing, Mapping};
@@ -49,15 +50,15 @@ pub struct Report {
 /// Looks at the tree without stopping it; `all` tells each thing on a line of its own.
 ///
 /// # Errors
-/// As for [`plan()`].
+/// As for [`plan()`](super::plan()).
 pub fn check(options: &Options, all: bool) -> Result<Report> {
-    let planned = plan(options)?;
+    let planned = look(options)?;
     let lenient = if planned.obstacles.is_empty() {
         Vec::new()
     } else {
         let mut options = options.clone();
         options.allow = everything(&options.allow);
-        plan(&options)?.obstacles
+        look(&options)?.obstacles
     };
     let mut lines = judged(&planned.obstacles, &lenient, all);
     lines.extend(supported(&planned, all));

@@ -60,6 +60,8 @@ pub struct Plan {
     pub tracker: &'static str,
     /// Why that way.
     pub tracker_reason: String,
+    /// What earlier dumps teach.
+    past: Vec<Past>,
     /// What the next layer's tracking will be armed with, when it is wished.
     pub(super) arm: Option<&'static dyn DirtyTracker>,
     /// The parent's identity, hexadecimal, when it has one.
@@ -76,6 +78,13 @@ pub struct Plan {
 /// When there is no such process, or the parent cannot be read. What merely prevents the dump is in
 /// [`Plan::obstacles`].
 pub fn plan(options: &Options) -> Result<Plan> {
+    let mut plan = look(options)?;
+    plan.prediction = prediction(&mut plan);
+    Ok(plan)
+}
+
+/// The same without counting pages.
+pub(super) fn look(options: &Options) -> Result<Plan> {
     let until = Instant::now() + PATIENCE;
     while vfork::waiting(&members(options.root)?).is_some() && Instant::now() < until {
         let _timed_out = poll(&mut [], PollTimeout::from(2u8));
@@ -115,6 +124,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         resident_pages: 0,
         dirty_pages: None,
         prediction: None,
+        past: Vec::new(),
         parent: None,
         tracker: "full",
         tracker_reason: "no parent layer: every page is stored".into(),
@@ -137,12 +147,11 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     }
     directory(options, &mut plan.obstacles);
     plan.parent = parent(options)?;
-    let mut past = Vec::new();
     if let Some(parent) = &plan.parent {
         let _held = Held::shared(&parent.dir)?;
         let stack = Stack::open(&parent.dir)?;
         let sidecars = stack.levels().iter().filter_map(chain::Level::sidecar);
-        past.extend(sidecars.filter_map(Past::of));
+        plan.past.extend(sidecars.filter_map(Past::of));
         for obstacle in chain::check_memory(&stack).obstacles {
             plan.warnings.push(obstacle);
         }
@@ -155,7 +164,6 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         }
     }
     choose_tracker(&mut plan)?;
-    plan.prediction = prediction(&mut plan, &past);
     let alive: Vec<Process> = plan
         .processes
         .iter()
@@ -298,7 +306,7 @@ fn choose_tracker(plan: &mut Plan) -> Result<()> {
 }
 
 /// Counts, and asks the past. A tree whose pages cannot be counted now is dumped nevertheless.
-fn prediction(plan: &mut Plan, past: &[Past]) -> Option<Prediction> {
+fn prediction(plan: &mut Plan) -> Option<Prediction> {
     let sample = Watch::look(plan.options.root).and_then(|watch| watch.sample());
     let sample = sample.ok()?;
     let mut present = Present::of(&sample, plan.parent.is_some());
@@ -307,7 +315,7 @@ fn prediction(plan: &mut Plan, past: &[Past]) -> Option<Prediction> {
     if !believed {
         present.dirty = None;
     }
-    predictions(&present, past).into_iter().next()
+    predictions(&present, &plan.past).into_iter().next()
 }
 
 fn directory(options: &Options, obstacles: &mut Vec<Obstacle>) {

@@ -24,6 +24,7 @@ use super::Status;
 use super::coloring::{self, Coloring};
 use super::gate::Gate;
 use super::message::{Count, Failure, Msg, Part, Survey};
+use super::probe::{self, Who};
 use super::stacks;
 
 /// How often the processes are listed.
@@ -80,6 +81,7 @@ pub(crate) struct Feed {
     surveys: Sender<()>,
     maps: Sender<(PathBuf, Coloring)>,
     counts: Sender<Tracking>,
+    probes: Sender<Vec<Who>>,
     stop: Arc<AtomicBool>,
     signals: signal_hook::iterator::Handle,
 }
@@ -123,6 +125,11 @@ impl Feed {
         spawn("map", messages, move |messages| {
             answer_maps(&requests, &messages);
         })?;
+        let (probes, requests) = channel();
+        let program = keeper.clone();
+        spawn("probe", messages, move |messages| {
+            probe::answer(&program, &requests, &messages);
+        })?;
         let (counts, requests) = channel();
         spawn("counter", messages, move |messages| {
             Counter::new(keeper, gate).run(&requests, &messages);
@@ -132,6 +139,7 @@ impl Feed {
             surveys,
             maps,
             counts,
+            probes,
             stop,
             signals: handle,
         })
@@ -150,6 +158,11 @@ impl Feed {
     /// Computes the map of a layer.
     pub(crate) fn map(&self, dir: PathBuf, coloring: Coloring) {
         let _gone = self.maps.send((dir, coloring));
+    }
+
+    /// Finds out more about the processes that are seen.
+    pub(crate) fn probe(&self, rows: Vec<Who>) {
+        let _gone = self.probes.send(rows);
     }
 
     /// Tracks a tree.

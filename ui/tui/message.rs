@@ -15,6 +15,7 @@ use icecore::{Error, Event, Kind, Pid, TargetState};
 use super::coloring::Coloring;
 use super::map::Map;
 use super::popup::Preview;
+use super::probe::{Probe, Who};
 use super::reader::{Look, Reader};
 use super::stacks::StackRow;
 use crate::format;
@@ -34,6 +35,8 @@ pub(crate) enum Msg {
     Stacks(Result<Vec<StackRow>, Failure>),
     /// The ownership map of the layer in this directory was computed.
     Map(PathBuf, Result<Arc<Map>, Failure>),
+    /// More is known of the processes that are seen, by pid.
+    Probed(BTreeMap<i32, Probe>),
     /// The dirty pages of a tree were counted.
     Counted(Pid, Result<Count, Failure>),
     /// What was to be looked at is ready to be read.
@@ -65,6 +68,8 @@ pub(crate) enum Effect {
     Attach(Pid),
     /// Track it no more.
     Detach(Pid),
+    /// Find out more about the processes that are seen.
+    Probe(Vec<Who>),
     /// Wait until no target is held.
     Settle,
     /// Give the terminal back and stop, until somebody brings the program back.

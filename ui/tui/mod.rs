@@ -32,6 +32,7 @@ mod model;
 mod mouse;
 mod palette;
 mod popup;
+mod probe;
 mod processes;
 mod reader;
 mod stacks;
@@ -202,6 +203,7 @@ impl Runner {
                 Effect::Survey => self.feed.survey(),
                 Effect::LoadMap(dir, coloring) => self.feed.map(dir, coloring),
                 Effect::Attach(root) => self.feed.attach(root),
+                Effect::Probe(rows) => self.feed.probe(rows),
                 Effect::Detach(root) => self.feed.detach(root),
                 Effect::Copy(text) => terminal::copy(&text)?,
                 Effect::Settle => {

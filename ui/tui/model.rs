@@ -18,6 +18,7 @@ use super::live::Live;
 use super::map::{Folded, Map, Zoom};
 use super::message::Failure;
 use super::popup::{Mark, Popup};
+use super::probe::{Probe, Who};
 use super::processes::{self, Order, ProcessRow};
 use super::reader::Look;
 use super::stacks::{self, LayerRow, StackRow};
@@ -88,6 +89,8 @@ pub(crate) struct Model {
     pub(crate) trees: Vec<Tree>,
     /// Pids that are tracked, with the layer (identity) since which they are.
     pub(crate) tracked: BTreeMap<i32, Option<String>>,
+    /// What else is known of those that were seen.
+    pub(crate) probes: BTreeMap<i32, Probe>,
     /// Processes as rows.
     pub(crate) processes: Vec<ProcessRow>,
     /// The selected one.
@@ -185,6 +188,7 @@ impl Model {
             focus: Focus::Processes,
             trees: Vec::new(),
             tracked: BTreeMap::new(),
+            probes: BTreeMap::new(),
             processes: Vec::new(),
             process_cursor: Cursor::default(),
             folded: BTreeSet::new(),
@@ -286,6 +290,16 @@ impl Model {
     /// The process `pid`, if it runs.
     pub(crate) fn running(&self, pid: Pid) -> Option<&Tree> {
         self.trees.iter().find_map(|tree| tree.find(pid))
+    }
+
+    /// The processes that are seen.
+    pub(crate) fn seen(&self) -> Vec<Who> {
+        let areas = areas(self.size, self.guide.is_some(), self.focus);
+        let room = usize::from(areas.of(Focus::Processes).height.saturating_sub(3));
+        let rows = self.processes.iter().skip(self.process_cursor.offset);
+        rows.take(room)
+            .map(|row| (row.pid, row.start_time))
+            .collect()
     }
 
     /// Adds a line to the log.

@@ -29,12 +29,16 @@ const MISSED: u8 = 3;
 /// Takes a message in.
 pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     let mut effects = Vec::new();
+    let mut surveyed = false;
     match msg {
         Msg::Key(key) if key.kind == KeyEventKind::Release => {}
         Msg::Key(key) => press(model, key, &mut effects),
         Msg::Mouse(event) => super::mouse::mouse(model, event),
         Msg::Resize(columns, rows) => model.size = (columns, rows),
-        Msg::Processes(survey) => survey_taken(model, survey),
+        Msg::Processes(survey) => {
+            survey_taken(model, survey);
+            surveyed = true;
+        }
         Msg::Stacks(result) => listed(model, result),
         Msg::Map(dir, result) => {
             let stale = result
@@ -55,6 +59,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 model.fold_at(page.unwrap_or_else(|| model.page()));
             }
         }
+        Msg::Probed(probes) => model.probes = probes,
         Msg::Counted(pid, Ok(count)) => watch::counted(model, pid, count, &mut effects),
         Msg::Counted(pid, Err(failure)) => {
             if model.watched == Some(pid) && model.popup.is_none() {
@@ -89,6 +94,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     let now = model.clock;
     model.toasts.retain(|(until, ..)| *until > now);
     model.settle();
+    let seen = if surveyed { model.seen() } else { Vec::new() };
+    if !seen.is_empty() {
+        effects.push(Effect::Probe(seen));
+    }
     follow(model, &mut effects);
     effects
 }

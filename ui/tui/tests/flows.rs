@@ -531,3 +531,25 @@ fn one_key_ends_tracking_in_the_watch_view_and_begins_it() {
     key(&mut model, KeyCode::Esc);
     assert_eq!(model.focus, Focus::Processes);
 }
+
+#[test]
+fn only_rows_that_are_seen_are_looked_at_closer() {
+    let mut model = model(RICH, (80, 24));
+    let effects = update(&mut model, survey());
+    let [Effect::Probe(rows)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(rows.len(), model.processes.len());
+    assert_eq!(rows[0], (Pid::from_raw(812), 77));
+    // Nothing while the list is not there.
+    key(&mut model, KeyCode::Char('J'));
+    assert!(update(&mut model, survey()).is_empty());
+    key(&mut model, KeyCode::Esc);
+    let why = crate::tui::probe::Dumpable::No("it has an io_uring".into());
+    let probe = crate::tui::probe::Probe {
+        descriptors: Some(3),
+        dump: Some(why),
+    };
+    update(&mut model, Msg::Probed([(2207, probe)].into()));
+    assert!(text(&model).contains("no dump: it has an io"));
+}

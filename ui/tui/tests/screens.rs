@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::tui::probe::{Dumpable, Probe};
 use icecore::dump::{Mode, Past};
 use ratatui::buffer::{Buffer, Cell};
 use unicode_width::UnicodeWidthStr as _;
@@ -388,6 +389,18 @@ fn scene(theme: Theme, size: (u16, u16), set: fn(&mut Model)) -> Buffer {
         count.top.insert(1, unknown);
         update(&mut model, Msg::Counted(pid, Ok(count)));
     }
+    let probe = |descriptors, dump| Probe {
+        descriptors: Some(descriptors),
+        dump: Some(dump),
+    };
+    let rule = "--file-locks keeps its locks";
+    let ring = "Process 812 has an io_uring (descriptor 9)";
+    let probes = [
+        (812, probe(9, Dumpable::No(ring.into()))),
+        (2207, probe(24, Dumpable::Yes)),
+        (2310, probe(1204, Dumpable::Option(rule.into()))),
+    ];
+    update(&mut model, Msg::Probed(probes.into()));
     set(&mut model);
     model.settle();
     screen(&model).backend().buffer().clone()

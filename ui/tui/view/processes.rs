@@ -6,6 +6,7 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::super::model::{Focus, Model};
+use super::super::probe::Dumpable;
 use super::super::processes::ProcessRow;
 use super::super::text::{age, cut, fit, size, tally};
 use super::{filter_note, lines, pane};
@@ -21,14 +22,18 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         return;
     }
     let focused = model.focus == Focus::Processes;
-    let note = filter_note(&model.filter, model.filtering && focused);
+    let mut note = filter_note(&model.filter, model.filtering && focused);
+    if note.is_empty() {
+        let width = usize::from(area.width).saturating_sub(6);
+        note = cut(&dumpable(model), width);
+    }
     let title = format!("Processes {}{}", model.processes.len(), model.order.title());
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     let width = usize::from(inside.width);
     let head = if width < NARROW {
         "    PID   RSS DIRTY   COMMAND"
     } else if width >= WIDE {
-        "     PID   RSS  THR  DIRTY PG/S LAY  AGE   COMMAND"
+        "     PID   RSS  THR   FD  DIRTY PG/S LAY  AGE DUMP   COMMAND"
     } else {
         "     PID   RSS  DIRTY PG/S LAY   COMMAND"
     };
@@ -48,6 +53,18 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         shown.push(Line::styled(text, model.theme.dim()));
     }
     lines(frame, inside, shown);
+}
+
+/// What is in the way of a dump of the selected process.
+fn dumpable(model: &Model) -> String {
+    let probe = model
+        .process()
+        .and_then(|row| model.probes.get(&row.pid.as_raw()));
+    match probe.and_then(|probe| probe.dump.as_ref()) {
+        Some(Dumpable::No(why)) => format!("no dump: {why}"),
+        Some(Dumpable::Option(which)) => format!("a dump needs an option: {which}"),
+        Some(Dumpable::Yes) | None => String::new(),
+    }
 }
 
 fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'static> {
@@ -88,8 +105,13 @@ fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'
         format!("{mark}{:>6} {:>5} {dirty:>5} ", row.pid, size(row.rss))
     } else if width >= WIDE {
         let (pid, rss, threads) = (row.pid, size(row.rss), tally(row.threads));
+        let probe = model.probes.get(&row.pid.as_raw());
+        let open = probe.and_then(|probe| probe.descriptors);
+        let open = open.map_or_else(String::new, |n| tally(n as u64));
+        let dump = probe.and_then(|probe| probe.dump.as_ref());
+        let dump = dump.map_or("", Dumpable::word);
         format!(
-            "{mark}{pid:>7} {rss:>5} {threads:>4} {dirty:>6} {rate:>4} {layers:>3} {newest:>4} "
+            "{mark}{pid:>7} {rss:>5} {threads:>4} {open:>4} {dirty:>6} {rate:>4} {layers:>3} {newest:>4} {dump:<4} "
         )
     } else {
         let (pid, rss) = (row.pid, size(row.rss));

@@ -1,0 +1,124 @@
+//! What the process list tells beside what every survey brings: descriptors, and whether a dump would
+//! work. Only for the rows that are seen, in a thread, the verdicts remembered.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use icecore::dump::{self, After, Options, Verdict};
+use icecore::files::Allow;
+use icecore::{Kind, Pid, Result};
+
+use super::message::Msg;
+use crate::format;
+
+/// Verdicts found in one round: the rows fill one after the other, and the machine stays quiet.
+const ROUND: usize = 4;
+/// How long a verdict is believed.
+const FRESH: Duration = Duration::from_secs(300);
+/// Verdicts remembered.
+const KEPT: usize = 512;
+
+/// What was found of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Probe {
+    /// Open descriptors, where we may count them.
+    pub(crate) descriptors: Option<usize>,
+    /// Whether it can be dumped.
+    pub(crate) dump: Option<Dumpable>,
+}
+
+/// Whether a tree can be dumped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Dumpable {
+    /// As it is.
+    Yes,
+    /// With an option, that this names.
+    Option(String),
+    /// Not at all: why.
+    No(String),
+}
+
+impl Dumpable {
+    /// In a word.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::Option(_) => "opt",
+            Self::No(_) => "no",
+        }
+    }
+}
+
+/// A process: a pid is nobody's for ever.
+pub(crate) type Who = (Pid, u64);
+
+/// Answers requests for the rows that are seen, the latest one.
+pub(super) fn answer(keeper: &Path, requests: &Receiver<Vec<Who>>, messages: &Sender<Msg>) {
+    let mut known: BTreeMap<Who, (Instant, Dumpable)> = BTreeMap::new();
+    while let Ok(mut rows) = requests.recv() {
+        while let Ok(newer) = requests.try_recv() {
+            rows = newer;
+        }
+        known.retain(|_, (since, _)| since.elapsed() < FRESH);
+        if known.len() > KEPT {
+            known.clear();
+        }
+        let unknown: Vec<Who> = rows
+            .iter()
+            .filter(|who| !known.contains_key(who))
+            .copied()
+            .collect();
+        for who in unknown.into_iter().take(ROUND) {
+            known.insert(who, (Instant::now(), judge(who.0, keeper)));
+        }
+        let found = rows.iter().map(|who| {
+            let descriptors = fs::read_dir(format!("/proc/{}/fd", who.0));
+            let probe = Probe {
+                descriptors: descriptors.ok().map(Iterator::count),
+                dump: known.get(who).map(|(_, dump)| dump.clone()),
+            };
+            (who.0.as_raw(), probe)
+        });
+        if messages.send(Msg::Probed(found.collect())).is_err() {
+            return;
+        }
+    }
+}
+
+fn judge(pid: Pid, keeper: &Path) -> Dumpable {
+    checked(pid, keeper).unwrap_or_else(|error| match error.kind() {
+        Kind::Permission => Dumpable::No("that takes more rights than we have".into()),
+        _ => Dumpable::No(format::plain(&error.one_line())),
+    })
+}
+
+fn checked(pid: Pid, keeper: &Path) -> Result<Dumpable> {
+    let report = dump::check(
+        &Options {
+            root: pid,
+            // Nothing is made; an absent directory is in nobody's way.
+            images_dir: "/proc/nowhere".into(),
+            prev_images_dir: None,
+            after: After::Run,
+            track: true,
+            auto_dedup: false,
+            allow: Allow::default(),
+            label: None,
+            keeper: keeper.to_path_buf(),
+        },
+        false,
+    )?;
+    // What is worst comes first.
+    let worst = report.lines.first();
+    Ok(match worst {
+        Some(line) if line.verdict == Verdict::No => Dumpable::No(format::plain(&line.what)),
+        Some(line) if line.verdict == Verdict::WithOption => {
+            let hint = line.hint.as_deref().unwrap_or(&line.what);
+            Dumpable::Option(format::plain(hint))
+        }
+        _ => Dumpable::Yes,
+    })
+}
