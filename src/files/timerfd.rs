@@ -37,12 +37,13 @@ impl FileKind for Timerfd {
         let timer = parse(file).ok_or_else(|| {
             Error::corrupt(format!("{} does not tell its timer", file.link.display()))
         })?;
-        let tfd = TimerfdEntry {
+        let mut tfd = TimerfdEntry {
             id,
             flags: file.flags,
             fown: held.fown,
             ..timer
         };
+        going_on(&mut tfd); // CRIU would not start it again
         dumper.push(FileEntry {
             r#type: FdTypes::Timerfd.into(),
             id,
@@ -68,16 +69,13 @@ impl FileKind for Timerfd {
     }
 
     fn start(&self, entry: &FileEntry, file: &OwnedFd) -> Result<()> {
-        let entry = part(entry)?;
+        let mut entry = *part(entry)?;
+        going_on(&mut entry);
         let cannot = |e| Error::os(format!("Cannot set timerfd {}", entry.id), e);
         let mut timing = Timing {
             value: Duration::new(entry.vsec, subsec(entry.vnsec)),
             interval: Duration::new(entry.isec, subsec(entry.insec)),
         };
-        if timing.value.is_zero() && entry.ticks > 0 {
-            // A periodic timer that has expired stands until it is read.
-            timing.value = timing.interval;
-        }
         if !timing.value.is_zero() {
             let flags = entry.settime_flags.cast_signed();
             if flags & libc::TFD_TIMER_ABSTIME != 0 {
@@ -95,6 +93,13 @@ impl FileKind for Timerfd {
 
 fn part(entry: &FileEntry) -> Result<&TimerfdEntry> {
     super::part(entry, entry.tfd.as_ref(), "a timerfd")
+}
+
+/// A periodic timer that has expired stands until it is read, and then goes on.
+fn going_on(entry: &mut TimerfdEntry) {
+    if (entry.vsec, entry.vnsec) == (0, 0) && entry.ticks > 0 {
+        (entry.vsec, entry.vnsec) = (entry.isec, entry.insec);
+    }
 }
 
 /// Nanoseconds below a second.

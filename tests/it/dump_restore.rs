@@ -45,20 +45,35 @@ fn dump_and_kill(sandbox: &Sandbox, target: &Target, layer: u32) {
     sandbox.wait_gone(&pids);
 }
 
+/// What comes back from each layer of a stack.
+pub const LAYERED: &[(&str, &[&str])] = &[
+    ("creds", &["threads"]),
+    ("signals", &[]),
+    ("surroundings", &[]),
+    ("settings", &[]),
+    ("tree", &[]),
+    ("stops", &[]),
+    ("threads", &[]),
+    ("timers", &[]),
+    ("memory", &[]),
+    ("guards", &[]),
+    ("shared", &[]),
+    ("aio", &[]),
+    ("descriptors", &[]),
+    ("pipes", &[]),
+    ("events", &[]),
+    ("confined", &[]),
+    ("dispatch", &[]),
+    ("tiles", &[]),
+];
+
 /// State that is in no page is in each layer of a stack, too.
 #[test]
 fn what_tasks_hold_comes_back_from_each_layer_of_a_stack() {
     if !require(&[Need::Root]) {
         return;
     }
-    for (kind, args) in [
-        ("creds", &["threads"][..]),
-        ("signals", &[]),
-        ("surroundings", &[]),
-        ("settings", &[]),
-        ("tree", &[]),
-        ("stops", &[]),
-    ] {
+    for (kind, args) in LAYERED {
         eprintln!("{kind}");
         let mut sandbox = Sandbox::new();
         let target = sandbox.specimen(kind, args);

@@ -8,7 +8,8 @@ use serde_json::Value;
 use crate::support::{Need, Sandbox, require};
 
 /// Kinds that CRIU 4.1 can restore as well, with their arguments.
-const KINDS: &[(&str, &[&str])] = &[
+pub const KINDS: &[(&str, &[&str])] = &[
+    ("events", &["modest"]),
     ("aio", &[]),
     ("internet", &[]),
     ("locks", &[]),

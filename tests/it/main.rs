@@ -26,6 +26,7 @@ mod inspect;
 mod interop;
 mod keeper;
 mod locks;
+mod matrix;
 mod namespaces;
 mod pidfds;
 mod places;

@@ -38,6 +38,8 @@ pub fn run(mut desk: Desk, args: &[String]) {
     // One that does no harm when whoever restored us ends.
     prctl(libc::PR_SET_PDEATHSIG, [28, 0, 0, 0]).unwrap();
     prctl(libc::PR_SET_THP_DISABLE, [1, 0, 0, 0]).unwrap();
+    // MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED
+    crate::kernel::call(libc::SYS_membarrier, [16, 0, 0, 0, 0, 0]).unwrap();
     if !args.iter().any(|a| a == "modest") {
         // ADDR_NO_RANDOMIZE
         crate::kernel::call(libc::SYS_personality, [0x004_0000, 0, 0, 0, 0, 0]).unwrap();
@@ -90,6 +92,9 @@ fn observed() -> Vec<(String, String)> {
         crate::kernel::call_with(libc::SYS_prctl, &[option], &mut value, &[]).unwrap();
         all.push((name.into(), value.to_string()));
     }
+    // MEMBARRIER_CMD_GET_REGISTRATIONS
+    let barriers = crate::kernel::call(libc::SYS_membarrier, [512, 0, 0, 0, 0, 0]).unwrap();
+    all.push(("membarrier registrations".into(), barriers.to_string()));
     let priority = crate::kernel::call(libc::SYS_getpriority, [0; 6]).unwrap();
     let policy = crate::kernel::call(libc::SYS_sched_getscheduler, [0; 6]).unwrap();
     all.push(("priority and policy".into(), format!("{priority} {policy}")));

@@ -1,0 +1,346 @@
+//! What comes back, kind by kind, with the test behind every tick: the table in README is made of this
+//! one and of the registries. `ICECORE_TEST_UPDATE=1` writes it.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use icecore::{files, state};
+
+use crate::dump_restore::LAYERED;
+use crate::interop;
+
+/// What shows that a kind comes back, from a single layer and from each of a stack.
+enum Proof {
+    /// A specimen that holds it, among those of `what_tasks_hold_comes_back_from_each_layer_of_a_stack`.
+    Held(&'static str),
+    /// A test of several layers.
+    Test(&'static str),
+    /// A test of a single one.
+    Once(&'static str),
+}
+
+/// What shows that CRIU and we understand each other.
+enum Criu {
+    /// A specimen that holds it, among those that go both ways.
+    Both(&'static str),
+    /// Tests: CRIU restores ours; we restore CRIU's.
+    Tests(&'static str, &'static str),
+    /// CRIU cannot, or does not.
+    No(&'static str),
+}
+
+use Criu::{Both, No, Tests};
+use Proof::{Held, Once, Test};
+
+const NO_PLACE: &str = "CRIU's images have no place for it; CRIU passes over ours";
+
+type Row = (&'static str, Proof, Criu);
+
+/// Kinds of open files, by the names in `files::KINDS`.
+const FILES: &[Row] = &[
+    ("pipe", Held("pipes"), Both("pipes")),
+    ("FIFO", Held("pipes"), Both("pipes")),
+    ("memfd", Held("shared"), Both("shared")),
+    ("eventfd", Held("events"), Both("events")),
+    ("timerfd", Held("events"), Both("events")),
+    ("signalfd", Held("events"), Both("events")),
+    ("epoll instance", Held("events"), Both("events")),
+    (
+        "inotify instance",
+        Test("watches_come_back_from_every_layer_and_no_event_with_them"),
+        Both("watches"),
+    ),
+    (
+        "pidfd",
+        Test("pidfds_come_back_from_every_layer"),
+        Both("pidfds"),
+    ),
+    (
+        "terminal",
+        Test("bash_with_a_coprocess_and_a_pipeline_goes_on_from_any_of_three_layers"),
+        Both("terminals"),
+    ),
+    (
+        "unix socket",
+        Test("unix_sockets_come_back_from_every_layer_with_what_was_under_way"),
+        Both("sockets"),
+    ),
+    (
+        "internet socket",
+        Test("internet_sockets_come_back_from_every_layer"),
+        Both("internet"),
+    ),
+    (
+        "netlink socket",
+        Test("internet_sockets_come_back_from_every_layer"),
+        Both("internet"),
+    ),
+    ("file", Held("descriptors"), Both("descriptors")),
+];
+
+/// State of tasks, by the names in `state::RESOURCES`.
+const STATE: &[Row] = &[
+    ("permission for AMX", Held("tiles"), No(NO_PLACE)),
+    ("local descriptor table", Held("settings"), No(NO_PLACE)),
+    (
+        "personality",
+        Held("surroundings"),
+        No("CRIU records it and does not restore it"),
+    ),
+    ("recorded facts", Held("surroundings"), Both("surroundings")),
+    ("thread name", Held("threads"), Both("threads")),
+    ("robust futex list", Held("threads"), Both("threads")),
+    ("address of the thread id", Held("threads"), Both("threads")),
+    ("restartable sequences", Held("threads"), Both("threads")),
+    (
+        "child subreaper",
+        Held("surroundings"),
+        Both("surroundings"),
+    ),
+    (
+        "membarrier registrations",
+        Held("surroundings"),
+        Both("surroundings"),
+    ),
+    ("scheduling", Held("surroundings"), Both("surroundings")),
+    ("placement", Held("settings"), No(NO_PLACE)),
+    ("signal actions", Held("signals"), Both("signals")),
+    ("alternate signal stack", Held("signals"), Both("signals")),
+    ("signal mask", Held("signals"), Both("signals")),
+    ("pending signals", Held("signals"), Both("signals")),
+    ("interval timers", Held("timers"), Both("timers")),
+    ("POSIX timers", Held("timers"), Both("timers")),
+    ("switches", Held("settings"), No(NO_PLACE)),
+    (
+        "resource limits",
+        Held("surroundings"),
+        Both("surroundings"),
+    ),
+    (
+        "out-of-memory score",
+        Held("surroundings"),
+        Both("surroundings"),
+    ),
+    (
+        "control groups",
+        Once("a_tree_comes_back_into_its_control_group"),
+        No("CRIU moves trees between groups by rules of its own"),
+    ),
+    ("credentials", Held("creds"), Both("creds")),
+    (
+        "parent-death signal",
+        Held("surroundings"),
+        Both("surroundings"),
+    ),
+    ("seccomp", Held("confined"), Both("confined")),
+];
+
+/// Memory, processes, and what belongs to several of them: no registry, one row for each kind.
+const REST: &[Row] = &[
+    (
+        "private memory, anonymous and of files",
+        Held("memory"),
+        Both("memory"),
+    ),
+    (
+        "shared memory, anonymous and of files",
+        Held("shared"),
+        Both("shared"),
+    ),
+    ("guard pages", Held("guards"), No(NO_PLACE)),
+    (
+        "pages shared since fork",
+        Test("pages_that_processes_share_since_fork_are_shared_after_a_restore_from_each_layer"),
+        No("each stores and compares as it likes"),
+    ),
+    (
+        "huge pages",
+        Test("huge_pages_come_back_from_each_layer_and_what_is_missing_is_named"),
+        No("CRIU 4.1 is not asked: few machines have any"),
+    ),
+    (
+        "POSIX shared memory and semaphores",
+        Test("posix_shared_memory_and_semaphores_come_back_from_each_layer_with_a_name_or_without"),
+        Both("shared"),
+    ),
+    (
+        "System V shared memory",
+        Test(
+            "shared_memory_of_system_v_comes_back_from_each_layer_whether_it_is_still_there_or_not",
+        ),
+        No("CRIU takes it in a private namespace only"),
+    ),
+    (
+        "System V semaphores and queues",
+        Test(
+            "semaphores_and_message_queues_come_back_from_each_layer_whether_they_are_still_there_or_not",
+        ),
+        No("CRIU takes them in a private namespace only"),
+    ),
+    ("rings of asynchronous I/O", Held("aio"), Both("aio")),
+    ("threads and registers", Held("threads"), Both("threads")),
+    (
+        "process trees, sessions, zombies",
+        Held("tree"),
+        Both("tree"),
+    ),
+    ("stopped processes", Held("stops"), Both("stops")),
+    (
+        "calls that a thread catches itself",
+        Held("dispatch"),
+        No(NO_PLACE),
+    ),
+    (
+        "deleted files",
+        Test("files_without_a_name_come_back_with_their_contents"),
+        Both("nameless"),
+    ),
+    (
+        "files of /proc, places (O_PATH)",
+        Test("files_of_its_own_processes_and_places_come_back_from_every_layer"),
+        Both("places"),
+    ),
+    (
+        "signals of files (F_SETOWN)",
+        Test("who_is_told_about_a_file_comes_back_from_every_layer"),
+        Both("owners"),
+    ),
+    (
+        "locks on files",
+        Test("locks_come_back_from_every_layer"),
+        Both("locks"),
+    ),
+    (
+        "established TCP connections",
+        Test("established_connections_need_a_word_and_go_on_with_everything_under_way"),
+        No("CRIU 4.1 cannot dump them on recent kernels (SO_PASSCRED)"),
+    ),
+    (
+        "a pid namespace of its own",
+        Test("every_layer_of_a_stack_of_a_pid_namespace_comes_back"),
+        Tests(
+            "criu_restores_every_layer_of_our_stack_of_a_pid_namespace",
+            "we_restore_layers_of_a_pid_namespace_that_criu_made",
+        ),
+    ),
+    (
+        "clocks that never go back",
+        Test("clocks_go_on_from_each_layer_of_a_stack"),
+        Tests(
+            "clocks_go_on_between_criu_and_us",
+            "clocks_go_on_between_criu_and_us",
+        ),
+    ),
+    (
+        "contents of files, on request",
+        Test("files_that_a_process_writes_go_back_to_the_layer_with_it"),
+        No(NO_PLACE),
+    ),
+];
+
+/// The names of all tests of this program.
+fn tests() -> BTreeSet<String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let Ok(text) = fs::read_to_string(entry.path()) else {
+            continue;
+        };
+        let mut lines = text.lines().peekable();
+        while let Some(line) = lines.next() {
+            if line.trim() == "#[test]"
+                && let Some(name) = lines.peek().and_then(|line| line.strip_prefix("fn "))
+            {
+                names.extend(name.split_once('(').map(|(name, _)| name.to_owned()));
+            }
+        }
+    }
+    names
+}
+
+fn checked(rows: &[Row], known: &BTreeSet<String>) {
+    let test = |name: &str| assert!(known.contains(name), "there is no test {name}");
+    let among = |list: &[(&str, &[&str])], name: &str| list.iter().any(|(kind, _)| *kind == name);
+    for (kind, proof, criu) in rows {
+        match proof {
+            Held(specimen) => assert!(among(LAYERED, specimen), "{kind}: {specimen}"),
+            Test(name) | Once(name) => test(name),
+        }
+        match criu {
+            Both(specimen) => assert!(among(interop::KINDS, specimen), "{kind}: {specimen}"),
+            Tests(ours, theirs) => [ours, theirs].into_iter().for_each(|name| test(name)),
+            No(why) => assert!(!why.is_empty()),
+        }
+    }
+}
+
+fn table(title: &str, rows: &[Row], notes: &mut Vec<&'static str>) -> String {
+    let mut text = String::new();
+    let _infallible = writeln!(
+        text,
+        "| {title} | dump, restore | from each layer | CRIU restores ours | we restore CRIU's |\n|---|---|---|---|---|"
+    );
+    for (kind, proof, criu) in rows {
+        let layers = match proof {
+            Held(_) | Test(_) => "✓",
+            Once(_) => "not tested",
+        };
+        let with = match criu {
+            Both(_) | Tests(..) => "✓".to_owned(),
+            No(why) => {
+                let at = notes
+                    .iter()
+                    .position(|note| note == why)
+                    .unwrap_or_else(|| {
+                        notes.push(why);
+                        notes.len() - 1
+                    });
+                format!("– ({})", at + 1)
+            }
+        };
+        let _infallible = writeln!(text, "| {kind} | ✓ | {layers} | {with} | {with} |");
+    }
+    text
+}
+
+const BEGIN: &str = "<!-- matrix: made by tests/it/matrix.rs -->\n";
+const END: &str = "<!-- end of matrix -->\n";
+
+#[test]
+fn the_matrix_in_readme_has_every_registered_kind_and_a_test_behind_every_tick() {
+    let named = |rows: &[Row]| -> Vec<&str> { rows.iter().map(|row| row.0).collect() };
+    let kinds: Vec<&str> = files::KINDS.iter().map(|kind| kind.name()).collect();
+    assert_eq!(named(FILES), kinds);
+    let resources: Vec<&str> = state::RESOURCES.iter().map(|r| r.name()).collect();
+    assert_eq!(named(STATE), resources);
+    let known = tests();
+    [FILES, STATE, REST]
+        .iter()
+        .for_each(|rows| checked(rows, &known));
+
+    let mut notes = Vec::new();
+    let mut wanted = String::from(BEGIN);
+    for (title, rows) in [
+        ("open files", FILES),
+        ("state of tasks", STATE),
+        ("the rest", REST),
+    ] {
+        let _infallible = writeln!(wanted, "{}", table(title, rows, &mut notes));
+    }
+    for (n, note) in notes.iter().enumerate() {
+        let _infallible = writeln!(wanted, "{}. {note}.", n + 1);
+    }
+    wanted.push_str(END);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once(BEGIN).unwrap();
+    let (_, after) = rest.split_once(END).unwrap();
+    let made = format!("{before}{wanted}{after}");
+    if std::env::var_os("ICECORE_TEST_UPDATE").is_some() {
+        fs::write(&path, &made).unwrap();
+    } else {
+        assert!(made == readme, "run this with ICECORE_TEST_UPDATE=1");
+    }
+}
