@@ -121,7 +121,13 @@ fn peak() -> Result<String> {
 }
 
 /// Layers `1` to `layers` in `dir`, and one of a single page on top of them.
-fn synthesize(dir: &Path, layers: u64, pages: u64, dirty: u64, real: bool) -> Result<()> {
+pub(crate) fn synthesize(
+    dir: &Path,
+    layers: u64,
+    pages: u64,
+    dirty: u64,
+    real: bool,
+) -> Result<()> {
     let mut random = 88_172_645_463_325_252_u64;
     for layer in 1..=layers + 1 {
         let mut stored = vec![layer == 1; usize::try_from(pages)?];

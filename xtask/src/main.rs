@@ -8,18 +8,22 @@
 //!
 //! `cargo xtask bench-servers` measures dumps of real servers beside CRIU's.
 //!
+//! `cargo xtask bench-tui [LAYERS] [PAGES] [SECONDS]` measures the terminal UI in a pty.
+//!
 //! `cargo xtask screenshots` draws the demo's screens into `assets`.
 
 mod bench;
 mod bench_servers;
 mod bench_stacks;
+mod bench_tui;
 mod proto;
 mod screenshots;
 
 use std::error::Error;
 
 const USAGE: &str = "usage: cargo xtask proto [--check] | bench [MIB] [ROUNDS] | \
-                     bench-stacks [LAYERS] [PAGES] [DIRTY] | bench-servers [ICECORE] | screenshots";
+                     bench-stacks [LAYERS] [PAGES] [DIRTY] | bench-servers [ICECORE] | \
+                     bench-tui [LAYERS] [PAGES] [SECONDS] | screenshots";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["bench-servers", icecore] => Ok(bench_servers::inside(icecore)?),
         // What runs in the namespace.
         ["bench-servers-inside", icecore] => Ok(bench_servers::measure(icecore)?),
+        ["bench-tui", ..] => Ok(bench_tui::run(&arguments[1..])?),
         ["screenshots"] => Ok(screenshots::run()?),
         _ => Err(USAGE.into()),
     }
