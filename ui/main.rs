@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     };
     let (done, json) = match &cli.command {
         Some(command) => {
-            let done = cli::log(command).and_then(|()| cli::run(command));
+            let done = cli::log(command).and_then(|()| cli::run(command, &cli.screen));
             (done, cli::wants_json(command))
         }
         None => {

@@ -219,6 +219,14 @@ fn a_configuration_is_printed_checked_and_complained_about() {
     let config = json(&said(&["config", "--json"]));
     assert_eq!(config["default_keys"], true, "{config}");
     assert_eq!(config["schema"], "icecore/v1");
+    for words in [
+        ["--theme", "light", "config", "--json"],
+        ["config", "--theme", "light", "--json"],
+    ] {
+        assert_eq!(json(&said(&words))["theme"], "light", "{words:?}");
+    }
+    let refused = icecore(&["--root", "/tmp", "ps"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     std::fs::write(dir.path().join("keys.toml"), "# mine\nquit = 'd'\n").unwrap();
     let refused = icecore(&["config"]);
     assert_eq!(refused.status.code(), Some(2));

@@ -25,20 +25,24 @@ fn browse(root: &std::path::Path, set: &[(&str, &str)]) -> Term {
     term
 }
 
-/// How often the demo's tree went on at another tick than the one after its last.
-fn jumps(home: &std::path::Path) -> usize {
+/// The ticks of the demo's tree, in the order in which it came to them.
+fn ticks(home: &std::path::Path) -> Vec<u64> {
     let demo = std::fs::read_dir(home).unwrap().flatten().find(|entry| {
         let name = entry.file_name();
         name.to_string_lossy().starts_with("icecore-demo-")
     });
     let lines = demo.and_then(|demo| std::fs::read_to_string(demo.path().join("lines")).ok());
-    let ticks: Vec<u64> = lines
+    lines
         .unwrap_or_default()
         .lines()
         .filter_map(|line| line.split(' ').nth(1)?.parse().ok())
-        .collect();
+        .collect()
+}
+
+/// How often the demo's tree went on at another tick than the one after its last.
+fn jumps(home: &std::path::Path) -> usize {
     let jump = |pair: &&[u64]| pair[1] != pair[0] + 1;
-    ticks.windows(2).filter(jump).count()
+    ticks(home).windows(2).filter(jump).count()
 }
 
 #[test]
@@ -118,6 +122,102 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
     assert!(text.contains("exit 0"), "{text}");
     assert!(!term.screen.screen().alternate_screen());
     assert!(!term.screen.screen().hide_cursor());
+}
+
+/// Waits until the demo's tree has gone on for some ticks after `jumped` jumps, with a self-check that
+/// is right.
+fn goes_on(term: &mut Term, home: &std::path::Path, jumped: usize) {
+    let before = ticks(home).len();
+    term.wait("the tree goes on", |_| ticks(home).len() > before + 3);
+    assert_eq!(jumps(home), jumped, "{:?}", ticks(home));
+    let screen = term.text();
+    assert!(screen.contains("all right"), "{screen}");
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
+fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_on_all_along() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let mut command = CommandBuilder::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    command.args(["sh", "-c", &format!("{ICECORE} demo; echo exit $?")]);
+    command.env("LANG", "C.UTF-8");
+    command.env("TMPDIR", home);
+    command.env("ICECORE_RUNTIME_DIR", home);
+    let mut term = Term::start(command, 120, 35);
+    term.wait_text("1 of 7");
+    term.press("w");
+    term.wait_text("pages/s now");
+    goes_on(&mut term, home, 0);
+    for number in 1..=4 {
+        term.press("d");
+        term.wait_text("[>Dump ]");
+        term.press("\r");
+        term.wait_text(&format!("Who owns each page of {number} "));
+        goes_on(&mut term, home, 0);
+    }
+    // Back to the second layer; what is dumped then is a branch.
+    term.press("[[");
+    term.wait_text("Who owns each page of 2 ");
+    term.press("r");
+    term.wait_text("[ Keep and restore ]");
+    term.press("\t\r");
+    term.wait("an earlier tick", |_| jumps(home) == 1);
+    term.wait_text("◆ 2");
+    goes_on(&mut term, home, 1);
+    term.press("d");
+    term.wait_text("[>Dump ]");
+    term.press("\r");
+    term.wait_text("Who owns each page of 6 ");
+    term.wait_text("├─╯");
+    goes_on(&mut term, home, 1);
+    // The map in other colours, and closer.
+    term.press("C");
+    term.wait_text("What changed in 6 ");
+    term.wait_text("c changed");
+    term.press("++");
+    term.wait_text("What changed in 6, one mapping");
+    term.press("--CCCC");
+    term.wait_text("Who owns each page of 6 ");
+    // What differs from the layer below.
+    term.press("c");
+    term.wait_text("From layer 2 to layer 6");
+    term.press("q");
+    // What could be freed, at which price; what costs no layer is offered.
+    term.press("D");
+    term.wait_text("every layer can be restored as before");
+    term.wait_text("[>Free ");
+    term.press("\r");
+    term.wait_text(" freed (");
+    goes_on(&mut term, home, 1);
+    // To the first layer, which the branch stands on too, and back to what ran before.
+    term.press("[[");
+    term.wait_text("Who owns each page of 1 ");
+    term.press("r");
+    term.wait_text("[ Keep and restore ]");
+    term.press("\t\r");
+    term.wait("the first layer's tick", |_| jumps(home) == 2);
+    term.wait_text("◆ 1");
+    goes_on(&mut term, home, 2);
+    term.press("u");
+    term.wait_text("Restore 7 ");
+    term.wait_text("[ Kill and restore ]");
+    term.press("\t\t\r");
+    term.wait("the tick it had come to", |_| jumps(home) == 3);
+    term.wait_text("◆ 7");
+    goes_on(&mut term, home, 3);
+    term.press("q");
+    term.end();
+    let text = term.text();
+    assert!(text.contains("7 layers, 3 restores"), "{text}");
+    assert!(text.contains("none wrong"), "{text}");
+    assert!(text.contains("exit 0"), "{text}");
+    assert!(!term.screen.screen().alternate_screen());
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(crate) struct Args {
 }
 
 /// Runs `config`.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args, settings: Settings) -> Result<()> {
     if args.print_default {
         return line(config::DEFAULT.trim_end());
     }
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         return Ok(());
     }
-    let config = Config::load(Settings::default())?;
+    let config = Config::load(settings)?;
     if args.print_keys {
         return line(keys::print(&config.keys).trim_end());
     }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args as ClapArgs, ValueEnum};
 use icecore::Result;
 
+use crate::config::settings::Settings;
 use crate::demo::{self, target};
 
 /// Options of `demo`.
@@ -17,8 +18,8 @@ pub(crate) struct Args {
 }
 
 /// Runs `demo`.
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    demo::run(args.plain)
+pub(crate) fn run(args: &Args, settings: Settings) -> Result<ExitCode> {
+    demo::run(args.plain, settings)
 }
 
 /// Options of `demo-target`.

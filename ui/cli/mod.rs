@@ -37,18 +37,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use icecore::{Error, Result};
+use icecore::{Error, Kind, Result};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::settings::{self, Choice, Settings};
 
 /// Stacks of process snapshots: freeze a running process tree in layers, look into them, thaw any.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    propagate_version = true,
-    args_conflicts_with_subcommands = true
-)]
+#[command(version, propagate_version = true)]
 pub(crate) struct Cli {
     /// What to do; without it the terminal UI opens
     #[command(subcommand)]
@@ -58,24 +54,43 @@ pub(crate) struct Cli {
     pub(crate) screen: Screen,
 }
 
-/// Options of the terminal UI; they win over the files (`icecore config`).
+/// Options of the terminal UI; they win over the files (`icecore config`). Its looks may be told before
+/// and after a subcommand: `demo` has the same.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Screen {
     /// Where the terminal UI looks for layers and makes new ones (the working directory, by default)
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Its colours: auto, dark, light, or a theme of your own
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", global = true)]
     theme: Option<String>,
     /// How many colours it uses
-    #[arg(long, value_name = "N", value_parser = ["auto", "none", "16", "256", "true"])]
+    #[arg(long, global = true, value_name = "N", value_parser = ["auto", "none", "16", "256", "true"])]
     colors: Option<String>,
     /// Show nothing but ASCII
-    #[arg(long)]
+    #[arg(long, global = true)]
     ascii: bool,
 }
 
 impl Screen {
+    /// A command that has a directory of its own takes it itself.
+    ///
+    /// # Errors
+    /// When there is a directory for the terminal UI, and a command instead of it.
+    fn fits(&self) -> Result<()> {
+        match &self.root {
+            Some(root) => Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "--root {} is for the terminal UI, and there is a command instead",
+                    root.display()
+                ),
+            )
+            .hint("give it after the command, where that has it (`icecore COMMAND --help`)")),
+            None => Ok(()),
+        }
+    }
+
     /// The same as settings.
     pub(crate) fn settings(&self) -> Settings {
         Settings {
@@ -156,7 +171,8 @@ pub(crate) enum Command {
 }
 
 /// Runs a command.
-pub(crate) fn run(command: &Command) -> Result<ExitCode> {
+pub(crate) fn run(command: &Command, screen: &Screen) -> Result<ExitCode> {
+    screen.fits()?;
     let done = match command {
         Command::Dump(args) => dump::run(args),
         Command::Check(args) => return check::run(args),
@@ -183,10 +199,10 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Squash(args) => squash::run(args),
         Command::Prune(args) => prune::run(args),
         Command::Doctor(args) => return doctor::run(args),
-        Command::Config(args) => config::run(args),
+        Command::Config(args) => config::run(args, screen.settings()),
         Command::Completions(args) => manual::completions(args),
         Command::Man(args) => manual::man(args),
-        Command::Demo(args) => return demo::run(args),
+        Command::Demo(args) => return demo::run(args, screen.settings()),
         Command::DemoTarget(args) => demo::target(args),
         Command::Keeper(args) => keeper::run(args),
     };

@@ -26,7 +26,7 @@ const ENOUGH: [u8; 2] = [40, 21];
 ///
 /// # Errors
 /// When this kernel does not let us have them.
-pub(super) fn run(plain: bool) -> Result<Option<ExitCode>> {
+pub(super) fn run() -> Result<Option<ExitCode>> {
     if std::env::var_os(INSIDE).is_some() {
         return settle().map(|()| None);
     }
@@ -38,10 +38,8 @@ pub(super) fn run(plain: bool) -> Result<Option<ExitCode>> {
     let keepers = keepers_place()?;
     enter()?;
     let mut command = Command::new(&program);
-    command.arg("demo").env(INSIDE, "1");
-    if plain {
-        command.arg("--plain");
-    }
+    // As it was called: with its looks.
+    command.args(std::env::args_os().skip(1)).env(INSIDE, "1");
     if let Some(dir) = &keepers {
         command.env("ICECORE_RUNTIME_DIR", dir);
     }

@@ -15,14 +15,14 @@ use crate::tui::{self, Facts, Guide, Status, Step};
 ///
 /// # Errors
 /// When the self-check of the tree was ever wrong.
-pub(super) fn run(demo: &Demo) -> Result<()> {
+pub(super) fn run(demo: &Demo, settings: Settings) -> Result<()> {
     let images = demo.images();
     fs::create_dir_all(&images).map_err(|e| Error::path("create", &images, e))?;
     let lines = demo.dir.join(target::LINES);
     // The tour speaks of the keys that everybody has.
     let config = Config {
         keys: Keymap::default(),
-        ..Config::load(Settings::default())?
+        ..Config::load(settings)?
     };
     let facts = tui::run(tui::Options {
         config,

@@ -19,6 +19,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::mkdtemp;
 
 use crate::cli::ourselves;
+use crate::config::settings::Settings;
 
 /// The running demo: its directory and its tree. Dropping it ends and removes both.
 #[derive(Debug)]
@@ -42,8 +43,8 @@ pub(crate) struct Line {
 ///
 /// # Errors
 /// When anything is off.
-pub(crate) fn run(force_plain: bool) -> Result<ExitCode> {
-    if let Some(code) = apart::run(force_plain)? {
+pub(crate) fn run(force_plain: bool, settings: Settings) -> Result<ExitCode> {
+    if let Some(code) = apart::run()? {
         return Ok(code);
     }
     let plain = force_plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal();
@@ -51,7 +52,7 @@ pub(crate) fn run(force_plain: bool) -> Result<ExitCode> {
     let done = if plain {
         plain::run(&demo)
     } else {
-        guided::run(&demo)
+        guided::run(&demo, settings)
     };
     done.map(|()| ExitCode::SUCCESS)
 }
