@@ -212,8 +212,10 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     }
     let pids = plan.processes.iter().map(|process| process.pid);
     let mapped = plan.mappings.iter().map(Vec::as_slice);
+    let inside = plan.namespaces.inside_ipc(options.root)?;
     plan.obstacles.extend(sysv::survey(pids.zip(mapped))?);
     plan.obstacles.extend(state::sysv::survey(&plan.processes)?);
+    drop(inside);
     Ok(plan)
 }
 

@@ -195,7 +195,10 @@ fn snapshot(
     snapshot.ids = Ids::read(&processes)?;
     let members = processes.iter().map(|process| process.pid);
     snapshot.files.call_members(members, &snapshot.ids);
-    snapshot.files.reserve_segments(sysv::ids()?);
+    let inside = || plan.namespaces.inside_ipc(plan.options.root);
+    let (_, whole) = plan.namespaces.ipc();
+    let taken = inside().and_then(|_inside| sysv::ids())?;
+    snapshot.files.reserve_segments(taken);
     // What is known of the pages must be asked before any record is renewed.
     for process in &processes {
         let known = track::of_process(process).unwrap_or_else(|error| {
@@ -265,8 +268,11 @@ fn snapshot(
     let mapped: Vec<_> = captured
         .map(|(process, captured)| (process, captured.mappings.as_slice()))
         .collect();
-    snapshot.sysv = sysv::collect(&mapped, &snapshot.ids)?;
-    snapshot.queues = state::sysv::collect(frozen.processes(), &snapshot.ids)?;
+    {
+        let _inside = inside()?;
+        snapshot.sysv = sysv::collect(&mapped, &snapshot.ids, whole)?;
+        snapshot.queues = state::sysv::collect(frozen.processes(), &snapshot.ids, whole)?;
+    }
     snapshot.files.save_contents(writer)?;
     reporter.report(Event::Phase("pages"));
     store_pages(below, &mut snapshot, writer, cancel)?;
@@ -481,8 +487,9 @@ fn write(
     }
     writer.all("pstree.img", &tree)?;
     snapshot.namespaces.write(writer)?;
-    sysv::write(&snapshot.sysv, writer)?;
-    snapshot.queues.write(writer)?;
+    let ipc = plan.namespaces.ipc();
+    sysv::write(&snapshot.sysv, ipc, writer)?;
+    snapshot.queues.write(ipc, writer)?;
     if let Some(filters) = snapshot.filters.image() {
         writer.one("seccomp.img", &filters)?;
     }

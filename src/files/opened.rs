@@ -24,7 +24,7 @@ use crate::image::proto::{
     FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry,
     RemapFilePathEntry, TaskKobjIdsEntry,
 };
-use crate::image::{Images, Sidecar};
+use crate::image::{Images, Sidecar, status};
 use crate::inject::Remote;
 use crate::sys::descriptor::{Owner, duplicate_above, set_owner};
 use crate::units::Pid;
@@ -367,6 +367,8 @@ fn mapped_for_writing(images: &Images) -> Result<HashSet<u32>> {
         let memory: Option<MmEntry> = images.optional(&format!("mm-{}.img", process.pid))?;
         let writable = |flags: u32| flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDWR as u32;
         let mapped = memory.iter().flat_map(|memory| &memory.vmas);
+        // Segments of System V have no file.
+        let mapped = mapped.filter(|vma| vma.status & status::SYSVIPC == 0);
         let written = mapped.filter(|vma| vma.fdflags.is_some_and(writable));
         found.extend(written.filter_map(|vma| u32::try_from(vma.shmid).ok()));
     }

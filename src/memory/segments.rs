@@ -150,6 +150,15 @@ pub fn fill(fd: &OwnedFd, size: u64, huge: Option<u64>, resolved: &Resolved<'_>)
     Ok(pages)
 }
 
+/// Fills a new segment with these bytes; the number of pages.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(fd: &OwnedFd, bytes: &[u8]) -> Result<u64> {
+    write_at(fd, bytes, 0)?;
+    Ok((bytes.len() as u64).div_ceil(PAGE_SIZE))
+}
+
 fn write_at(fd: &OwnedFd, bytes: &[u8], at: u64) -> Result<()> {
     let mut done = 0;
     while done < bytes.len() {

@@ -7,8 +7,8 @@ use super::tree::{self, Wanted};
 use crate::chain::{self, Held, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{
-    CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, IpcShmEntry, MemfdInodeEntry, MmEntry,
-    PstreeEntry, TaskKobjIdsEntry,
+    CoreEntry, FdinfoEntry, FsEntry, InventoryEntry, MemfdInodeEntry, MmEntry, PstreeEntry,
+    TaskKobjIdsEntry,
 };
 use crate::image::{Images, PagemapId};
 use crate::memory::{huge, space, sysv};
@@ -72,7 +72,7 @@ pub struct Plan {
     /// The namespaces that the tree gets for itself.
     pub(super) anew: Anew,
     /// Segments of System V shared memory.
-    pub(super) segments: Vec<IpcShmEntry>,
+    pub(super) segments: Vec<sysv::Wanted>,
     /// Its semaphores and message queues.
     pub(super) queues: state::sysv::Wanted,
 }
@@ -157,9 +157,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
         stack,
         _held: held,
         processes,
+        segments: sysv::read(&images, anew.ipc.unwrap_or(0))?,
+        queues: state::sysv::Wanted::read(&images, anew.ipc.unwrap_or(0))?,
         anew,
-        segments: sysv::read(&images)?,
-        queues: state::sysv::Wanted::read(&images)?,
         filters: Filters::of(images.optional("seccomp.img")?),
     };
     if options.allow.with_files {
@@ -201,10 +201,13 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let vmas = bodies.flat_map(|body| &body.mm.vmas);
     let memfds: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
     plan.obstacles.extend(huge::missing(vmas, &memfds));
-    let members = plan.ids().collect();
-    plan.obstacles
-        .extend(sysv::check(&plan.segments, &members)?);
-    plan.obstacles.extend(plan.queues.check(&members)?);
+    // Nobody is in a namespace that is made anew.
+    if plan.anew.ipc.is_none() {
+        let members = plan.ids().collect();
+        plan.obstacles
+            .extend(sysv::check(&plan.segments, &members)?);
+        plan.obstacles.extend(plan.queues.check(&members)?);
+    }
     plan.warnings.append(&mut warnings);
     Ok(plan)
 }

@@ -7,7 +7,7 @@ use crate::arch::{core as registers, tiles};
 use crate::chain::{Ranges, Resolved};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::files::{self, Opened};
-use crate::image::proto::{CoreEntry, IpcShmEntry, VmaEntry};
+use crate::image::proto::{CoreEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
 use crate::memory::inherit::Estate;
 use crate::memory::{aio, policy, pump, space, sysv};
@@ -27,7 +27,7 @@ pub(super) fn build_memory(
     foothold: &Foothold,
     (pages, estate): (Resolved<'_>, &Estate),
     opened: &Opened,
-    segments: &[IpcShmEntry],
+    segments: &[sysv::Wanted],
     warnings: &mut Vec<Obstacle>,
 ) -> Result<u64> {
     let pid = remote.tid();

@@ -49,17 +49,23 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     let root = born.seen(plan.root);
     opened.meet(&|id| born.seen(id))?;
     reporter.report(Event::Phase("pages"));
-    let mut made = sysv::Made::default();
+    let alone = plan.anew.ipc.is_some();
+    let inside = plan.anew.inside_ipc(root)?;
+    let mut made = sysv::Made::new(alone);
     pages += make_segments(plan, &mut born, &mut made)?;
-    let mut queues = state::sysv::Made::default();
+    let mut queues = state::sysv::Made::new(alone);
     queues.make(&plan.queues, &mut |pid, act| {
         act(born.remote(in_tree(plan, Some(pid)))?)
     })?;
+    drop(inside);
     let mut warnings = Vec::new();
     let foreground = opened.foreground();
     let built = build(plan, &mut born, &opened, cancel, &mut warnings);
     let finish = |filled| {
-        made.complete(&plan.segments)?;
+        {
+            let _inside = plan.anew.inside_ipc(root)?;
+            made.complete(&plan.segments)?;
+        }
         queues.keep();
         opened.finish().map(|()| filled)
     };
@@ -200,8 +206,12 @@ fn in_tree(plan: &Plan, pid: Option<u32>) -> Pid {
 /// Makes the segments of System V shared memory, each in the process that made it if that is here.
 fn make_segments(plan: &Plan, born: &mut Newborn<'_>, made: &mut sysv::Made) -> Result<u64> {
     let mut pages = 0;
-    for entry in &plan.segments {
+    for sysv::Wanted { entry, bytes } in &plan.segments {
         let memory = made.make(entry, born.remote(in_tree(plan, entry.cpid))?)?;
+        if entry.in_pagemaps != Some(true) {
+            pages += segments::write(&memory, bytes)?;
+            continue;
+        }
         let id = PagemapId::Shared(entry.desc.id.into());
         let resolved = plan.stack.resolved(id)?.checked();
         pages += segments::fill(&memory, entry.size, None, &resolved)?;

@@ -5,11 +5,13 @@
 //! * mnt (mount_namespaces(7)): a copy of ours, but for instances of proc mounted on `/proc`. CRIU
 //!   wants all mounts in `mountpoints-N.img` instead, and refuses such a layer.
 //! * uts (uts_namespaces(7)): its two names, `utsns-N.img`.
+//! * ipc (ipc_namespaces(7)): all objects of System V in it (see [`ipc`]), `ipcns-…-N.img`.
 //! * time (time_namespaces(7)): made where a clock would go back without (see [`clocks`]).
 //!
 //! `N` is the number of the namespace in `ids-PID.img`; 1 to 8 are the dumper's own.
 
 pub mod clocks;
+pub mod ipc;
 pub mod mounts;
 
 use std::collections::BTreeMap;
@@ -18,17 +20,19 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use crate::error::{Error, Obstacle, Result};
-use crate::image::proto::{TaskKobjIdsEntry, TimensEntry, UtsnsEntry};
+use crate::image::proto::{IpcVarEntry, TaskKobjIdsEntry, TimensEntry, UtsnsEntry};
 use crate::image::{Images, LayerWriter};
 use crate::inject::Remote;
 use crate::task::{Life, Process, is_inside, proc};
 use crate::units::Pid;
+use ipc::Inside;
 
 /// Numbers of namespaces that the tree has for itself.
 const OWN_PIDS: u32 = 9;
 const OWN_NAMES: u32 = 10;
 const OWN_MOUNTS: u32 = 11;
 const OWN_TIME: u32 = 12;
+const OWN_IPC: u32 = 13;
 
 /// Identity of each namespace of a thread (`net:[4026531840]`), by the name in `/proc/PID/ns`.
 type Namespaces = BTreeMap<&'static str, PathBuf>;
@@ -42,6 +46,8 @@ pub struct Own {
     names: bool,
     /// Clocks.
     time: bool,
+    /// Objects of System V.
+    ipc: bool,
     /// Mounts: how many instances of proc are mounted on those that we have.
     mounts: Option<u32>,
 }
@@ -53,6 +59,10 @@ pub struct Anew {
     pub pids: bool,
     /// Names of the host.
     pub names: Option<UtsnsEntry>,
+    /// Objects of System V: the number of their images.
+    pub ipc: Option<u32>,
+    /// Its limits.
+    limits: Option<IpcVarEntry>,
     /// What clocks shall begin with.
     pub time: Option<TimensEntry>,
     /// Mounts: how many instances of proc to mount on those that we have.
@@ -82,6 +92,10 @@ pub fn survey(processes: &[Process]) -> (Own, Vec<Obstacle>) {
                             }
                             "time" => {
                                 own.time = true;
+                                None
+                            }
+                            "ipc" => {
+                                own.ipc = true;
                                 None
                             }
                             "mnt" => own.mounts(&whose, *tid),
@@ -156,7 +170,7 @@ impl Own {
             sighand_id: object,
             pid_ns_id: number(self.pids, OWN_PIDS, 1),
             net_ns_id: Some(2),
-            ipc_ns_id: Some(3),
+            ipc_ns_id: number(self.ipc, OWN_IPC, 3),
             uts_ns_id: number(self.names, OWN_NAMES, 4),
             mnt_ns_id: number(self.mounts.is_some(), OWN_MOUNTS, 5),
             user_ns_id: Some(6),
@@ -175,10 +189,34 @@ impl Own {
         // What the dumper has is number 0.
         let number = if self.time { OWN_TIME } else { 0 };
         let time = (number, clocks::of(root)?);
+        let limits = match self.ipc {
+            true => {
+                let _inside = Inside::enter(root)?;
+                Some(ipc::limits())
+            }
+            false => None,
+        };
         Ok(Contents {
             names,
             time: Some(time),
+            limits,
         })
+    }
+
+    /// This thread in the ipc namespace of the tree of `root`, if it has one for itself.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN.
+    pub fn inside_ipc(&self, root: Pid) -> Result<Option<Inside>> {
+        self.ipc.then(|| Inside::enter(root)).transpose()
+    }
+
+    /// The number of the images of objects of System V, and whether all of them are the tree's.
+    pub fn ipc(&self) -> (u32, bool) {
+        match self.ipc {
+            true => (OWN_IPC, true),
+            false => (0, false),
+        }
     }
 }
 
@@ -187,6 +225,7 @@ impl Own {
 pub struct Contents {
     names: Option<UtsnsEntry>,
     time: Option<(u32, TimensEntry)>,
+    limits: Option<IpcVarEntry>,
 }
 
 impl Contents {
@@ -198,6 +237,9 @@ impl Contents {
         if let Some(names) = &self.names {
             writer.one(&format!("utsns-{OWN_NAMES}.img"), names)?;
         }
+        if let Some(limits) = &self.limits {
+            writer.one(&format!("ipcns-var-{OWN_IPC}.img"), limits)?;
+        }
         if let Some((number, clocks)) = &self.time {
             writer.one(&format!("timens-{number}.img"), clocks)?;
         }
@@ -208,7 +250,11 @@ impl Contents {
 impl Anew {
     /// True when it is not all as we have it.
     pub fn is_something(&self) -> bool {
-        self.pids || self.names.is_some() || self.time.is_some() || self.mounts.is_some()
+        self.ipc.is_some()
+            || self.pids
+            || self.names.is_some()
+            || self.time.is_some()
+            || self.mounts.is_some()
     }
 
     /// The flags of clone(2) that make what is made together with the root.
@@ -220,7 +266,20 @@ impl Anew {
                 0
             }
         };
-        flag(self.pids, libc::CLONE_NEWPID) | flag(self.names.is_some(), libc::CLONE_NEWUTS)
+        flag(self.pids, libc::CLONE_NEWPID)
+            | flag(self.names.is_some(), libc::CLONE_NEWUTS)
+            | flag(self.ipc.is_some(), libc::CLONE_NEWIPC)
+    }
+
+    /// This thread in the ipc namespace of the tree, whose root we see as `root`, if it has one for
+    /// itself.
+    ///
+    /// # Errors
+    /// Without CAP_SYS_ADMIN.
+    pub fn inside_ipc(&self, root: Pid) -> Result<Option<Inside>> {
+        let inside = self.ipc.map(|_| Inside::enter(root)).transpose()?;
+        self.limits.as_ref().map_or(Ok(()), ipc::set_limits)?;
+        Ok(inside)
     }
 
     /// What the root, which has them, does in them first.
@@ -275,7 +334,7 @@ pub fn wanted(
             let can = match kind {
                 _ if !is_root => false,
                 "pid" => true,
-                "uts" | "time" => true,
+                "uts" | "time" | "ipc" => true,
                 "mnt" => own.proc_mounts.is_some(),
                 _ => false,
             };
@@ -293,6 +352,11 @@ pub fn wanted(
     if own.contains(&"uts") {
         let number = root.uts_ns_id.unwrap_or_default();
         anew.names = Some(images.one(&format!("utsns-{number}.img"))?);
+    }
+    if own.contains(&"ipc") {
+        let number = root.ipc_ns_id.unwrap_or_default();
+        anew.limits = images.optional(&format!("ipcns-var-{number}.img"))?;
+        anew.ipc = Some(number);
     }
     let number = match own.contains(&"time") {
         true => root.time_ns_id.unwrap_or_default(),
@@ -413,7 +477,7 @@ fn refuse(whose: &str, kind: &str, tid: Pid) -> Obstacle {
         );
     }
     let hint = match kind {
-        "pid" | "mnt" | "uts" | "time" => {
+        "pid" | "mnt" | "uts" | "time" | "ipc" => {
             format!("only a whole tree can be in one: icecore dump -t {tid} if all of it is there")
         }
         "user" => "the program has to be started without one (no rootless container)".to_owned(),
@@ -521,10 +585,11 @@ mod tests {
             pids: true,
             names: true,
             time: true,
+            ipc: true,
             mounts: Some(1),
         };
         assert_eq!(apart(&shared, &Own::default().ids(7)).count(), 0);
         let kinds: Vec<_> = apart(&own.ids(7), &shared).collect();
-        assert_eq!(kinds, ["pid", "uts", "mnt", "time"]);
+        assert_eq!(kinds, ["pid", "ipc", "uts", "mnt", "time"]);
     }
 }

@@ -110,6 +110,42 @@ fn a_tree_in_a_pid_namespace_keeps_the_ids_that_it_has_there() {
 }
 
 #[test]
+fn an_ipc_namespace_comes_back_from_each_layer_with_all_that_is_in_it() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for namespaces in [&["--ipc"][..], &["--pid", "--mount-proc", "--ipc"]] {
+        for (kind, verb) in [("sysv", "write"), ("queues", "put")] {
+            eprintln!("{kind} {namespaces:?}");
+            let mut sandbox = Sandbox::new();
+            let mut target = sandbox.specimen_apart(namespaces, kind, &[]);
+            for layer in 1..=3 {
+                target.ask(&format!("{verb} {}", layer * 100));
+                target.ask_at("child", &format!("expect {}", layer * 100));
+                target.check();
+                let mode = match layer {
+                    1 => "-R --track-mem",
+                    2 => "-R --track-mem --prev-images-dir ../1",
+                    _ => "--prev-images-dir ../2",
+                };
+                dump(&sandbox, &target, &format!("-D {layer} {mode}"));
+            }
+            for layer in [2, 3, 1] {
+                restored(&sandbox, &mut target, &layer.to_string());
+                for desk in ["main", "child"] {
+                    target.ask_at(desk, &format!("expect {}", layer * 100));
+                    target.ask_at(desk, "check");
+                }
+                target.ask(&format!("{verb} 7"));
+                target.ask_at("child", "expect 7");
+                target.ask_at("child", "check");
+                sandbox.kill(&target);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_layer_of_a_stack_of_a_pid_namespace_comes_back() {
     if !require(&[Need::Root]) {
         return;

@@ -72,7 +72,7 @@ fn a_userfaultfd_is_an_obstacle() {
 
 #[test]
 fn each_namespace_of_its_own_is_an_obstacle_by_name() {
-    for kind in ["ipc", "mnt", "net", "cgroup", "user"] {
+    for kind in ["mnt", "net", "cgroup", "user"] {
         let namespace = format!("a {kind} namespace of its own");
         refused(&format!("namespace-{kind}"), &[&namespace, "Process 2"]);
     }

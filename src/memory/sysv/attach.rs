@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::mapped_size;
+use super::{Wanted, mapped_size};
 use crate::error::{Error, Kind, Result};
-use crate::image::proto::{IpcShmEntry, VmaEntry};
+use crate::image::proto::VmaEntry;
 use crate::image::status;
 use crate::inject::{Call, Remote};
 use crate::units::PageRange;
@@ -18,7 +18,7 @@ use crate::units::PageRange;
 pub fn attach(
     remote: &mut Remote,
     vmas: &[VmaEntry],
-    segments: &[IpcShmEntry],
+    segments: &[Wanted],
     hole: &dyn Fn(u64) -> Option<PageRange>,
 ) -> Result<()> {
     let mut attachments: BTreeMap<(u64, u64), Vec<&VmaEntry>> = BTreeMap::new();
@@ -27,8 +27,8 @@ pub fn attach(
         attachments.entry((base, vma.shmid)).or_default().push(vma);
     }
     for ((_, id), parts) in attachments {
-        let segment = segments.iter().find(|s| u64::from(s.desc.id) == id);
-        let bytes = segment.map(mapped_size).ok_or_else(|| {
+        let segment = segments.iter().find(|s| u64::from(s.entry.desc.id) == id);
+        let bytes = segment.map(|s| mapped_size(&s.entry)).ok_or_else(|| {
             Error::corrupt(format!("Segment {id} is attached, but no image has it"))
         })?;
         let room = hole(bytes).ok_or_else(|| {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{getegid, geteuid};
 
-use super::{SHM_DEST, SHM_LOCKED, holder, open};
+use super::{SHM_DEST, SHM_LOCKED, Wanted, holder, open};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{IpcDescEntry, IpcShmEntry};
 use crate::inject::{Call, Remote};
@@ -19,14 +19,14 @@ use crate::units::Pid;
 ///
 /// # Errors
 /// When /proc cannot be read.
-pub fn check(wanted: &[IpcShmEntry], members: &HashSet<Pid>) -> Result<Vec<Obstacle>> {
+pub fn check(wanted: &[Wanted], members: &HashSet<Pid>) -> Result<Vec<Obstacle>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
     let there = segments()?;
     Ok(wanted
         .iter()
-        .filter_map(|entry| obstacle(entry, &there, members))
+        .filter_map(|wanted| obstacle(&wanted.entry, &there, members))
         .collect())
 }
 
@@ -89,9 +89,19 @@ fn is_same(entry: &IpcShmEntry, object: &Object) -> bool {
 pub struct Made {
     created: Vec<u32>,
     complete: bool,
+    alone: bool,
 }
 
 impl Made {
+    /// None yet. `alone`: in a namespace for themselves, with which they go.
+    pub fn new(alone: bool) -> Self {
+        Self {
+            created: Vec::new(),
+            complete: false,
+            alone,
+        }
+    }
+
     /// Makes a segment in the new process `maker` (with the owner that it had), or takes it over; it is
     /// empty then.
     ///
@@ -109,7 +119,9 @@ impl Made {
         match segments()?.get(&id) {
             None => {
                 create(entry, maker)?;
-                self.created.push(id);
+                if !self.alone {
+                    self.created.push(id);
+                }
             }
             Some(object) if is_same(entry, object) && object.number("nattch") == 0 => {}
             Some(_) => {
@@ -137,8 +149,9 @@ impl Made {
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn complete(mut self, wanted: &[IpcShmEntry]) -> Result<()> {
-        for entry in wanted.iter().filter(|e| e.desc.mode & SHM_DEST != 0) {
+    pub fn complete(mut self, wanted: &[Wanted]) -> Result<()> {
+        let entries = wanted.iter().map(|wanted| &wanted.entry);
+        for entry in entries.filter(|e| e.desc.mode & SHM_DEST != 0) {
             let id = entry.desc.id;
             remove_segment(id.cast_signed())
                 .map_err(|e| Error::os(format!("Cannot mark segment {id} for removal"), e))?;

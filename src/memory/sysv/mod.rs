@@ -2,8 +2,8 @@
 //! they outlive the processes in.
 //!
 //! A tree has the segments that it has attached, and those that it made and nobody has attached. They
-//! are in `ipcns-shm-0.img` (CRIU's images know them in namespaces of their own only, with a number
-//! that is not 0), their pages in `pagemap-shmem-SHMID.img`. They come back with their ids: made anew, or, when they
+//! are in `ipcns-shm-0.img`; those of a namespace of its own, all of them, in `ipcns-shm-N.img`, which are the
+//! only ones that CRIU knows; their pages in `pagemap-shmem-SHMID.img`. They come back with their ids: made anew, or, when they
 //! are still there, taken over with the contents of the layer.
 //!
 //! Sources: shmat(2), shmctl(2), proc_sysvipc(5), `/proc/sys/kernel/shm_next_id`, CRIU's
@@ -14,6 +14,8 @@ mod make;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
+
+use prost::Message as _;
 
 pub use attach::attach;
 pub use make::{Made, check, create_in};
@@ -27,7 +29,6 @@ use crate::task::sysv::{Object, segments};
 use crate::task::{self, Ids, Process};
 use crate::units::{PAGE_SIZE, Pid};
 
-const IMAGE: &str = "ipcns-shm-0.img";
 /// `mode`: it goes with its last attachment (shmctl(2)).
 const SHM_DEST: u32 = 0o1000;
 /// `mode`: its pages are kept in memory.
@@ -109,7 +110,13 @@ fn holder(id: u32, members: &HashSet<Pid>) -> Option<Pid> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids =
         processes.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/ipc")).ok();
+    // Elsewhere the same id is another segment.
+    let here = namespace("thread-self");
     let has = |pid: &Pid| {
+        if namespace(&pid.to_string()) != here {
+            return false;
+        }
         let mapped = mappings::layout(*pid);
         mapped.is_ok_and(|mapped| mapped.iter().any(|m| m.system_v() == Some(id)))
     };
@@ -124,11 +131,11 @@ fn holder(id: u32, members: &HashSet<Pid>) -> Option<Pid> {
     pids.find(|pid| !inside(*pid) && has(pid))
 }
 
-/// The segments of the tree, which stands still.
+/// The segments of the tree, which stands still; `all` that there are, when it has a namespace for them.
 ///
 /// # Errors
 /// When outsiders have one attached, or one cannot be looked at.
-pub fn collect(tree: &[(&Process, &[Mapping])], ids: &Ids) -> Result<Vec<Segment>> {
+pub fn collect(tree: &[(&Process, &[Mapping])], ids: &Ids, whole: bool) -> Result<Vec<Segment>> {
     let attached = attached(tree.iter().map(|(process, mapped)| (process.pid, *mapped)));
     let members: HashSet<Pid> = tree.iter().map(|(process, _)| process.pid).collect();
     let all = segments()?;
@@ -140,7 +147,7 @@ pub fn collect(tree: &[(&Process, &[Mapping])], ids: &Ids) -> Result<Vec<Segment
                 let file = File::open(&link).map_err(|e| Error::path("open", &link, e))?;
                 (*times, file)
             }
-            None if is_made_by(object, tree) => (0, open(*id, false)?),
+            None if whole || is_made_by(object, tree) => (0, open(*id, false)?),
             None => continue,
         };
         if object.number("nattch") > times {
@@ -215,19 +222,49 @@ fn open(id: u32, write: bool) -> Result<File> {
 ///
 /// # Errors
 /// When that fails.
-pub fn write(segments: &[Segment], writer: &LayerWriter) -> Result<()> {
-    if segments.is_empty() {
+pub fn write(
+    segments: &[Segment],
+    (number, whole): (u32, bool),
+    writer: &LayerWriter,
+) -> Result<()> {
+    // CRIU looks for the image of a namespace in any case.
+    if segments.is_empty() && !whole {
         return Ok(());
     }
-    writer.all(IMAGE, segments.iter().map(|segment| &segment.entry))
+    writer.all(
+        &image(number),
+        segments.iter().map(|segment| &segment.entry),
+    )
+}
+
+fn image(number: u32) -> String {
+    format!("ipcns-shm-{number}.img")
+}
+
+/// A segment of a layer.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its record.
+    pub entry: IpcShmEntry,
+    /// Its contents, where no pagemap has them.
+    pub bytes: Vec<u8>,
 }
 
 /// The segments of a layer.
 ///
 /// # Errors
 /// When the image is damaged.
-pub fn read(images: &Images) -> Result<Vec<IpcShmEntry>> {
-    images.all(IMAGE)
+pub fn read(images: &Images, number: u32) -> Result<Vec<Wanted>> {
+    let name = image(number);
+    let records = images.records(&name)?.into_iter();
+    let all = records.map(|record| {
+        let entry = IpcShmEntry::decode(&*record.bytes)
+            .map_err(|e| Error::corrupt(format!("Cannot decode {name}")).because(e))?;
+        let mut bytes = record.extra;
+        bytes.truncate(usize::try_from(entry.size).unwrap_or(usize::MAX));
+        Ok(Wanted { entry, bytes })
+    });
+    all.collect()
 }
 
 /// Bytes of a segment's mapping.

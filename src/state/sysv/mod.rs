@@ -3,7 +3,8 @@
 //! sent to or received from last. What it made and never used cannot be told, nor which adjustments wait for the
 //! end of a process (SEM_UNDO).
 //!
-//! They are in `ipcns-sem-0.img` and `ipcns-msg-0.img` and come back as segments of shared memory do (see
+//! They are in `ipcns-sem-0.img` and `ipcns-msg-0.img` (of a tree with a namespace for them, all: with another
+//! number, as CRIU has them) and come back as segments of shared memory do (see
 //! [`crate::memory::sysv`]): with their ids, made anew or taken over.
 
 mod queues;
@@ -50,14 +51,15 @@ impl Found {
     ///
     /// # Errors
     /// When that fails.
-    pub fn write(&self, writer: &LayerWriter) -> Result<()> {
-        if !self.sets.is_empty() {
+    pub fn write(&self, (number, whole): (u32, bool), writer: &LayerWriter) -> Result<()> {
+        // CRIU looks for the images of a namespace in any case.
+        if whole || !self.sets.is_empty() {
             let records = self.sets.iter().map(|(entry, values)| (entry, &**values));
-            writer.with_extra(semaphores::IMAGE, records)?;
+            writer.with_extra(&semaphores::image(number), records)?;
         }
-        if !self.queues.is_empty() {
+        if whole || !self.queues.is_empty() {
             let records = self.queues.iter().map(|(entry, texts)| (entry, &**texts));
-            writer.with_extra(queues::IMAGE, records)?;
+            writer.with_extra(&queues::image(number), records)?;
         }
         Ok(())
     }
@@ -78,21 +80,21 @@ pub fn survey(tree: &[Process]) -> Result<Vec<Obstacle>> {
     Ok(obstacles)
 }
 
-/// What the tree uses, which stands still.
+/// What the tree uses, which stands still; the `whole` of its namespace when it has one for itself.
 ///
 /// # Errors
 /// When somebody else uses it too, or it cannot be read.
-pub fn collect(tree: &[Process], ids: &Ids) -> Result<Found> {
+pub fn collect(tree: &[Process], ids: &Ids, whole: bool) -> Result<Found> {
     let refused =
         |obstacle| Error::refused("The target changed since the plan was made", vec![obstacle]);
     let mut found = Found::default();
     for (id, object) in &sysv::semaphores()? {
-        if semaphores::users(*id, object, tree).map_err(refused)? {
+        if semaphores::users(*id, object, tree).map_err(refused)? || whole {
             found.sets.push(semaphores::dump(*id, object, ids)?);
         }
     }
     for (id, object) in &sysv::queues()? {
-        if queues::users(*id, object, tree).map_err(refused)? {
+        if queues::users(*id, object, tree).map_err(refused)? || whole {
             found.queues.push(queues::dump(*id, object, ids)?);
         }
     }
@@ -163,10 +165,10 @@ impl Wanted {
     ///
     /// # Errors
     /// When one is damaged.
-    pub fn read(images: &Images) -> Result<Self> {
+    pub fn read(images: &Images, number: u32) -> Result<Self> {
         Ok(Self {
-            sets: semaphores::read(images)?,
-            queues: queues::read(images)?,
+            sets: semaphores::read(images, number)?,
+            queues: queues::read(images, number)?,
         })
     }
 
@@ -247,9 +249,20 @@ impl<T> Known<T> {
 
 /// Objects made for a tree that is being restored: they go when this is dropped before it is complete.
 #[derive(Debug, Default)]
-pub struct Made(Vec<(&'static Sort, u32)>);
+pub struct Made {
+    created: Vec<(&'static Sort, u32)>,
+    alone: bool,
+}
 
 impl Made {
+    /// None yet. `alone`: in a namespace for themselves, with which they go.
+    pub fn new(alone: bool) -> Self {
+        Self {
+            created: Vec::new(),
+            alone,
+        }
+    }
+
     /// Makes everything that a layer has, or takes it over.
     ///
     /// # Errors
@@ -280,19 +293,21 @@ impl Made {
     ) -> Result<()> {
         // Nobody knows who made it.
         within(0, &mut |remote| create(known, remote))?;
-        self.0.push((known.sort, known.desc.id));
+        if !self.alone {
+            self.created.push((known.sort, known.desc.id));
+        }
         Ok(())
     }
 
     /// The restore is complete.
     pub fn keep(mut self) {
-        self.0.clear();
+        self.created.clear();
     }
 }
 
 impl Drop for Made {
     fn drop(&mut self) {
-        for (sort, id) in &self.0 {
+        for (sort, id) in &self.created {
             let _gone = (sort.remove)(id.cast_signed());
         }
     }

@@ -17,7 +17,9 @@ use crate::task::sysv::Object;
 use crate::task::{Ids, Process};
 use crate::units::Pid;
 
-pub(super) const IMAGE: &str = "ipcns-msg-0.img";
+pub(super) fn image(number: u32) -> String {
+    format!("ipcns-msg-{number}.img")
+}
 
 /// Longest message: a restore passes each through memory of its own. The kernel's limit is 8 KiB
 /// unless somebody has raised it (`/proc/sys/kernel/msgmax`).
@@ -103,13 +105,14 @@ pub(super) fn dump(id: u32, object: &Object, ids: &Ids) -> Result<(IpcMsgEntry, 
     Ok((entry, bytes))
 }
 
-pub(super) fn read(images: &Images) -> Result<Vec<Wanted>> {
+pub(super) fn read(images: &Images, number: u32) -> Result<Vec<Wanted>> {
     let mut all = Vec::new();
-    for record in images.records(IMAGE)? {
+    let name = image(number);
+    for record in images.records(&name)? {
         let entry = IpcMsgEntry::decode(&*record.bytes)
-            .map_err(|e| Error::corrupt(format!("Cannot decode {IMAGE}")).because(e))?;
+            .map_err(|e| Error::corrupt(format!("Cannot decode {name}")).because(e))?;
         let messages = parse(&record.extra, entry.qnum)
-            .ok_or_else(|| Error::corrupt(format!("Messages of {IMAGE} are cut off")))?;
+            .ok_or_else(|| Error::corrupt(format!("Messages of {name} are cut off")))?;
         all.push(Known {
             sort: &SORT,
             desc: entry.desc,

@@ -17,7 +17,9 @@ use crate::task::sysv::Object;
 use crate::task::{Ids, Process};
 use crate::units::Pid;
 
-pub(super) const IMAGE: &str = "ipcns-sem-0.img";
+pub(super) fn image(number: u32) -> String {
+    format!("ipcns-sem-{number}.img")
+}
 
 static SORT: Sort = Sort {
     name: "Set of semaphores",
@@ -73,11 +75,12 @@ pub(super) fn dump(id: u32, object: &Object, ids: &Ids) -> Result<(IpcSemEntry, 
     Ok((entry, bytes))
 }
 
-pub(super) fn read(images: &Images) -> Result<Vec<Wanted>> {
+pub(super) fn read(images: &Images, number: u32) -> Result<Vec<Wanted>> {
     let mut all = Vec::new();
-    for record in images.records(IMAGE)? {
+    let name = image(number);
+    for record in images.records(&name)? {
         let entry = IpcSemEntry::decode(&*record.bytes)
-            .map_err(|e| Error::corrupt(format!("Cannot decode {IMAGE}")).because(e))?;
+            .map_err(|e| Error::corrupt(format!("Cannot decode {name}")).because(e))?;
         let values = record.extra.as_chunks().0.iter().copied();
         let pids = entry.pids.iter().copied().chain(std::iter::repeat(0));
         let count = usize::try_from(entry.nsems).unwrap_or(0);
