@@ -10,7 +10,6 @@ use serde::Serialize;
 use super::plan::look;
 use super::{Options, Plan};
 use crate::error::{Obstacle, Result};
-use crate::files::{Allow, Chosen};
 use crate::memory::{Backing, Mapping};
 
 /// Whether a thing can be dumped.
@@ -57,7 +56,7 @@ pub fn check(options: &Options, all: bool) -> Result<Report> {
         Vec::new()
     } else {
         let mut options = options.clone();
-        options.allow = everything(&options.allow);
+        options.allow = options.allow.everything();
         look(&options)?.obstacles
     };
     let mut lines = judged(&planned.obstacles, &lenient, all);
@@ -66,22 +65,6 @@ pub fn check(options: &Options, all: bool) -> Result<Report> {
         plan: planned,
         lines,
     })
-}
-
-/// All requests at once; what becomes of connections stays as wished.
-fn everything(wished: &Allow) -> Allow {
-    Allow {
-        ghost_limit: u64::MAX,
-        link_remap: true,
-        shell_job: true,
-        ext_unix_sk: Chosen::All,
-        tcp_established: !wished.tcp_close,
-        tcp_close: wished.tcp_close,
-        file_locks: true,
-        skip_in_flight: true,
-        snapshot_files: false,
-        with_files: false,
-    }
 }
 
 /// Lines of what is in the way; what is not in `lenient` needs an option only.
@@ -138,6 +121,17 @@ fn supported(plan: &Plan, all: bool) -> Vec<Line> {
             false => add(3, file.kind.to_owned()),
         }
     }
+    for process in &plan.processes {
+        for what in held(process.pid.as_raw()) {
+            match all {
+                true => add(4, format!("{what} of process {}", process.pid)),
+                false => add(4, what.to_owned()),
+            }
+        }
+    }
+    for what in plan.namespaces.names() {
+        add(5, format!("{what} namespace of its own"));
+    }
     let lines = counts.into_iter().map(|((_, what), count)| Line {
         verdict: Verdict::Supported,
         count,
@@ -145,6 +139,29 @@ fn supported(plan: &Plan, all: bool) -> Vec<Line> {
         hint: None,
     });
     lines.collect()
+}
+
+/// What of a process is in no file and no mapping, as far as /proc tells; each thing as often as there
+/// is one (proc_pid_status(5), proc_pid_timers(5), proc_locks(5)).
+fn held(pid: i32) -> Vec<&'static str> {
+    let mut all = Vec::new();
+    let Ok(process) = procfs::process::Process::new(pid) else {
+        return all;
+    };
+    if let Ok(status) = process.status() {
+        let pending = (status.sigpnd | status.shdpnd).count_ones();
+        all.extend((0..pending).map(|_| "pending signal"));
+        if status.seccomp == Some(2) {
+            all.push("seccomp filters");
+        }
+    }
+    let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
+    let timers = timers.lines().filter(|line| line.starts_with("ID:"));
+    all.extend(timers.map(|_| "POSIX timer"));
+    let locks = procfs::locks().unwrap_or_default().into_iter();
+    let locks = locks.filter(|lock| lock.pid == Some(pid));
+    all.extend(locks.map(|_| "lock on a file"));
+    all
 }
 
 /// What a mapping is, in words.

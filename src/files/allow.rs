@@ -51,6 +51,24 @@ pub struct Allow {
     pub skip_in_flight: bool,
 }
 
+impl Allow {
+    /// All requests of a dump at once that cost nothing but space; what becomes of connections stays as
+    /// wished.
+    #[must_use]
+    pub fn everything(&self) -> Self {
+        Self {
+            ghost_limit: u64::MAX,
+            link_remap: true,
+            shell_job: true,
+            ext_unix_sk: Chosen::All,
+            tcp_established: !self.tcp_close,
+            file_locks: true,
+            skip_in_flight: true,
+            ..self.clone()
+        }
+    }
+}
+
 impl Default for Allow {
     fn default() -> Self {
         Self {

@@ -52,6 +52,21 @@ pub struct Own {
     mounts: Option<u32>,
 }
 
+impl Own {
+    /// Which ones, in words.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (self.pids, "pid"),
+            (self.names, "uts"),
+            (self.time, "time"),
+            (self.mounts.is_some(), "mount"),
+        ];
+        all.into_iter()
+            .filter(|(own, _)| *own)
+            .map(|(_, name)| name)
+    }
+}
+
 /// What a tree that is to be made shall have for itself.
 #[derive(Clone, Debug, Default)]
 pub struct Anew {

@@ -60,7 +60,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(refused.map_or(ExitCode::SUCCESS, |e| ExitCode::from(e.kind().exit_code())))
 }
 
-fn as_text(report: &Report, pid: i32) -> String {
+/// The table.
+pub(crate) fn as_text(report: &Report, pid: i32) -> String {
     let mut text = String::new();
     for line in &report.lines {
         let verdict = match line.verdict {

@@ -4,7 +4,7 @@ mod adopt;
 mod allow;
 mod cat;
 mod change;
-mod check;
+pub(crate) mod check;
 mod config;
 mod core;
 pub(crate) mod criu;

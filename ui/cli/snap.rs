@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use icecore::chain::Catalog;
 use icecore::dump::{self, After, Options, Past, Plan};
+use icecore::files::Allow;
 use icecore::{Cancel, Error, Kind, Pid, Result, task, track};
 
+use super::allow::DumpAllow;
 use super::dump::{as_json, as_text};
 use super::{line, ourselves};
 use crate::home;
@@ -24,6 +26,8 @@ pub(crate) struct Args {
     /// What to call the layer
     #[arg(long)]
     label: Option<String>,
+    #[command(flatten)]
+    allow: DumpAllow,
     /// Where the stacks are [default: the store, see README]
     #[arg(long, value_name = "DIR")]
     store: Option<PathBuf>,
@@ -37,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let store = args.store.clone().unwrap_or_else(home::store);
     let named = args.name.as_deref();
     let next = Next::find(&store, Pid::from_raw(args.pid), named)?;
-    let plan = next.plan(args.label.clone())?;
+    let plan = next.plan(args.label.clone(), Allow::from(&args.allow))?;
     let outcome = dump::run(&plan, &(), &Cancel::default())?;
     line(&if args.json {
         as_json(&outcome)
@@ -94,7 +98,7 @@ impl Next {
     }
 
     /// Plans a dump after which the tree goes on, tracked.
-    pub(in crate::cli) fn plan(&self, label: Option<String>) -> Result<Plan> {
+    pub(in crate::cli) fn plan(&self, label: Option<String>, allow: Allow) -> Result<Plan> {
         let link = self.parent.as_deref().and_then(Path::file_name);
         let mut plan = dump::plan(&Options {
             root: self.root,
@@ -103,7 +107,7 @@ impl Next {
             after: After::Run,
             track: true,
             auto_dedup: false,
-            allow: icecore::files::Allow::default(),
+            allow,
             label,
             keeper: ourselves()?,
         })?;

@@ -19,6 +19,8 @@ pub(crate) enum Act {
     Dedup,
     /// Count the dirty pages of the selected tree, or stop showing them.
     Watch,
+    /// What the selected tree holds, and whether it can be dumped.
+    Check,
     /// Read all about the selected layer.
     Inspect,
     /// Compare every byte of the selected layer's stack with what was written.
@@ -167,6 +169,13 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('w')],
         short: "watch",
         help: "count the dirty pages of the selected tree, live (again: hide)",
+        missing: a_process,
+    },
+    Action {
+        act: Act::Check,
+        keys: &[KeyCode::Char('p')],
+        short: "",
+        help: "all that the selected tree holds, and whether it can be dumped: yes, with an option, no",
         missing: a_process,
     },
     Action {

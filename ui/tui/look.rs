@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use icecore::chain::{self, Catalog, Depth, Stack};
+use icecore::dump::{self, After};
+use icecore::files::Allow;
 use icecore::image::{PagemapId, Sidecar, text};
 use icecore::inspect::{self, Pattern, Source, Space, View};
-use icecore::{Cancel, PAGE_SIZE, PageRange, Result, Vaddr};
+use icecore::{Cancel, PAGE_SIZE, PageRange, Pid, Result, Vaddr};
 
 use super::reader::{Look, Reader, Tab};
 use super::text::{age, size};
@@ -28,6 +30,7 @@ pub(crate) fn look(wanted: &Look) -> Result<Reader> {
         Look::Page { dir, id, addr } => page(dir, *id, *addr),
         Look::Diff { from, to } => differences(from, to),
         Look::Search { dir, text } => found(dir, text),
+        Look::Check(pid) => checked(*pid),
         Look::Verify(dir) => verified(dir),
     }
 }
@@ -54,6 +57,26 @@ fn tab(name: &str, head: &str, lines: Vec<String>) -> Tab {
         head: head.into(),
         lines,
     }
+}
+
+/// The table of `icecore check`.
+fn checked(pid: Pid) -> Result<Reader> {
+    let options = dump::Options {
+        root: pid,
+        // Nothing is made; an absent directory is in nobody's way.
+        images_dir: "/proc/nowhere".into(),
+        prev_images_dir: None,
+        after: After::Run,
+        track: true,
+        auto_dedup: false,
+        allow: Allow::default(),
+        label: None,
+        keeper: crate::cli::ourselves()?,
+    };
+    let report = dump::check(&options, false)?;
+    let text = crate::cli::check::as_text(&report, pid.as_raw());
+    let lines = text.lines().map(|line| format!(" {line}")).collect();
+    Ok(Reader::of_text(&format!("What process {pid} holds"), lines))
 }
 
 fn layer(dir: &Path) -> Result<Reader> {

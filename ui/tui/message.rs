@@ -100,6 +100,8 @@ pub(crate) enum Wish {
         start_time: Option<u64>,
         /// The layer below; found when the dump is planned.
         parent: Option<PathBuf>,
+        /// Do what is done on request only, too: the preview names it.
+        allowing: bool,
         /// Kill it afterwards.
         kill: bool,
         /// A rule wants it, with the longest freeze that it allows: everything is found out then.

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use crossterm::event::{KeyCode, KeyEvent};
-use icecore::Vaddr;
 use icecore::image::PagemapId;
+use icecore::{Pid, Vaddr};
 
 /// What to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(crate) enum Look {
         /// The second one.
         to: PathBuf,
     },
+    /// What a process tree holds, and whether it can be dumped.
+    Check(Pid),
     /// Whether every byte of a layer and of those below is what was written.
     Verify(PathBuf),
     /// Where a text is in the memory of a layer.

@@ -393,6 +393,11 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Next => model.focus = view::beside(model.focus, 1),
         Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),
+        Act::Check => {
+            if let Some((pid, _)) = model.target() {
+                look(model, Look::Check(pid), effects);
+            }
+        }
         Act::Inspect => {
             if let Some(layer) = model.layer() {
                 let wanted = Look::Layer(layer.dir.clone());
@@ -496,6 +501,7 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
                 start_time: None,
                 parent: None,
                 kill: false,
+                allowing: false,
                 rule: None,
             })
         }

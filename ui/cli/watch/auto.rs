@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use icecore::dump::{self, Auto, Clause, Moment, Outcome, Rule};
+use icecore::files::Allow;
 use icecore::task::{self, Life};
 use icecore::track::{Sample, Watch};
 use icecore::{Cancel, Error, Kind, Pid, Result};
@@ -113,7 +114,7 @@ impl Following {
 
     fn dump(&self, cancel: &Cancel) -> Result<Outcome> {
         let next = Next::find(&self.store, self.root, self.name.as_deref())?;
-        let plan = next.plan(None)?;
+        let plan = next.plan(None, Allow::default())?;
         if let Some(budget) = self.budget {
             plan.within(budget)?;
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use icecore::chain::Catalog;
 use icecore::dump::{self, After, Past, Prediction};
+use icecore::files::Allow;
 use icecore::{Cancel, Error, Kind, Obstacle, PAGE_SIZE, Pid, Reporter, Result, task, track};
 
 use super::{Jobs, first_line, obstacles, shown};
@@ -22,6 +23,7 @@ impl Jobs {
             comm,
             parent,
             kill,
+            allowing,
             ..
         } = wish
         else {
@@ -42,7 +44,10 @@ impl Jobs {
             after: if *kill { After::Kill } else { After::Run },
             track: true,
             auto_dedup: false,
-            allow: icecore::files::Allow::default(),
+            allow: match allowing {
+                true => Allow::default().everything(),
+                false => Allow::default(),
+            },
             label: None,
             keeper: self.keeper.clone(),
         })
@@ -64,6 +69,7 @@ impl Jobs {
             parent,
             comm: process.comm,
             kill,
+            allowing: false,
             rule: None,
         };
         Ok((wish, past))
@@ -160,8 +166,24 @@ impl Jobs {
                 *kill = true;
             }
             preview.offer("Dump and kill", killing, false);
+        } else if let Some(allowing) = self.allowing(wish)? {
+            preview.line(
+                Mark::Plain,
+                "All of that is done on request: it can be dumped so.",
+            );
+            preview.offer("Dump it so", allowing, false);
         }
         Ok(preview)
+    }
+
+    /// The same wish with everything allowed that is done on request only, if that is all it lacks.
+    fn allowing(&self, wish: &Wish) -> Result<Option<Wish>> {
+        let mut wish = wish.clone();
+        if let Wish::Dump { allowing, .. } = &mut wish {
+            *allowing = true;
+        }
+        let plan = dump::plan(&self.dump_options(&wish)?)?;
+        Ok(plan.obstacles.is_empty().then_some(wish))
     }
 
     pub(super) fn dump(

@@ -46,6 +46,7 @@ pub(super) fn counted(model: &mut Model, pid: Pid, count: Count, effects: &mut V
         start_time: Some(start_time),
         parent: newest,
         kill: false,
+        allowing: false,
         rule: Some(budget),
     };
     let id = apply(model, wish, effects);
