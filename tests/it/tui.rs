@@ -221,6 +221,55 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "a test that skips says so")]
+fn a_rule_that_is_typed_dumps_a_live_tree_until_it_is_taken_back() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let mut command = CommandBuilder::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]);
+    command.args(["sh", "-c", &format!("{ICECORE} demo; echo exit $?")]);
+    command.env("LANG", "C.UTF-8");
+    command.env("TMPDIR", home.path());
+    command.env("ICECORE_RUNTIME_DIR", home.path());
+    let mut term = Term::start(command, 120, 35);
+    term.wait_text("1 of 7");
+    term.press("W");
+    term.wait_text("Nothing tracks this tree");
+    term.press("w");
+    term.wait_text("New dirty pages a second");
+    term.wait_text("known after the first dump");
+    term.press("Awhen dirty > 1 apples");
+    term.wait_text("is no unit of memory");
+    term.press("\x7f\x7f\x7f\x7f\x7f\x7fpages\r");
+    // The second is expected from the first.
+    term.wait_text("learned from 2 dumps");
+    term.wait_text("tracked");
+    term.press("J");
+    term.wait_text("done");
+    term.press("/predicted");
+    term.wait_text("Log with predicted");
+    term.press("\x1b");
+    term.wait("the filter gone", |screen| {
+        !screen.contents().contains("Log with")
+    });
+    term.press("W");
+    term.wait_text("when dirty > 1 pages");
+    term.press(&format!("A{}\r", "\x7f".repeat(24)));
+    term.wait_text("none (A sets one)");
+    // The end of tracking.
+    term.press("w");
+    term.wait_text("Nothing tracks this tree");
+    term.press("q");
+    term.end();
+    let text = term.text();
+    assert!(text.contains("none wrong"), "{text}");
+    assert!(text.contains("exit 0"), "{text}");
+}
+
+#[test]
 fn the_terminal_is_given_back_on_sigterm() {
     let root = tempfile::tempdir().unwrap();
     let mut term = browse(root.path(), &[]);

@@ -9,6 +9,8 @@ use icecore::{Error, Kind};
 /// What is followed for one tree.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Follow {
+    /// Start time of the root: another process may get its pid.
+    pub(crate) start_time: u64,
     /// The rule, at work.
     pub(crate) auto: Option<Auto>,
     /// The longest freeze that it allows.

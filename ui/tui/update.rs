@@ -138,6 +138,7 @@ fn survey_taken(model: &mut Model, survey: Survey) {
     for pid in gone {
         model.live.remove(&pid);
     }
+    watch::forget(model);
 }
 
 fn listed(model: &mut Model, result: Result<Vec<StackRow>, Failure>) {

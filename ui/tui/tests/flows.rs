@@ -553,3 +553,31 @@ fn only_rows_that_are_seen_are_looked_at_closer() {
     update(&mut model, Msg::Probed([(2207, probe)].into()));
     assert!(text(&model).contains("no dump: it has an io"));
 }
+
+#[test]
+fn a_rule_ends_with_its_process_and_is_nobody_elses() {
+    let mut model = model(RICH, (120, 35));
+    let follow = |model: &mut Model| {
+        for c in "Aevery 1 h".chars() {
+            key(model, KeyCode::Char(c));
+        }
+        key(model, KeyCode::Enter);
+        assert!(model.follows.contains_key(&2207));
+    };
+    follow(&mut model);
+    update(&mut model, survey());
+    assert_eq!(model.follows.len(), 1);
+    let Msg::Processes(mut other) = survey() else {
+        panic!()
+    };
+    // Its pid is another process's now.
+    other.trees[2].start_time += 1;
+    update(&mut model, Msg::Processes(other.clone()));
+    assert!(model.follows.is_empty());
+    follow(&mut model);
+    other.trees.remove(2);
+    update(&mut model, Msg::Processes(other));
+    assert!(model.follows.is_empty());
+    let (_, _, said) = model.log.back().unwrap();
+    assert!(said.contains("with it its rule: every 1 h"), "{said}");
+}

@@ -107,7 +107,9 @@ pub(super) fn rule_done(model: &mut Model, root: Pid, end: End, text: &str) {
 /// Takes an order in; a rule is followed from now on, for which the tree has to be tracked.
 pub(super) fn order(model: &mut Model, root: Pid, order: Order, effects: &mut Vec<Effect>) {
     let now = model.clock;
+    let start_time = model.running(root).map_or(0, |tree| tree.start_time);
     let follow = model.follows.entry(root.as_raw()).or_default();
+    follow.start_time = start_time;
     let text = match order {
         Order::Rule(None) => {
             follow.auto = None;
@@ -153,5 +155,34 @@ pub(super) fn track(model: &mut Model, effects: &mut Vec<Effect>) {
     } else {
         model.watched = Some(pid);
         effects.push(Effect::Attach(pid));
+    }
+}
+
+/// Ends the rules of trees that have ended.
+pub(super) fn forget(model: &mut Model) {
+    // One that was restored just now is listed a little later.
+    let select = model.select.map(|pid| pid.as_raw());
+    let gone: Vec<i32> = model
+        .follows
+        .iter()
+        .filter(|(pid, follow)| {
+            if select == Some(**pid) {
+                return false;
+            }
+            let now = model.running(Pid::from_raw(**pid));
+            now.is_none_or(|tree| tree.start_time != follow.start_time)
+        })
+        .map(|(pid, _)| *pid)
+        .collect();
+    for pid in gone {
+        if let Some(follow) = model.follows.remove(&pid)
+            && let Some(auto) = follow.auto
+        {
+            let text = format!(
+                "process {pid} has ended, and with it its rule: {}",
+                auto.rule()
+            );
+            model.note(Mark::Plain, text);
+        }
     }
 }
