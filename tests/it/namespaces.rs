@@ -478,3 +478,30 @@ fn a_pid_namespace_survives_the_death_of_its_dumper_and_none_is_left_half_made()
     restored(&sandbox, &mut target, "last");
     target.check();
 }
+
+#[test]
+fn ipc_namespaces_go_from_us_to_criu_and_back() {
+    if !require(&[Need::Root, Need::Criu]) {
+        return;
+    }
+    for kind in ["sysv", "queues"] {
+        let mut sandbox = Sandbox::new();
+        let mut target = sandbox.specimen_apart(&["--ipc"], kind, &["modest"]);
+        target.check();
+        dump(&sandbox, &target, "-D 1");
+        sandbox.criu("restore -D 1 -d -v2").ok();
+        for desk in ["main", "child"] {
+            target.ask_at(desk, "check");
+        }
+        let pids = target.members();
+        fs::create_dir(sandbox.path("2")).unwrap();
+        sandbox
+            .criu(&format!("dump -t {} -D 2 -v2", target.pid))
+            .ok();
+        sandbox.wait_gone(&pids);
+        restored(&sandbox, &mut target, "2");
+        for desk in ["main", "child"] {
+            target.ask_at(desk, "check");
+        }
+    }
+}

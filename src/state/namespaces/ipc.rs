@@ -38,7 +38,8 @@ impl Drop for Inside {
 
 fn read(name: &str) -> Vec<u64> {
     let text = fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default();
-    let number = |word: &str| word.parse::<i64>().map(i64::cast_unsigned);
+    let negative = |word: &str| word.parse::<i64>().map(i64::cast_unsigned);
+    let number = |word: &str| word.parse::<u64>().or_else(|_| negative(word));
     text.split_whitespace().flat_map(number).collect()
 }
 
@@ -68,9 +69,10 @@ pub(super) fn limits() -> IpcVarEntry {
         mq_msgsize_max: small("fs/mqueue/msgsize_max"),
         mq_msg_default: Some(small("fs/mqueue/msg_default")),
         mq_msgsize_default: Some(small("fs/mqueue/msgsize_default")),
-        msg_next_id: Some(small("kernel/msg_next_id")),
-        sem_next_id: Some(small("kernel/sem_next_id")),
-        shm_next_id: Some(small("kernel/shm_next_id")),
+        // Chosen by nobody.
+        msg_next_id: None,
+        sem_next_id: None,
+        shm_next_id: None,
     }
 }
 
