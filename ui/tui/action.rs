@@ -53,6 +53,8 @@ pub(crate) enum Act {
     Closer,
     /// Show more of it.
     Farther,
+    /// What is shown as files.
+    Export,
     /// Filter the processes.
     Filter,
     /// Sort the processes by something else.
@@ -342,6 +344,13 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('y')],
         short: "",
         help: "copy what is selected: pid, directory of the layer, address; a text that is read, whole",
+        missing: nothing,
+    },
+    Action {
+        act: Act::Export,
+        keys: &[KeyCode::Char('E')],
+        short: "",
+        help: "what is shown as files in the working directory: a table as CSV and JSON, map and chart as SVG",
         missing: nothing,
     },
     Action {

@@ -13,6 +13,7 @@ use icecore::task::Tree;
 use icecore::{Error, Event, Kind, Pid, TargetState};
 
 use super::coloring::Coloring;
+use super::export::Export;
 use super::map::Map;
 use super::popup::Preview;
 use super::probe::{Probe, Who};
@@ -47,6 +48,8 @@ pub(crate) enum Msg {
     Job(u64, Event),
     /// A running job ended.
     Done(u64, Result<Report, Failure>),
+    /// Files were written; their names.
+    Saved(Result<Vec<String>, Failure>),
     /// No target is held, and none will be: the program may stop.
     Settled,
     /// Leave: a signal came.
@@ -70,6 +73,8 @@ pub(crate) enum Effect {
     Detach(Pid),
     /// Find out more about the processes that are seen.
     Probe(Vec<Who>),
+    /// Write files into the working directory.
+    Save(Vec<Export>),
     /// Wait until no target is held.
     Settle,
     /// Give the terminal back and stop, until somebody brings the program back.

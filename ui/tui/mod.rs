@@ -17,6 +17,7 @@ pub(crate) mod action;
 mod board;
 mod color;
 mod coloring;
+mod export;
 mod feed;
 mod follow;
 mod fuzzy;
@@ -35,6 +36,7 @@ mod popup;
 mod probe;
 mod processes;
 mod reader;
+mod save;
 mod stacks;
 mod terminal;
 #[cfg(test)]
@@ -236,6 +238,11 @@ impl Runner {
                 Effect::Probe(rows) => self.feed.probe(rows),
                 Effect::Detach(root) => self.feed.detach(root),
                 Effect::Copy(text) => terminal::copy(&text)?,
+                Effect::Save(files) => {
+                    feed::spawn("save", &self.messages, move |messages| {
+                        let _closed = messages.send(Msg::Saved(save::save(&files)));
+                    })?;
+                }
                 Effect::Settle => {
                     let gate = self.gate.clone();
                     feed::spawn("settle", &self.messages, move |messages| {

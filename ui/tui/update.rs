@@ -12,6 +12,7 @@ use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::{self, Act};
 use super::board::Job;
+use super::export;
 use super::follow::Terms;
 use super::message::{Displaced, Edit, Effect, Failure, Msg, Survey, Wish};
 use super::model::{Focus, Model};
@@ -81,6 +82,11 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         }
         Msg::Job(id, event) => progress(model, id, &event),
         Msg::Done(id, result) => done(model, id, result, &mut effects),
+        Msg::Saved(Ok(names)) => model.note(Mark::Good, format!("written: {}", names.join(", "))),
+        Msg::Saved(Err(failure)) => {
+            model.note(Mark::Bad, failure.text.clone());
+            model.popup = Some(Popup::Failure(failure));
+        }
         Msg::Settled => {
             model.stopping = false;
             effects.push(Effect::Stop);
@@ -364,6 +370,14 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             }
         }
         Act::Palette => model.popup = Some(Popup::Palette(Palette::default())),
+        Act::Export => {
+            let files = export::export(model);
+            if files.is_empty() {
+                model.note(Mark::Plain, "there is nothing to write here");
+            } else {
+                effects.push(Effect::Save(files));
+            }
+        }
         Act::Colors => {
             model.coloring = model.coloring.next();
             model.mapped = None;

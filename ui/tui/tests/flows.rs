@@ -581,3 +581,25 @@ fn a_rule_ends_with_its_process_and_is_nobody_elses() {
     let (_, _, said) = model.log.back().unwrap();
     assert!(said.contains("with it its rule: every 1 h"), "{said}");
 }
+
+#[test]
+fn what_is_shown_becomes_files() {
+    let mut model = model(RICH, (120, 35));
+    let mut files = |focus| {
+        model.focus = focus;
+        match key(&mut model, KeyCode::Char('E')).as_slice() {
+            [Effect::Save(files)] => files.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let layers = files(Focus::Stacks);
+    assert_eq!(layers[0].text.lines().count(), 5, "{}", layers[0].text);
+    let processes: serde_json::Value =
+        serde_json::from_str(&files(Focus::Processes)[1].text).unwrap();
+    assert_eq!(processes["processes"][3]["pid"], 1041);
+    let map = &files(Focus::Map)[0];
+    assert_eq!(map.extension, "svg");
+    assert!(map.text.contains("! MISSING: 12 pages"), "{}", map.text);
+    assert!(files(Focus::Watch)[0].text.contains("polyline"));
+    assert!(files(Focus::Watch)[0].text.contains("redis-server 2207"));
+}

@@ -1,0 +1,267 @@
+//! What is shown, as files for elsewhere: a table as CSV and JSON, the map and the chart of writes as SVG.
+//! Pure; the files are written by a thread.
+
+use std::fmt::Write as _;
+use std::time::SystemTime;
+
+use serde_json::{Map as Fields, Value, json};
+
+use super::map::Owner;
+use super::model::{Focus, Model};
+use super::theme::{Colors, Theme};
+use crate::cli::schema::SCHEMA;
+
+/// A file that is to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Export {
+    /// Its name without what makes it another one than those that are there.
+    pub(crate) stem: String,
+    /// What follows that.
+    pub(crate) extension: &'static str,
+    /// Its contents.
+    pub(crate) text: String,
+}
+
+/// The pane with the keyboard; nothing when it is empty.
+pub(crate) fn export(model: &Model) -> Vec<Export> {
+    match model.focus {
+        Focus::Processes => table("processes", processes(model)),
+        Focus::Stacks => table("layers", layers(model)),
+        Focus::Jobs => table("log", log(model)),
+        Focus::Map => picture("map", map(model)),
+        Focus::Watch => picture("writes", chart(model)),
+    }
+}
+
+fn processes(model: &Model) -> Vec<Value> {
+    let row = |row: &super::processes::ProcessRow| {
+        let live = model.live.get(&row.pid.as_raw());
+        let dirty = live
+            .and_then(|live| live.last.as_ref())
+            .map(|count| count.dirty);
+        json!({
+            "pid": row.pid.as_raw(),
+            "name": row.comm,
+            "command": row.text,
+            "state": row.state.to_string(),
+            "threads": row.threads,
+            "resident_bytes": row.rss,
+            "tracked": model.tracked.contains_key(&row.pid.as_raw()),
+            "dirty_pages": dirty,
+        })
+    };
+    model.processes.iter().map(row).collect()
+}
+
+fn layers(model: &Model) -> Vec<Value> {
+    let shown = model
+        .stacks
+        .iter()
+        .filter_map(super::stacks::StackRow::layer);
+    let row = |layer: &super::stacks::LayerRow| {
+        let since = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
+        json!({
+            "directory": layer.dir.to_string_lossy(),
+            "parent": layer.parent.as_ref().map(|dir| dir.to_string_lossy()),
+            "identity": layer.id,
+            "label": layer.label,
+            "state": layer.state.as_str(),
+            "incremental": layer.incremental,
+            "pinned": layer.pinned,
+            "pages_stored": layer.stored,
+            "pages_in_parent": layer.in_parent,
+            "disk_bytes": layer.bytes,
+            "processes": layer.tasks,
+            "created_unix": layer.created.and_then(since).map(|at| at.as_secs()),
+        })
+    };
+    shown.map(row).collect()
+}
+
+fn log(model: &Model) -> Vec<Value> {
+    let row = |(second, mark, text): &(u64, super::popup::Mark, String)| json!({ "second_of_day": second, "kind": format!("{mark:?}").to_lowercase(), "text": text });
+    model.log.iter().map(row).collect()
+}
+
+/// A table, as CSV with a head and as JSON with its version.
+fn table(name: &str, rows: Vec<Value>) -> Vec<Export> {
+    let Some(Value::Object(first)) = rows.first() else {
+        return Vec::new();
+    };
+    let columns: Vec<String> = first.keys().cloned().collect();
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    // Into memory: nothing can fail.
+    let _written = csv.write_record(&columns);
+    for row in rows.iter().filter_map(Value::as_object) {
+        let cells: Vec<String> = columns.iter().map(|column| cell(row, column)).collect();
+        let _written = csv.write_record(&cells);
+    }
+    let text = csv.into_inner().unwrap_or_default();
+    let mut all = Fields::new();
+    all.insert("schema".into(), SCHEMA.into());
+    all.insert(name.into(), rows.into());
+    let file = |extension, text| Export {
+        stem: format!("icecore-{name}"),
+        extension,
+        text,
+    };
+    vec![
+        file("csv", String::from_utf8_lossy(&text).into_owned()),
+        file("json", format!("{:#}\n", Value::Object(all))),
+    ]
+}
+
+fn cell(row: &Fields<String, Value>, column: &str) -> String {
+    match row.get(column) {
+        None | Some(Value::Null) => String::new(),
+        // A spreadsheet takes a text that begins so for a formula.
+        Some(Value::String(text)) if text.starts_with(['=', '+', '-', '@']) => format!("'{text}"),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+fn picture(name: &str, text: Option<String>) -> Vec<Export> {
+    let file = |text| Export {
+        stem: format!("icecore-{name}"),
+        extension: "svg",
+        text,
+    };
+    text.map(file).into_iter().collect()
+}
+
+/// Units of a picture: a pixel of the map, the height of a line, the margin.
+const PIXEL: usize = 8;
+const LINE: usize = 20;
+const MARGIN: usize = 16;
+
+/// A picture with a title, in a system of coordinates that begins below it.
+fn svg(width: usize, height: usize, title: &str, inside: &str) -> String {
+    let (columns, rows) = (width + 2 * MARGIN, height + 2 * MARGIN + LINE);
+    let title = escaped(title);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {columns} {rows}\" \
+         font-family=\"monospace\" font-size=\"14\">\n\
+         <title>{title}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
+         <text x=\"{MARGIN}\" y=\"{}\" font-weight=\"bold\">{title}</text>\n\
+         <g transform=\"translate({MARGIN} {})\">\n{inside}</g>\n</svg>\n",
+        MARGIN + LINE / 2,
+        MARGIN + LINE
+    )
+}
+
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    text.replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn map(model: &Model) -> Option<String> {
+    let map = model.map.as_ref()?;
+    let columns = usize::from(model.grid.0).max(1);
+    let theme = Theme {
+        colors: Colors::True,
+        ..model.theme
+    };
+    let color = |owner: Owner| match theme.owner_color(owner, map.last()) {
+        Some(ratatui::style::Color::Rgb(r, g, b)) => format!("#{r:02x}{g:02x}{b:02x}"),
+        _ => "gray".into(),
+    };
+    let mut inside = String::new();
+    let rows: Vec<&[Owner]> = model.pixels.pixels.chunks(columns).collect();
+    for (y, row) in rows.iter().enumerate() {
+        let mut x = 0;
+        for same in row.chunk_by(|a, b| a == b) {
+            if let Some(owner) = same.first() {
+                let _ok = writeln!(
+                    inside,
+                    "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{PIXEL}\" fill=\"{}\"/>",
+                    x * PIXEL,
+                    y * PIXEL,
+                    same.len() * PIXEL,
+                    color(*owner)
+                );
+            }
+            x += same.len();
+        }
+    }
+    let legend = rows.len() * PIXEL + LINE / 2;
+    for (n, (owner, pages)) in map.shares.iter().enumerate() {
+        let y = legend + n * LINE;
+        let percent = *pages as f64 * 100.0 / map.total.max(1) as f64;
+        let (letter, name) = (map.letter(*owner), escaped(map.name(*owner)));
+        let _ok = writeln!(
+            inside,
+            "<rect y=\"{y}\" width=\"12\" height=\"12\" fill=\"{}\"/>\
+             <text x=\"20\" y=\"{}\">{letter} {name}: {pages} pages, {percent:.1}%</text>",
+            color(*owner),
+            y + 11
+        );
+    }
+    let title = format!(
+        "{} {}; a square is {}",
+        map.coloring.title(),
+        map.levels.first().map_or("", String::as_str),
+        crate::format::count(model.pixels.pages_per_pixel, "page")
+    );
+    let width = (columns * PIXEL).max(480);
+    Some(svg(
+        width,
+        legend + map.shares.len() * LINE,
+        &title,
+        &inside,
+    ))
+}
+
+fn chart(model: &Model) -> Option<String> {
+    let (pid, name) = model.target()?;
+    let live = model.live.get(&pid.as_raw())?;
+    let (width, height) = (720, 200);
+    let peak = live.peak().max(1);
+    let last = live.rates.len().checked_sub(1)?.max(1);
+    let points: Vec<String> = live
+        .rates
+        .iter()
+        .enumerate()
+        .map(|(n, rate)| {
+            let y = height as f64 - *rate as f64 * height as f64 / peak as f64;
+            format!("{},{y:.1}", n * width / last)
+        })
+        .collect();
+    let inside = format!(
+        "<polyline points=\"{}\" fill=\"none\" stroke=\"#2060c0\" stroke-width=\"2\"/>\n\
+         <line y1=\"{height}\" x2=\"{width}\" y2=\"{height}\" stroke=\"gray\"/>\n",
+        points.join(" ")
+    );
+    let name = crate::format::plain(&name);
+    let title = format!("New dirty pages a second of {name} {pid}; at most {peak}");
+    Some(svg(width, height + LINE, &title, &inside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_a_csv_with_a_head_and_json_with_its_version() {
+        let rows = vec![
+            json!({ "name": "a,\"b\"", "pages": 7, "label": null }),
+            json!({ "name": "=1+1", "pages": 8, "label": "x" }),
+        ];
+        let files = table("layers", rows);
+        assert_eq!(
+            files[0].text,
+            "name,pages,label\n\"a,\"\"b\"\"\",7,\n'=1+1,8,x\n"
+        );
+        assert!(files[1].text.contains("\"schema\": \"icecore/v1\""));
+        assert_eq!(
+            (files[1].stem.as_str(), files[1].extension),
+            ("icecore-layers", "json")
+        );
+        assert!(table("layers", Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn names_cannot_become_parts_of_a_picture() {
+        assert!(svg(1, 1, "<script>&", "").contains("&lt;script&gt;&amp;</title>"));
+    }
+}
