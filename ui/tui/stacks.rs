@@ -54,6 +54,10 @@ pub(crate) struct LayerRow {
     pub(crate) parent: Option<PathBuf>,
     /// Has a parent.
     pub(crate) incremental: bool,
+    /// Made of several.
+    pub(crate) squashed: bool,
+    /// How long its tree stood still, in nanoseconds.
+    pub(crate) freeze: Option<u64>,
     /// Pages stored here.
     pub(crate) stored: u64,
     /// Pages left to the parent.
@@ -159,6 +163,8 @@ fn row(layer: &Layer, graph: String) -> LayerRow {
         comm: layer.comm.clone(),
         parent: None,
         incremental: layer.extent == Extent::Incremental,
+        squashed: layer.is_squashed(),
+        freeze: layer.freeze_ns,
         stored: layer.pages_stored,
         in_parent: layer.pages_in_parent,
         bytes: layer.disk_bytes,

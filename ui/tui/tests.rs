@@ -105,6 +105,8 @@ fn layer(name: &str, graph: &str, state: State) -> StackRow {
             _ => Some("/img/r/2".into()),
         },
         incremental: name != "1",
+        squashed: false,
+        freeze: Some(21_400_000),
         stored: 9120,
         in_parent: if name == "1" { 0 } else { 302_104 },
         bytes: 38 << 20,

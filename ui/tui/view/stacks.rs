@@ -1,5 +1,7 @@
 //! The stacks and their layers.
 
+use std::time::Duration;
+
 use icecore::chain::State;
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -19,6 +21,10 @@ use crate::format;
 
 /// Inside a pane as narrow as this, some columns are left out.
 const NARROW: usize = 50;
+/// Inside one as wide as this, there are more.
+const WIDE: usize = 80;
+/// Columns of the longest bar.
+const BAR: u64 = 8;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if area.is_empty() {
@@ -55,8 +61,10 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let names_head = fit("LAYER", names);
     let head = if width < NARROW {
         format!("   {names_head}  AGE STORED PARENT")
-    } else {
+    } else if width < WIDE {
         format!("   {names_head}  AGE KIND STORED PARENT  DISK")
+    } else {
+        format!("   {names_head}  AGE KIND STORED PARENT  DISK          FREEZE")
     };
     let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
     let room = usize::from(inside.height).saturating_sub(1);
@@ -85,6 +93,20 @@ fn note(model: &Model, width: usize) -> String {
         (None, None) => format!("{} tasks", layer.tasks),
     };
     cut(&text, width.saturating_sub(4))
+}
+
+/// Its bytes on the disk, beside those of the largest layer.
+fn bar(model: &Model, layer: &LayerRow) -> String {
+    let largest = model.layers().map(|layer| layer.bytes).max().unwrap_or(0);
+    let filled = layer.bytes.saturating_mul(BAR).div_ceil(largest.max(1));
+    let filled = usize::try_from(filled.min(BAR)).unwrap_or(0);
+    fit(&"█".repeat(filled), usize::try_from(BAR).unwrap_or(8))
+}
+
+/// How long its tree stood still.
+fn freeze(layer: &LayerRow) -> String {
+    let freeze = layer.freeze.map(Duration::from_nanos);
+    freeze.map_or_else(|| "-".into(), format::duration)
 }
 
 fn line(
@@ -122,6 +144,8 @@ fn line(
         .map_or_else(String::new, |d| age(d.as_secs()));
     let kind = match (layer.state, layer.incremental) {
         (State::PreDump, _) => "pre",
+        (_, _) if layer.id.is_none() => "criu",
+        (_, _) if layer.squashed => "sqsh",
         (_, true) => "inc",
         (_, false) => "full",
     };
@@ -140,7 +164,12 @@ fn line(
         format!("{name} {seconds:>4} {stored:>6} {in_parent:>6} ")
     } else {
         let disk = size(layer.bytes);
-        format!("{name} {seconds:>4} {kind:<4} {stored:>6} {in_parent:>6} {disk:>5} ")
+        let more = if width < WIDE {
+            String::new()
+        } else {
+            format!("{} {:>7} ", bar(model, layer), freeze(layer))
+        };
+        format!("{name} {seconds:>4} {kind:<4} {stored:>6} {in_parent:>6} {disk:>5} {more}")
     };
     let state = match (layer.state, here) {
         (State::Complete, Some((pid, _))) => (format!("← {pid}"), theme.good()),
