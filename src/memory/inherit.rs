@@ -2,9 +2,9 @@
 //!
 //! Nothing but a fork makes two processes share a private page, so before a new process forks for the first
 //! time, those of its mappings that a child has too are made and filled; the child finds them in its address
-//! space, and only what differs is written. A mapping is the same in both when it begins
-//! at the same address, with the same file, offset, protection and flags; its end may differ (a heap that has grown
-//! since). What cannot be placed yet, because the new process still runs in our address space, is not
+//! space, and only what differs is written. A mapping goes on in the child when it begins inside of one of
+//! the parent with the same file, protection and flags: the parent's may have been joined with what it mapped
+//! below since, the child may have unmapped its beginning or the middle, a heap may have grown. What cannot be placed yet, because the new process still runs in our address space, is not
 //! shared.
 
 use std::collections::BTreeMap;
@@ -124,7 +124,11 @@ impl<'p> Inheritance<'p> {
         let theirs: Vec<&[VmaEntry]> = children
             .filter_map(|child| Some(self.members.get(child)?.vmas))
             .collect();
-        let has = |vma: &VmaEntry| theirs.iter().any(|vmas| same_in(vma, vmas).is_some());
+        let has = |vma: &VmaEntry| {
+            theirs
+                .iter()
+                .any(|vmas| next_in(vma, vmas).next().is_some())
+        };
         for vma in member
             .vmas
             .iter()
@@ -195,40 +199,50 @@ fn is_shareable(vma: &VmaEntry) -> bool {
         && vma.memory_policy.is_none()
 }
 
-/// The mapping in `vmas` that is the same as `vma`.
-fn same_in<'v>(vma: &VmaEntry, vmas: &'v [VmaEntry]) -> Option<&'v VmaEntry> {
-    let at = vmas.partition_point(|other| other.start < vma.start);
-    let other = vmas.get(at)?;
-    let sort = |vma: &VmaEntry| {
-        (
-            vma.start, vma.pgoff, vma.shmid, vma.prot, vma.flags, vma.status,
-        )
+/// The mappings in `vmas` that begin inside of `old` and are of the same memory.
+fn next_in<'v>(old: &VmaEntry, vmas: &'v [VmaEntry]) -> impl Iterator<Item = &'v VmaEntry> {
+    let from = vmas.partition_point(|vma| vma.start < old.start);
+    let to = vmas.partition_point(|vma| vma.start < old.end);
+    let sort = |vma: &VmaEntry| (vma.shmid, vma.prot, vma.flags, vma.status);
+    // Anonymous memory has no place in a file.
+    let offset = |vma: &VmaEntry| match vma.status & status::FILE_PRIVATE {
+        0 => 0,
+        _ => vma.pgoff.wrapping_sub(vma.start),
     };
-    (is_shareable(other) && sort(vma) == sort(other)).then_some(other)
+    let alike = (sort(old), offset(old));
+    let inside = vmas.get(from..to).unwrap_or_default().iter();
+    inside.filter(move |new| is_shareable(new) && (sort(new), offset(new)) == alike)
 }
 
-/// Of the mappings that a process has inherited, those that it shall have, as long as it shall have them; the
-/// others go.
+/// Of the mappings that a process has inherited, those that it shall have, as large as it shall have them; the
+/// rest goes.
 fn keep(remote: &mut Remote, inherited: &[VmaEntry], vmas: &[VmaEntry]) -> Result<Vec<VmaEntry>> {
     let unmap = |start: u64, end: u64| Call::new(libc::SYS_munmap, &[start, end - start]);
-    let wanted = |old: &VmaEntry| same_in(old, vmas);
     let mut calls = Vec::new();
     for old in inherited {
-        match wanted(old) {
-            Some(new) if new.end < old.end => calls.push(unmap(new.end, old.end)),
-            Some(_) => {}
-            None => calls.push(unmap(old.start, old.end)),
+        let mut at = old.start;
+        for new in next_in(old, vmas) {
+            if new.start > at {
+                calls.push(unmap(at, new.start));
+            }
+            at = new.end;
+        }
+        if at < old.end {
+            calls.push(unmap(at, old.end));
         }
     }
     remote.run(&mut calls)?;
     let mut kept = Vec::new();
-    for (old, new) in inherited.iter().filter_map(|old| Some((old, wanted(old)?))) {
+    let both = inherited
+        .iter()
+        .flat_map(|old| next_in(old, vmas).map(move |new| (old, new)));
+    for (old, new) in both {
         if new.end > old.end {
-            let args = [old.start, old.end - old.start, new.end - new.start, 0];
+            let args = [new.start, old.end - new.start, new.end - new.start, 0];
             let mut grow = [Call::new(libc::SYS_mremap, &args)];
             remote.run(&mut grow)?;
             if grow[0].value().is_err() {
-                remote.run(&mut [unmap(old.start, old.end)])?;
+                remote.run(&mut [unmap(new.start, old.end)])?;
                 continue;
             }
         }
@@ -270,21 +284,38 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_is_the_same_when_all_but_its_end_is() {
+    fn a_mapping_goes_on_where_one_alike_begins_inside_of_it() {
+        let starts = |old: &VmaEntry, vmas: &[VmaEntry]| -> Vec<u64> {
+            next_in(old, vmas).map(|vma| vma.start).collect()
+        };
         let theirs = [vma(0x1000, 0x3000), vma(0x5000, 0x9000)];
-        let same = |mine: &VmaEntry| same_in(mine, &theirs).map(|vma| vma.end);
-        assert_eq!(same(&vma(0x5000, 0x7000)), Some(0x9000));
-        assert_eq!(same(&vma(0x6000, 0x7000)), None);
+        assert_eq!(starts(&vma(0x5000, 0x7000), &theirs), [0x5000]);
+        assert_eq!(starts(&vma(0x4000, 0x7000), &theirs), [0x5000]);
+        assert_eq!(starts(&vma(0x1000, 0x7000), &theirs), [0x1000, 0x5000]);
+        assert!(starts(&vma(0x6000, 0x7000), &theirs).is_empty());
+        assert!(starts(&vma(0x3000, 0x5000), &theirs).is_empty());
         let other = VmaEntry {
             prot: 1,
             ..vma(0x1000, 0x3000)
         };
-        assert_eq!(same(&other), None);
+        assert!(starts(&other, &theirs).is_empty());
         let shared = VmaEntry {
             flags: libc::MAP_SHARED.cast_unsigned(),
             ..vma(0x1000, 0x3000)
         };
-        assert!(same_in(&shared, std::slice::from_ref(&shared)).is_none());
+        assert!(starts(&shared, std::slice::from_ref(&shared)).is_empty());
+    }
+
+    #[test]
+    fn a_mapping_of_a_file_goes_on_where_it_has_the_same_bytes() {
+        let of = |start: u64, pgoff: u64| VmaEntry {
+            pgoff,
+            status: status::REGULAR | status::FILE_PRIVATE,
+            ..vma(start, 0x9000)
+        };
+        let same = [of(0x3000, 0x2000)];
+        assert_eq!(next_in(&of(0x1000, 0), &same).count(), 1);
+        assert_eq!(next_in(&of(0x1000, 0x1000), &same).count(), 0);
     }
 
     #[test]

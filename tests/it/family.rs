@@ -3,15 +3,17 @@
 
 use std::fs;
 
+use crate::stack::STILL;
 use crate::support::{
     Need, Sandbox, Target, assert_same_memory, assert_same_portrait, digest, portrait, require,
 };
 
-/// KiB of the tree, shared pages counted once (proc_pid_smaps(5), Pss).
+/// KiB of memory of its own that the tree has, shared pages counted once (proc_pid_smaps(5),
+/// Pss_Anon). Pages of files are left out: who else maps them at this moment changes their share.
 fn needed(target: &Target) -> u64 {
     let of = |pid: i32| -> u64 {
         let text = fs::read_to_string(target.proc(pid, "smaps_rollup")).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"));
         let number = line.and_then(|line| line.split_whitespace().next());
         number.unwrap().parse().unwrap()
     };
@@ -24,7 +26,7 @@ fn pages_that_processes_share_since_fork_are_shared_after_a_restore_from_each_la
         return;
     }
     let mut sandbox = Sandbox::new();
-    let target = sandbox.specimen("family", &[]);
+    let target = sandbox.specimen_with(&[STILL], "family", &[]);
     let desks = ["main", "child", "grandchild"];
     let mut states = Vec::new();
     for layer in 1..=3 {

@@ -17,12 +17,18 @@ struct Family {
     grown: (Region, Vec<u64>),
     /// Where the child has a mapping of its own.
     other: (Region, Vec<u64>),
+    /// Before and after a hole that the child has in it.
+    holed: [(Region, Vec<u64>); 2],
     /// Read-only in the grandchild.
     protected: (Region, Vec<u64>),
 }
 
 fn piece(pages: usize, first: u64) -> (Region, Vec<u64>) {
-    let region = Region::private(pages);
+    filled(Region::private(pages), first)
+}
+
+fn filled(region: Region, first: u64) -> (Region, Vec<u64>) {
+    let pages = region.pages();
     let seeds: Vec<u64> = (first..).take(pages).collect();
     for (page, seed) in seeds.iter().enumerate() {
         fill(&region, page, *seed);
@@ -34,8 +40,16 @@ fn piece(pages: usize, first: u64) -> (Region, Vec<u64>) {
 pub fn run(mut desk: Desk, _: &[String]) {
     let room = Region::map(128, libc::PROT_NONE, libc::MAP_PRIVATE, None, None).unwrap();
     let write = libc::PROT_READ | libc::PROT_WRITE;
+    // Read-write from here on at first; the kernel makes one mapping of it when all is.
+    let wide = Region::map(64 + PAGES, libc::PROT_NONE, libc::MAP_PRIVATE, None, None).unwrap();
+    wide.part(64, PAGES).protect(write);
+    let holed = Region::private(64);
     let mut family = Family {
-        large: piece(PAGES, 1),
+        large: filled(wide.part(64, PAGES), 1),
+        holed: [
+            filled(holed.part(0, 20), 300),
+            filled(holed.part(40, 24), 340),
+        ],
         cut: piece(64, 20_000),
         grown: (room.part(0, 32), vec![0; 32]),
         other: piece(64, 40_000),
@@ -56,6 +70,7 @@ pub fn run(mut desk: Desk, _: &[String]) {
         family.large.1[2000..2100].fill(0);
         family.cut.0.part(32, 32).unmap();
         family.cut = (family.cut.0.part(0, 32), family.cut.1[..32].to_vec());
+        holed.part(20, 20).unmap();
         let place = family.other.0.addr();
         family.other.0.part(0, 64).unmap();
         let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
@@ -75,6 +90,7 @@ pub fn run(mut desk: Desk, _: &[String]) {
         desk.beside("child").serve(&mut family);
     });
     desk.wait_for("child");
+    wide.part(0, 64).protect(write);
     desk.serve(&mut family);
 }
 
@@ -90,6 +106,8 @@ impl Program for Family {
             ("cut", &self.cut),
             ("grown", &self.grown),
             ("other", &self.other),
+            ("before the hole", &self.holed[0]),
+            ("after the hole", &self.holed[1]),
             ("protected", &self.protected),
         ] {
             for (page, seed) in seeds.iter().enumerate() {
