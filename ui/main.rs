@@ -13,6 +13,7 @@ mod tui;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use cli::output::{UNREAD, is_unread};
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(code) => code,
+        Err(error) if is_unread(&error) => ExitCode::from(UNREAD),
         Err(error) => {
             error::print(&error, json);
             ExitCode::from(error.kind().exit_code())

@@ -241,3 +241,30 @@ fn a_configuration_is_printed_checked_and_complained_about() {
     said(&["man", "--dir", dir.path().to_str().unwrap()]);
     assert!(dir.path().join("icecore-squash.1").exists());
 }
+
+#[test]
+fn output_that_nobody_reads_to_its_end_is_no_reason_to_complain() {
+    let commands = [
+        "ps",
+        "stacks tests/golden",
+        "verify tests/golden",
+        "owners tests/golden/criu-4.1",
+        "show tests/golden/criu-4.1 pstree.img",
+        "search tests/golden/criu-4.1 --regex [a-z]",
+        "dedup -D tests/golden/criu-4.1-stack/3 --dry-run",
+        "man",
+        "completions bash",
+        "doctor",
+    ];
+    for words in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let run = std::process::Command::new(env!("CARGO_BIN_EXE_icecore"))
+            .args(words.split(' '))
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert_eq!(run.status.code(), Some(141), "{words}: {run:?}");
+        assert!(run.stderr.is_empty(), "{words}: {run:?}");
+    }
+}

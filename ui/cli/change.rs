@@ -6,6 +6,7 @@ use icecore::edit::{self, Applied, Plan};
 use icecore::{Cancel, Error, Kind, Result};
 use serde_json::json;
 
+use super::output::output;
 use super::schema::versioned;
 use crate::format;
 
@@ -132,8 +133,4 @@ fn done(out: &mut impl Write, applied: &Applied) -> io::Result<()> {
 
 fn print(out: &mut impl Write, value: &serde_json::Value) -> Result<()> {
     writeln!(out, "{value:#}").map_err(output)
-}
-
-fn output(error: io::Error) -> Error {
-    Error::io("Cannot write the output", error)
 }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use icecore::inspect::{self, View};
 use icecore::{Error, Kind, Result};
 
+use super::output::output;
+
 /// Options of `core`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -37,9 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         None => {
             let stdout = stdout.as_fd().try_clone_to_owned();
-            stdout
-                .map_err(|e| Error::io("Cannot write to stdout", e))?
-                .into()
+            stdout.map_err(output)?.into()
         }
     };
     let exported = inspect::core_file(&View::open(&args.layer)?, args.pid, out)?;

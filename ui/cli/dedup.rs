@@ -11,6 +11,7 @@ use icecore::dedup::{self, Freed, Plan};
 use icecore::{Cancel, Error, Kind, Result};
 use serde_json::json;
 
+use super::output::output;
 use super::schema::SCHEMA;
 use crate::format;
 
@@ -195,8 +196,4 @@ fn done(out: &mut impl Write, strategy: &str, freed: &Freed) -> io::Result<()> {
 
 fn print(out: &mut impl Write, value: &serde_json::Value) -> Result<()> {
     writeln!(out, "{value:#}").map_err(output)
-}
-
-fn output(error: io::Error) -> Error {
-    Error::io("Cannot write the output", error)
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use icecore::inspect::{self, Change, Diff, Mapping, Pages, Space, TaskDiff, View};
 use icecore::{Error, Kind, PAGE_SIZE, PageRange, Result, Vaddr};
 
+use super::output::output;
 use super::schema::versioned;
 use crate::format;
 
@@ -59,10 +60,6 @@ fn outcome(same: bool) -> ExitCode {
     } else {
         ExitCode::from(Kind::Differs.exit_code())
     }
-}
-
-fn output(error: io::Error) -> Error {
-    Error::io("Cannot write the output", error)
 }
 
 fn show(out: &mut impl Write, diff: &Diff) -> io::Result<()> {

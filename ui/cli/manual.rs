@@ -8,6 +8,8 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 use icecore::{Error, Result};
 
+use super::output::output;
+
 /// Options of `completions`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompletionsArgs {
@@ -55,10 +57,5 @@ pub(crate) fn man(args: &ManArgs) -> Result<()> {
 }
 
 fn print(text: &[u8]) -> Result<()> {
-    match io::stdout().write_all(text) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io("Cannot write to stdout", e))
-        }
-        _ => Ok(()),
-    }
+    io::stdout().write_all(text).map_err(output)
 }

@@ -19,6 +19,7 @@ mod foreground;
 mod keeper;
 mod label;
 mod manual;
+pub(crate) mod output;
 mod owners;
 mod prune;
 pub(crate) mod ps;
@@ -311,14 +312,9 @@ pub(crate) fn log(command: &Command) -> Result<()> {
     Ok(())
 }
 
-/// Writes a line to stdout; a closed pipe is not an error.
+/// Writes a line to stdout.
 pub(crate) fn line(text: &str) -> Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::io("Cannot write to stdout", e))
-        }
-        _ => Ok(()),
-    }
+    writeln!(std::io::stdout(), "{text}").map_err(output::output)
 }
 
 /// Writes a remark to stderr; nobody is left to tell when that is closed.

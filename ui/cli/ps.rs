@@ -7,6 +7,7 @@ use icecore::{Error, Kind, Pid, Result};
 
 use serde_json::json;
 
+use super::output::output;
 use super::schema::versioned;
 use crate::format;
 
@@ -41,12 +42,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         show(&mut out, &trees)
     };
-    match written {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Error::io("Cannot write the output", e))
-        }
-        _ => Ok(()),
-    }
+    written.map_err(output)
 }
 
 fn show(out: &mut impl Write, trees: &[Tree]) -> io::Result<()> {

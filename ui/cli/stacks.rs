@@ -4,10 +4,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::schema::versioned;
 use humansize::{BINARY, format_size};
+use icecore::Result;
 use icecore::chain::{Catalog, Extent, Layer, State};
-use icecore::{Error, Result};
+
+use super::output::output;
+use super::schema::versioned;
+use crate::format;
 
 /// List the stacks under a directory, with their layers and branches.
 #[derive(Debug, clap::Args)]
@@ -30,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         show(&mut out, &catalog, &args.dir)
     };
-    written.map_err(|e| Error::io("Cannot write the output", e))
+    written.map_err(output)
 }
 
 fn show(out: &mut impl Write, catalog: &Catalog, dir: &std::path::Path) -> io::Result<()> {
@@ -153,9 +156,9 @@ fn describe(layer: &Layer) -> String {
         Extent::Incremental => "incremental",
     };
     let mut text = format!(
-        "{:>10}  {extent:11}  {} tasks, {} pages here, {} in parent",
+        "{:>10}  {extent:11}  {}, {} pages here, {} in parent",
         format_size(layer.disk_bytes, BINARY),
-        layer.tasks,
+        format::count(layer.tasks as u64, "task"),
         layer.pages_stored,
         layer.pages_in_parent,
     );

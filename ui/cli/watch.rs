@@ -19,6 +19,7 @@ use serde_json::json;
 
 use super::dump::prediction;
 use super::ourselves;
+use super::output::output;
 use super::schema::SCHEMA;
 use super::snap::Next;
 use crate::{format, home};
@@ -169,12 +170,7 @@ fn watch(
         } else {
             as_text(&sample, pace.rate(RATE), &expected)
         };
-        match writeln!(io::stdout(), "{text}") {
-            Ok(()) => {}
-            // Nobody reads any more: `icecore watch … | head`.
-            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(e) => return Err(Error::io("Cannot write to stdout", e)),
-        }
+        writeln!(io::stdout(), "{text}").map_err(output)?;
         shown += 1;
         if args.count.is_some_and(|count| shown >= count) {
             return Ok(());

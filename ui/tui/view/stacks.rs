@@ -90,7 +90,7 @@ fn note(model: &Model, width: usize) -> String {
     let text = match (&layer.reason, &layer.label) {
         (Some(reason), _) => format!("{}: {reason}", layer.state.as_str()),
         (None, Some(label)) => format!("“{label}”"),
-        (None, None) => format!("{} tasks", layer.tasks),
+        (None, None) => format::count(layer.tasks as u64, "task"),
     };
     cut(&text, width.saturating_sub(4))
 }
