@@ -18,11 +18,12 @@ pub(crate) fn print(error: &Error, json: bool) {
 /// The error in lines.
 pub(crate) fn as_text(error: &Error) -> String {
     let mut text = format!("icecore: {}", error.one_line());
-    for obstacle in error.obstacles() {
-        text.push_str(&format!(
-            "\n  - {}\n    try: {}",
-            obstacle.what, obstacle.hint
-        ));
+    let obstacles = error.obstacles().iter();
+    for (what, hint) in once(obstacles.map(|o| (o.what.as_str(), o.hint.as_str()))) {
+        text.push_str(&format!("\n  - {what}"));
+        if let Some(hint) = hint {
+            text.push_str(&format!("\n    try: {hint}"));
+        }
     }
     if error.target_state() != TargetState::Untouched {
         text.push_str(&format!("\n  target: {}", error.target_state()));
@@ -31,6 +32,19 @@ pub(crate) fn as_text(error: &Error) -> String {
         text.push_str(&format!("\n  try: {hint}"));
     }
     text
+}
+
+/// What is in the way, each with the next thing to try; of several in a row with the same, only the last one
+/// has it.
+pub(crate) fn once<'a>(
+    obstacles: impl Iterator<Item = (&'a str, &'a str)>,
+) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
+    let mut obstacles = obstacles.peekable();
+    std::iter::from_fn(move || {
+        let (what, hint) = obstacles.next()?;
+        let again = obstacles.peek().is_some_and(|(_, next)| *next == hint);
+        Some((what, (!again).then_some(hint)))
+    })
 }
 
 fn as_json(error: &Error) -> String {
@@ -48,4 +62,25 @@ fn as_json(error: &Error) -> String {
         "try": error.next_step(),
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use icecore::{Kind, Obstacle};
+
+    use super::*;
+
+    #[test]
+    fn what_to_try_is_said_once_for_several_in_a_row() {
+        let obstacle = |what: &str, hint: &str| Obstacle::new(Kind::Unsupported, what, hint);
+        let all = vec![
+            obstacle("one", "restart it"),
+            obstacle("two", "restart it"),
+            obstacle("three", "wait"),
+        ];
+        assert_eq!(
+            as_text(&Error::refused("No", all)),
+            "icecore: No\n  - one\n  - two\n    try: restart it\n  - three\n    try: wait"
+        );
+    }
 }

@@ -180,7 +180,16 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let pids: Vec<Pid> = alive.iter().map(|p| p.pid).collect();
     let all = plan.processes.iter().map(|p| p.pid);
     let zombies: Vec<Pid> = all.filter(|pid| !pids.contains(pid)).collect();
-    let survey = files::survey(&pids, &zombies, &options.allow)?;
+    let mut links = Vec::new();
+    for process in &plan.processes {
+        let mapped = match process.life {
+            Life::Zombie(_) => Vec::new(),
+            _ => mappings::read(process.pid)?,
+        };
+        links.extend(mapped_files(process.pid, &mapped));
+        plan.mappings.push(mapped);
+    }
+    let survey = files::survey(&pids, &zombies, &links, &options.allow)?;
     plan.obstacles.extend(survey.obstacles);
     plan.files = survey.judged;
     relations(&plan.processes, &mut plan.obstacles);
@@ -191,23 +200,18 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         plan.obstacles.extend(strangers);
     }
     plan.namespaces = own;
-    for process in &plan.processes {
+    for (process, mapped) in plan.processes.iter().zip(&plan.mappings) {
         if matches!(process.life, Life::Zombie(_)) {
-            plan.mappings.push(Vec::new());
             continue;
         }
         sharing(process, &plan.processes, &mut plan.obstacles);
         let tracers = tracers(process, &plan.processes);
         plan.obstacles.extend(tracers);
         plan.obstacles.extend(state::check(process.pid)?);
-        let mapped = mappings::read(process.pid)?;
         plan.obstacles
-            .extend(mappings::obstacles(process.pid, &mapped));
-        plan.warnings.extend(aio::warnings(process.pid, &mapped));
-        plan.obstacles
-            .extend(mapped_files(process.pid, &mapped, &options.allow)?);
+            .extend(mappings::obstacles(process.pid, mapped));
+        plan.warnings.extend(aio::warnings(process.pid, mapped));
         program(process, &mut plan.obstacles);
-        plan.mappings.push(mapped);
         plan.resident_pages += resident(process.pid);
     }
     let pids = plan.processes.iter().map(|process| process.pid);
@@ -262,18 +266,15 @@ impl Plan {
     }
 }
 
-/// The mapped files that cannot be found again, each once.
-fn mapped_files(pid: Pid, mapped: &[Mapping], allow: &files::Allow) -> Result<Vec<Obstacle>> {
+/// The links to the mapped files, each file once.
+fn mapped_files(pid: Pid, mapped: &[Mapping]) -> Vec<(Pid, PathBuf)> {
     let mut seen = HashSet::new();
-    let mut obstacles = Vec::new();
-    for mapping in mapped {
-        let of_file =
-            matches!(mapping.backing, Backing::File(_)) && mapping.obstacle(pid).is_none();
-        if of_file && seen.insert((mapping.device, mapping.inode)) {
-            obstacles.extend(files::survey_link(pid, &mapping.link(pid), allow)?);
-        }
-    }
-    Ok(obstacles)
+    let of_files = mapped.iter().filter(|mapping| {
+        matches!(mapping.backing, Backing::File(_))
+            && mapping.obstacle(pid).is_none()
+            && seen.insert((mapping.device, mapping.inode))
+    });
+    of_files.map(|mapping| (pid, mapping.link(pid))).collect()
 }
 
 /// Which tracker will be armed, and which one vouches for the pages left to the parent.

@@ -5,8 +5,7 @@
 //! line in [`KINDS`].
 //!
 //! The way of a dump:
-//! 1. before the freeze, [`survey()`] names everything that cannot be dumped ([`survey_link`] does
-//!    so for one mapped file);
+//! 1. before the freeze, [`survey()`] names everything that cannot be dumped;
 //! 2. while the target is frozen, [`Dumper::dump_task`] for each descriptor table and
 //!    [`Dumper::register_path`] for exe, cwd, root and mapped files give file ids;
 //!    [`Dumper::segments`] are the shared segments whose contents the memory module stores;
@@ -69,7 +68,7 @@ pub use outside::{Holder, Outside};
 pub use preflight::{Findings, highest_descriptor, preflight};
 pub use saved::{PutBack, Replaced, changed};
 pub use socket::Nature;
-pub use survey::{Judged, Survey, survey, survey_link};
+pub use survey::{Judged, Survey, survey};
 pub use tty::Session;
 
 use crate::error::{Error, Result};

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::descriptor::{self, Descriptor};
 use super::tty::Surveyed;
@@ -18,9 +18,9 @@ use crate::units::Pid;
 /// The open files of some processes, judged.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    /// What cannot be dumped: one obstacle per process and thing.
+    /// What cannot be dumped: one obstacle per process and thing, wherever the process has it.
     pub obstacles: Vec<Obstacle>,
-    /// Every one of them.
+    /// Every open one of them.
     pub judged: Vec<Judged>,
 }
 
@@ -38,12 +38,17 @@ pub struct Judged {
 }
 
 /// Looks through the descriptors, exe, cwd and root of `pids`, which together with `zombies` are the
-/// target.
+/// target, and through `mapped`, the links to their mapped files (`/proc/PID/map_files/…`).
 /// What `allow` has is no obstacle.
 ///
 /// # Errors
 /// When a process may not be looked into.
-pub fn survey(pids: &[Pid], zombies: &[Pid], allow: &Allow) -> Result<Survey> {
+pub fn survey(
+    pids: &[Pid],
+    zombies: &[Pid],
+    mapped: &[(Pid, PathBuf)],
+    allow: &Allow,
+) -> Result<Survey> {
     let target: HashSet<Pid> = pids.iter().copied().collect();
     let mut files = Vec::new();
     for &pid in pids {
@@ -104,22 +109,20 @@ pub fn survey(pids: &[Pid], zombies: &[Pid], allow: &Allow) -> Result<Survey> {
     for (file, refusal) in locks::shared(&files, &target) {
         found.add(file, refusal);
     }
+    for (pid, link) in mapped {
+        let file = Descriptor::of_link(*pid, &descriptor::comm(*pid), link, 0)?;
+        let refused = file.and_then(|file| {
+            let refusal = refusal(&file, &Outside::default(), allow)?;
+            Some((file, refusal))
+        });
+        if let Some((file, refusal)) = refused {
+            found.add(&file, refusal);
+        }
+    }
     Ok(Survey {
         obstacles: found.into_obstacles(),
         judged,
     })
-}
-
-/// Why the file behind a magic link of `pid` (a mapped file: `/proc/PID/map_files/…`) cannot be
-/// dumped; `None` when it can, or when the link is gone.
-///
-/// # Errors
-/// When the process may not be looked into.
-pub fn survey_link(pid: Pid, link: &Path, allow: &Allow) -> Result<Option<Obstacle>> {
-    let Some(file) = Descriptor::of_link(pid, &descriptor::comm(pid), link, 0)? else {
-        return Ok(None);
-    };
-    Ok(refusal(&file, &Outside::default(), allow).map(|refusal| obstacle(&file, refusal)))
 }
 
 /// One file's refusal as an obstacle.
@@ -238,8 +241,18 @@ mod tests {
             hint: "h".into(),
         };
         assert_eq!(
-            obstacle(&file, refusal).what,
+            obstacle(&file, refusal.clone()).what,
             "prog (pid 7) has the deleted file /bin/x as its program"
+        );
+        let mut found = Found::default();
+        found.add(&file, refusal.clone());
+        file.link = "/proc/7/map_files/1000-2000".into();
+        found.add(&file, refusal);
+        let obstacles = found.into_obstacles();
+        assert_eq!(obstacles.len(), 1);
+        assert_eq!(
+            obstacles[0].what,
+            "prog (pid 7) has the deleted file /bin/x as its program and a mapping at 1000-2000"
         );
     }
 }

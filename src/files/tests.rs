@@ -131,7 +131,9 @@ fn obstacles(children: &[&Sleeper], as_wanted: impl Fn(&[Obstacle]) -> bool) -> 
     let pids: Vec<Pid> = children.iter().map(|child| child.pid()).collect();
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let obstacles = survey(&pids, &[], &Allow::default()).unwrap().obstacles;
+        let obstacles = survey(&pids, &[], &[], &Allow::default())
+            .unwrap()
+            .obstacles;
         if as_wanted(&obstacles) || Instant::now() > end {
             return obstacles;
         }
@@ -147,7 +149,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 fn a_child_on_files_and_null_has_no_obstacle() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let child = Sleeper::start(Stdio::null(), log.reopen().unwrap());
-    let survey = survey(&[child.pid()], &[], &Allow::default()).unwrap();
+    let survey = survey(&[child.pid()], &[], &[], &Allow::default()).unwrap();
     assert_eq!(survey.obstacles, []);
     assert!(survey.judged.len() >= 3);
 }
@@ -182,7 +184,7 @@ fn sockets_and_large_deleted_files_are_named() {
     let gone = tempfile::tempfile().unwrap();
     (&gone).write_all(&vec![1; 2 << 20]).unwrap();
     let child = Sleeper::start(OwnedFd::from(socket), File::from(OwnedFd::from(gone)));
-    let survey = survey(&[child.pid()], &[], &Allow::default()).unwrap();
+    let survey = survey(&[child.pid()], &[], &[], &Allow::default()).unwrap();
     let whats: Vec<&str> = survey.obstacles.iter().map(|o| o.what.as_str()).collect();
     assert_eq!(whats.len(), 2, "{whats:?}");
     assert!(
@@ -197,7 +199,7 @@ fn sockets_and_large_deleted_files_are_named() {
 
 #[test]
 fn a_gone_process_is_an_empty_survey() {
-    let survey = survey(&[Pid::from_raw(i32::MAX - 1)], &[], &Allow::default()).unwrap();
+    let survey = survey(&[Pid::from_raw(i32::MAX - 1)], &[], &[], &Allow::default()).unwrap();
     assert_eq!((survey.obstacles.len(), survey.judged.len()), (0, 0));
 }
 
@@ -645,7 +647,9 @@ fn event_descriptors_come_back_as_they_were() {
         Ok(())
     });
     assert_eq!(
-        survey(&[fork.0], &[], &Allow::default()).unwrap().obstacles,
+        survey(&[fork.0], &[], &[], &Allow::default())
+            .unwrap()
+            .obstacles,
         []
     );
     let dir = tempfile::tempdir().unwrap();

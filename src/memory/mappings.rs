@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat;
 use procfs::FromBufRead as _;
+use procfs::ProcError;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps, Process, VmFlags};
 
 use super::huge;
@@ -313,8 +314,8 @@ fn backing(path: &MMapPath) -> (Backing, String) {
 /// When the process is gone or belongs to somebody else.
 pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
     let path = format!("/proc/{pid}/smaps");
-    let text = fs::read(&path).map_err(|e| unreadable(pid).because(e))?;
-    let maps = MemoryMaps::from_buf_read(&text[..]).map_err(|e| unreadable(pid).because(e))?;
+    let text = fs::read(&path).map_err(|e| unreadable(pid, e.into()))?;
+    let maps = MemoryMaps::from_buf_read(&text[..]).map_err(|e| unreadable(pid, e))?;
     let mut mappings: Vec<Mapping> = maps.iter().map(Mapping::from).collect();
     // Two flags that the library does not know; each mapping has one line of flags.
     let lines = text.split(|byte| *byte == b'\n');
@@ -327,9 +328,13 @@ pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
     Ok(mappings)
 }
 
-fn unreadable(pid: Pid) -> Error {
+fn unreadable(pid: Pid, error: ProcError) -> Error {
+    let kind = match &error {
+        ProcError::PermissionDenied(_) => Kind::Permission,
+        _ => Kind::TargetGone,
+    };
     let text = format!("Cannot read the mappings of process {pid}");
-    Error::new(Kind::TargetGone, text)
+    Error::new(kind, text).because(error)
 }
 
 /// The mappings of `pid` without kernel flags: much faster than [`read`].
@@ -339,7 +344,7 @@ fn unreadable(pid: Pid) -> Error {
 pub fn layout(pid: Pid) -> Result<Vec<Mapping>> {
     let maps = Process::new(pid.as_raw())
         .and_then(|p| p.maps())
-        .map_err(|e| unreadable(pid).because(e))?;
+        .map_err(|e| unreadable(pid, e))?;
     Ok(maps.iter().map(Mapping::from).collect())
 }
 
@@ -351,7 +356,7 @@ pub fn layout(pid: Pid) -> Result<Vec<Mapping>> {
 pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
     let maps = Process::new(pid.as_raw())
         .and_then(|p| p.maps())
-        .map_err(|e| unreadable(pid).because(e))?;
+        .map_err(|e| unreadable(pid, e))?;
     let same = maps.len() == known.len()
         && maps.iter().zip(&known).all(|(map, old)| {
             let new = Mapping {

@@ -13,7 +13,7 @@ use icecore::{Cancel, Event, Obstacle};
 
 use super::message::{Msg, Wish};
 use super::popup::{Mark, Preview};
-use crate::format;
+use crate::{error, format};
 
 /// What jobs need to know.
 #[derive(Clone, Debug)]
@@ -68,9 +68,12 @@ impl Jobs {
 
 fn obstacles(preview: &mut Preview, obstacles: &[Obstacle], warnings: &[Obstacle]) {
     for (mark, list) in [(Mark::Bad, obstacles), (Mark::Warn, warnings)] {
-        for obstacle in list {
-            preview.line(mark, format::plain(&obstacle.what));
-            preview.line(Mark::Hint, format::plain(&obstacle.hint));
+        let list = list.iter().map(|o| (o.what.as_str(), o.hint.as_str()));
+        for (what, hint) in error::once(list) {
+            preview.line(mark, format::plain(what));
+            if let Some(hint) = hint {
+                preview.line(Mark::Hint, format::plain(hint));
+            }
         }
     }
 }

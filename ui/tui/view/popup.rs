@@ -13,6 +13,7 @@ use super::super::text::{cut, wrap};
 use super::chrome::style;
 use super::processes::sign;
 use super::{field, palette, pane};
+use crate::error;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let Some(popup) = &model.popup else { return };
@@ -174,9 +175,10 @@ fn buttons(model: &Model, preview: &Preview) -> Line<'static> {
 /// An error in lines.
 fn explain(failure: &Failure) -> Vec<(Mark, String)> {
     let mut text = vec![(Mark::Bad, failure.text.clone())];
-    for (what, hint) in &failure.obstacles {
-        text.push((Mark::Bad, what.clone()));
-        text.push((Mark::Hint, hint.clone()));
+    let obstacles = failure.obstacles.iter();
+    for (what, hint) in error::once(obstacles.map(|(what, hint)| (what.as_str(), hint.as_str()))) {
+        text.push((Mark::Bad, what.to_owned()));
+        text.extend(hint.map(|hint| (Mark::Hint, hint.to_owned())));
     }
     if let Some(target) = &failure.target {
         text.push((Mark::Plain, format!("The target is {target}.")));
