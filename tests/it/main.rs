@@ -25,6 +25,7 @@ mod huge;
 mod inspect;
 mod interop;
 mod keeper;
+mod layers;
 mod locks;
 mod matrix;
 mod namespaces;

@@ -1,17 +1,17 @@
 //! Looking into layers for the reader: runs in a thread of its own.
 
+mod layer;
+
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use icecore::chain::{self, Catalog, Depth, Stack};
 use icecore::dump::{self, After};
 use icecore::files::Allow;
-use icecore::image::{PagemapId, Sidecar, text};
+use icecore::image::PagemapId;
 use icecore::inspect::{self, Pattern, Source, Space, View};
 use icecore::{Cancel, PAGE_SIZE, PageRange, Pid, Result, Vaddr};
 
 use super::reader::{Look, Reader, Tab};
-use super::text::{age, size};
 use crate::cli::{diff, search, verify};
 use crate::format::{self, plain};
 
@@ -26,7 +26,7 @@ const FOUND: usize = 10_000;
 /// When a layer cannot be read.
 pub(crate) fn look(wanted: &Look) -> Result<Reader> {
     match wanted {
-        Look::Layer(dir) => layer(dir),
+        Look::Layer { dir, tab } => layer::layer(dir, *tab),
         Look::Page { dir, id, addr } => page(dir, *id, *addr),
         Look::Diff { from, to } => differences(from, to),
         Look::Search { dir, text } => found(dir, text),
@@ -48,6 +48,7 @@ fn reader(title: String, tabs: Vec<Tab>) -> Reader {
         scroll: 0,
         beside: [None, None],
         through: [None, None],
+        layer: None,
     }
 }
 
@@ -56,6 +57,7 @@ fn tab(name: &str, head: &str, lines: Vec<String>) -> Tab {
         name: name.into(),
         head: head.into(),
         lines,
+        read: true,
     }
 }
 
@@ -79,73 +81,6 @@ fn checked(pid: Pid) -> Result<Reader> {
     Ok(Reader::of_text(&format!("What process {pid} holds"), lines))
 }
 
-fn layer(dir: &Path) -> Result<Reader> {
-    let view = View::open(dir)?;
-    let stack = view.stack();
-    let images = stack.tip().images();
-    let mut spaces = Vec::new();
-    for task in view.tasks().iter().filter(|task| task.alive) {
-        spaces.push((task, view.space(task.pid)?));
-    }
-    let processes = view.tasks().iter().map(|task| {
-        let threads: Vec<String> = task.threads.iter().map(u32::to_string).collect();
-        let (pid, ppid, pgid, sid) = (task.pid, task.ppid, task.pgid, task.sid);
-        let state = if task.alive { "" } else { "  (zombie)" };
-        let comm = plain(&task.comm);
-        format!(
-            "{pid:>7} {ppid:>7} {pgid:>7} {sid:>7}  {comm:<16} {}{state}",
-            threads.join(" ")
-        )
-    });
-    let processes = processes.collect();
-    let mut mappings = Vec::new();
-    for (task, space) in &spaces {
-        mappings.push(format!("process {} {}", task.pid, plain(&task.comm)));
-        mappings.extend(space.mappings().iter().map(|m| {
-            let (mut here, mut below) = (0, 0);
-            for run in space.memory().ownership().within(m.range) {
-                let pages = run.range.pages();
-                *(if run.layer == 0 {
-                    &mut here
-                } else {
-                    &mut below
-                }) += pages;
-            }
-            let (range, length) = (m.range.to_string(), size(m.range.bytes()));
-            let (bits, name) = (m.permissions(), plain(&m.name));
-            format!("  {range:<26} {bits} {length:>6} {here:>7} {below:>7}  {name}")
-        }));
-    }
-    let mut descriptors = Vec::new();
-    for (task, _) in &spaces {
-        descriptors.push(format!("process {} {}", task.pid, plain(&task.comm)));
-        for (number, what) in view.descriptors(task.pid)? {
-            descriptors.push(format!("  {number:>5}  {}", plain(&what)));
-        }
-    }
-    let files = text::list_text(images)?;
-    let mut reader = reader(
-        format!("Layer {}", name(dir)),
-        vec![
-            tab("figures", "", figures(stack)?),
-            tab(
-                "processes",
-                "    PID    PPID    PGID     SID  NAME             THREADS",
-                processes,
-            ),
-            tab(
-                "mappings",
-                "  ADDRESSES                  PROT   SIZE    HERE   BELOW  NAME   (pages stored here, in layers below)",
-                mappings,
-            ),
-            tab("descriptors", "     FD  WHAT", descriptors),
-            tab("files", "", files.lines().map(plain).collect()),
-        ],
-    );
-    reader.through = through(stack, Look::Layer);
-    Ok(reader)
-}
-
 /// The same in the layer below and in the newest one above.
 fn through(stack: &Stack, look: impl Fn(PathBuf) -> Look) -> [Option<Look>; 2] {
     let below = stack.levels().get(1).map(|level| level.dir().to_path_buf());
@@ -161,93 +96,6 @@ fn above(dir: &Path) -> Option<PathBuf> {
     newest
         .max_by_key(|layer| layer.created_unix_ns)
         .map(|layer| layer.dir.clone())
-}
-
-fn figures(stack: &Stack) -> Result<Vec<String>> {
-    let tip = stack.tip();
-    let mut lines = Vec::new();
-    let mut say = |what: &str, text: String| {
-        if !text.is_empty() {
-            lines.push(format!(" {what:<16} {}", plain(&text)));
-        }
-    };
-    say("directory", tip.dir().display().to_string());
-    let noted = tip.sidecar().cloned().unwrap_or_default();
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    say("label", text(&noted.label));
-    if !noted.id.is_empty() {
-        say("identity", Sidecar::hex(&noted.id));
-    }
-    if let Some(created) = noted.created {
-        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(created);
-        let ago = SystemTime::now().duration_since(at).unwrap_or_default();
-        say(
-            "made",
-            format!(
-                "{} ago on {}, Linux {}",
-                age(ago.as_secs()),
-                text(&noted.host),
-                text(&noted.kernel)
-            ),
-        );
-    } else {
-        say(
-            "made",
-            "by CRIU, or by an unknown hand: it has no notes".into(),
-        );
-    }
-    say("command", noted.cmdline.join(" "));
-    let frozen = |ns: Option<u64>| ns.map(Duration::from_nanos).map(format::duration);
-    if let (Some(freeze), Some(total)) = (frozen(noted.freeze_ns), frozen(noted.total_ns)) {
-        say("frozen", format!("{freeze} of {total}"));
-    }
-    say(
-        "unchanged pages",
-        format!("{} {}", text(&noted.tracker), text(&noted.tracker_reason)),
-    );
-    if let Some(by) = &noted.consumed {
-        say(
-            "consumed",
-            format!("its pages were freed by dedup of {}", by.by),
-        );
-    }
-    if noted.pinned == Some(true) {
-        say("pinned", "dedup may not free what it needs".into());
-    }
-    lines.push(String::new());
-    lines.push(" A restore of this layer takes its pages from".into());
-    let mut shares = vec![0u64; stack.levels().len()];
-    let mut missing = 0;
-    for id in tip.images().pagemaps()? {
-        let ownership = stack.ownership(id)?;
-        for run in ownership.runs() {
-            if let Some(share) = shares.get_mut(run.layer) {
-                *share += run.range.pages();
-            }
-        }
-        missing += ownership
-            .missing()
-            .iter()
-            .map(|gap| gap.range.pages())
-            .sum::<u64>();
-    }
-    let all = (shares.iter().sum::<u64>() + missing).max(1);
-    for (level, pages) in stack.levels().iter().zip(shares) {
-        let bar = "█".repeat(usize::try_from(pages * 30 / all).unwrap_or(0));
-        let bytes = size(pages * PAGE_SIZE);
-        lines.push(format!(
-            "   {:<16} {pages:>9} pages {bytes:>6} {:>3}% {bar}",
-            plain(&level.name()),
-            pages * 100 / all
-        ));
-    }
-    if missing > 0 {
-        lines.push(format!(
-            "   {:<16} {missing:>9} pages: it cannot be restored",
-            "NOWHERE"
-        ));
-    }
-    Ok(lines)
 }
 
 fn space(view: &View, id: PagemapId) -> Result<Space<'_>> {

@@ -10,8 +10,13 @@ use icecore::{Pid, Vaddr};
 /// What to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// A layer: its figures, processes, mappings, descriptors, files.
-    Layer(PathBuf),
+    /// A tab of a layer.
+    Layer {
+        /// The layer.
+        dir: PathBuf,
+        /// Number of the tab.
+        tab: usize,
+    },
     /// A page of memory as of a layer.
     Page {
         /// The layer.
@@ -50,6 +55,8 @@ pub(crate) struct Tab {
     pub(crate) head: String,
     /// The others.
     pub(crate) lines: Vec<String>,
+    /// It has been read; of layers, only what somebody looks at is.
+    pub(crate) read: bool,
 }
 
 /// What is being read.
@@ -67,6 +74,8 @@ pub(crate) struct Reader {
     pub(crate) beside: [Option<Look>; 2],
     /// The same in the layer below and above: `[` and `]`.
     pub(crate) through: [Option<Look>; 2],
+    /// The layer whose tabs these are.
+    pub(crate) layer: Option<PathBuf>,
 }
 
 /// What a key did.
@@ -89,6 +98,7 @@ impl Reader {
             name: title.to_lowercase(),
             head: String::new(),
             lines,
+            read: true,
         };
         Self {
             title: title.into(),
@@ -97,6 +107,7 @@ impl Reader {
             scroll: 0,
             beside: [None, None],
             through: [None, None],
+            layer: None,
         }
     }
 
@@ -131,7 +142,11 @@ impl Reader {
                     ']' => &self.through[1],
                     _ => &None,
                 };
-                return look.clone().map_or(Turn::Stay, Turn::Look);
+                let mut look = look.clone();
+                if let Some(Look::Layer { tab, .. }) = &mut look {
+                    *tab = self.at;
+                }
+                return look.map_or(Turn::Stay, Turn::Look);
             }
             _ => {}
         }
@@ -139,7 +154,31 @@ impl Reader {
             self.scroll = 0;
         }
         self.scroll = self.scroll.min(end);
-        Turn::Stay
+        self.unread().map_or(Turn::Stay, Turn::Look)
+    }
+
+    /// What has to be read before the tab can be shown.
+    fn unread(&self) -> Option<Look> {
+        let unread = self.tabs.get(self.at).is_some_and(|tab| !tab.read);
+        let dir = self.layer.clone().filter(|_| unread)?;
+        Some(Look::Layer { dir, tab: self.at })
+    }
+
+    /// Takes over where one was in `old`, and what was read there of the same layer.
+    pub(crate) fn succeed(&mut self, old: &mut Self) {
+        if self.tabs.len() != old.tabs.len() {
+            return;
+        }
+        if self.layer.is_some() && self.layer == old.layer {
+            for (tab, old) in self.tabs.iter_mut().zip(&mut old.tabs) {
+                if !tab.read {
+                    *tab = std::mem::replace(old, tab.clone());
+                }
+            }
+        }
+        if self.tabs.get(old.at).is_some_and(|tab| tab.read) {
+            (self.at, self.scroll) = (old.at, old.scroll);
+        }
     }
 
     /// The tab shown as text.
@@ -188,14 +227,16 @@ mod tests {
             name: name.into(),
             head: String::new(),
             lines: (0..lines).map(|n| n.to_string()).collect(),
+            read: true,
         };
         Reader {
             title: String::new(),
             tabs: vec![tab("a"), tab("b")],
             at: 0,
             scroll: 0,
-            beside: [None, Some(Look::Layer("/next".into()))],
+            beside: [None, Some(Look::Verify("/next".into()))],
             through: [None, None],
+            layer: None,
         }
     }
 
@@ -215,9 +256,41 @@ mod tests {
     }
 
     #[test]
+    fn tabs_of_a_layer_are_read_when_they_are_looked_at_and_kept() {
+        let of_layer = |at| {
+            let mut reader = reader(30);
+            reader.layer = Some("/img/1".into());
+            reader.at = at;
+            reader.tabs[1 - at].read = false;
+            reader.tabs[1 - at].lines.clear();
+            reader
+        };
+        let mut shown = of_layer(0);
+        let wanted = Turn::Look(Look::Layer {
+            dir: "/img/1".into(),
+            tab: 1,
+        });
+        assert_eq!(shown.key(KeyCode::Tab.into(), 10), wanted);
+        let mut read = of_layer(1);
+        read.succeed(&mut shown);
+        assert!(
+            read.tabs
+                .iter()
+                .all(|tab| tab.read && tab.lines.len() == 30)
+        );
+        assert_eq!(read.at, 1);
+        assert_eq!(read.key(KeyCode::Tab.into(), 10), Turn::Stay, "it is kept");
+        // Another layer has its own.
+        let mut other = of_layer(0);
+        other.layer = Some("/img/2".into());
+        other.succeed(&mut read);
+        assert!(!other.tabs[1].read);
+    }
+
+    #[test]
     fn keys_lead_to_what_is_beside_where_there_is_something() {
         let mut reader = reader(1);
-        let next = Turn::Look(Look::Layer("/next".into()));
+        let next = Turn::Look(Look::Verify("/next".into()));
         assert_eq!(reader.key(KeyCode::Char('n').into(), 9), next);
         assert_eq!(reader.key(KeyCode::Char('p').into(), 9), Turn::Stay);
         assert_eq!(reader.key(KeyCode::Esc.into(), 9), Turn::Close);

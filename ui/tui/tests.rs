@@ -230,6 +230,7 @@ fn reader(tabs: usize, lines: usize) -> Reader {
         lines: (0..lines)
             .map(|line| format!(" line {line} of {n}"))
             .collect(),
+        read: true,
     };
     Reader {
         title: "Layer 3".into(),
@@ -237,7 +238,14 @@ fn reader(tabs: usize, lines: usize) -> Reader {
         at: 0,
         scroll: 0,
         beside: [None, None],
-        through: [Some(Look::Layer("/img/r/2".into())), None],
+        through: [
+            Some(Look::Layer {
+                dir: "/img/r/2".into(),
+                tab: 0,
+            }),
+            None,
+        ],
+        layer: None,
     }
 }
 
@@ -363,14 +371,20 @@ fn a_dump_is_planned_first_and_done_on_enter() {
 #[test]
 fn a_layer_is_read_and_leafed_through_on_the_same_tab() {
     let mut model = model(RICH, (80, 24));
-    let wanted = Look::Layer("/img/r/3".into());
+    let wanted = Look::Layer {
+        dir: "/img/r/3".into(),
+        tab: 0,
+    };
     let effects = key(&mut model, KeyCode::Char('i'));
     assert_eq!(effects, [Effect::Look(wanted.clone())]);
     update(&mut model, Msg::Looked(wanted, Ok(Box::new(reader(3, 50)))));
     key(&mut model, KeyCode::Tab);
     key(&mut model, KeyCode::PageDown);
     insta::assert_snapshot!(text(&model));
-    let below = Look::Layer("/img/r/2".into());
+    let below = Look::Layer {
+        dir: "/img/r/2".into(),
+        tab: 1,
+    };
     let effects = key(&mut model, KeyCode::Char('['));
     assert_eq!(effects, [Effect::Look(below.clone())]);
     update(&mut model, Msg::Looked(below, Ok(Box::new(reader(3, 50)))));
@@ -437,7 +451,7 @@ fn a_tour_goes_on_when_its_step_is_done() {
 #[test]
 fn a_terminal_that_is_too_small_says_so() {
     let model = model(RICH, (30, 5));
-    assert!(text(&model).contains("needs 40x10"));
+    assert!(text(&model).contains("40x10 needed"));
 }
 
 fn any_msg() -> impl Strategy<Value = (u8, u16, u16)> {

@@ -31,6 +31,23 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
     out
 }
 
+/// Keys and what they do, two blanks between them, in at most `width` columns: the first and the last
+/// stay longest, the last (how to leave) whole.
+pub(crate) fn hints(text: &str, width: usize) -> String {
+    let mut parts: Vec<&str> = text.split("  ").filter(|part| !part.is_empty()).collect();
+    while parts.len() > 2 && parts.join("  ").width() > width {
+        parts.remove(parts.len() - 2);
+    }
+    let all = parts.join("  ");
+    match parts.as_slice() {
+        [first, last] if all.width() > width => match width.saturating_sub(last.width() + 2) {
+            0..4 => cut(last, width),
+            room => format!("{}  {last}", cut(first, room)),
+        },
+        _ => cut(&all, width),
+    }
+}
+
 /// `text` in lines of at most `width` columns, broken at blanks where possible.
 pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
@@ -116,6 +133,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn of_hints_the_way_out_stays_longest() {
+        let keys = "Tab next  p n page  arrows scroll  Esc close";
+        assert_eq!(hints(keys, 80), keys);
+        assert_eq!(hints(keys, 40), "Tab next  p n page  Esc close");
+        assert_eq!(hints(keys, 20), "Tab next  Esc close");
+        assert_eq!(hints(keys, 17), "Tab n…  Esc close");
+        assert_eq!(hints(keys, 12), "Esc close");
+        assert_eq!(hints("", 12), "");
+    }
 
     proptest! {
         #[test]

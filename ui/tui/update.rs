@@ -200,7 +200,7 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     if let Some(popup) = &mut model.popup {
         match popup.key(key, room) {
             Outcome::Stay => {}
-            Outcome::Close => model.popup = None,
+            Outcome::Close => (model.popup, model.looking) = (None, None),
             Outcome::Look(wanted) => look(model, wanted, effects),
             Outcome::Copy(text) => copy(model, text, "the text", effects),
             Outcome::Act(act) => {
@@ -286,12 +286,10 @@ fn looked(model: &mut Model, look: &Look, result: Result<Box<Reader>, Failure>) 
             return;
         }
     };
-    match &model.popup {
+    match &mut model.popup {
         // The same tab of the same kind of thing, so that one can leaf through.
-        Some(Popup::Reader(old)) if old.tabs.len() == reader.tabs.len() => {
-            (reader.at, reader.scroll) = (old.at, old.scroll);
-        }
-        None | Some(Popup::Reader(_) | Popup::Ask { .. }) => {}
+        Some(Popup::Reader(old)) => reader.succeed(old),
+        None | Some(Popup::Ask { .. }) => {}
         Some(_) => return,
     }
     model.popup = Some(Popup::Reader(reader));
@@ -417,7 +415,8 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Inspect => {
             if let Some(layer) = model.layer() {
-                let wanted = Look::Layer(layer.dir.clone());
+                let dir = layer.dir.clone();
+                let wanted = Look::Layer { dir, tab: 0 };
                 look(model, wanted, effects);
             }
         }

@@ -17,7 +17,7 @@ pub struct Term {
     output: Receiver<Vec<u8>>,
     keys: Box<dyn Write + Send>,
     pub child: Box<dyn Child + Send + Sync>,
-    _pty: Box<dyn MasterPty + Send>,
+    pty: Box<dyn MasterPty + Send>,
 }
 
 impl Term {
@@ -54,7 +54,7 @@ impl Term {
             output,
             keys,
             child,
-            _pty: pair.master,
+            pty: pair.master,
         }
     }
 
@@ -82,6 +82,25 @@ impl Term {
     pub fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
         self.keys.flush().unwrap();
+    }
+
+    /// Gives the terminal another size; the screen is empty until the program draws it.
+    pub fn resize(&mut self, columns: u16, rows: u16) {
+        let size = PtySize {
+            rows,
+            cols: columns,
+            pixel_width: 0,
+            pixel_height: 0,
+        };
+        // What it had written for the old size is not what is waited for.
+        while let Ok(bytes) = self.output.try_recv() {
+            self.screen.process(&bytes);
+            self.bytes.extend(bytes);
+        }
+        self.screen.process(b"\x1b[2J");
+        let screen = self.screen.screen_mut();
+        screen.set_size(NonZero::new(rows).unwrap(), NonZero::new(columns).unwrap());
+        self.pty.resize(size).unwrap();
     }
 
     /// Waits for the end of the program and takes in all it wrote.

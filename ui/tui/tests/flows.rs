@@ -138,7 +138,10 @@ fn ctrl_z_stops_once_and_only_when_no_target_is_held() {
 fn what_was_read_too_late_is_not_shown() {
     let mut model = model(RICH, (80, 24));
     key(&mut model, KeyCode::Char('i'));
-    let other = Look::Layer("/img/r/1".into());
+    let other = Look::Layer {
+        dir: "/img/r/1".into(),
+        tab: 0,
+    };
     update(&mut model, Msg::Looked(other, Ok(Box::new(reader(1, 1)))));
     assert!(model.popup.is_none());
 }

@@ -240,9 +240,11 @@ fn layer_read() -> Reader {
         name: name.into(),
         head: head.into(),
         lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        read: true,
     };
     let mut read = reader(1, 0);
     read.title = "Layer 12 of redis-server 2207".into();
+    read.layer = Some("/img/r/12".into());
     read.tabs = vec![
         tab(
             "figures",
@@ -254,15 +256,24 @@ fn layer_read() -> Reader {
                 " frozen    21 ms",
             ],
         ),
-        tab("processes", "     PID  NAME", &["    2207  redis-server"]),
         tab(
-            "mappings",
-            " RANGE",
-            &[" 55d2c0000000-55d2c0bb8000 rw-p [heap]"],
+            "processes",
+            "    PID    PPID    PGID     SID  THREADS  NAME",
+            &["   2207       1    2207    2207        5  redis-server"],
         ),
-        tab("descriptors", " FD", &[" 6  tcp 0.0.0.0:6379 listening"]),
-        tab("files", " SIZE  NAME", &[" 4.0K  core-2207.img"]),
     ];
+    for name in [
+        "mappings",
+        "files",
+        "threads",
+        "descriptors",
+        "environment",
+        "images",
+        "statistics",
+        "digests",
+    ] {
+        read.tabs.push(tab(name, "", &[]));
+    }
     read
 }
 

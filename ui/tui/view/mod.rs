@@ -18,10 +18,9 @@ use ratatui::widgets::{Block, Paragraph};
 use tui_input::Input;
 use unicode_width::UnicodeWidthChar as _;
 
-use super::action::Act;
 use super::message::Failure;
 use super::model::{Focus, Model};
-use super::text::wrap;
+use super::text::{cut, hints, wrap};
 use super::theme::Theme;
 use crate::format;
 
@@ -179,11 +178,11 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
 pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let (width, height) = (frame.area().width, frame.area().height);
     if width < SMALLEST.0 || height < SMALLEST.1 {
+        // The most important first: of a very small one that is all that is seen. Ctrl-C quits
+        // whatever is open.
         let text = format!(
-            "Terminal is {width}x{height}.\nicecore needs {}x{}.\n{} quits",
-            SMALLEST.0,
-            SMALLEST.1,
-            model.keys.label(Act::Quit)
+            "{}x{} needed\n(this is {width}x{height})\nCtrl-C quits",
+            SMALLEST.0, SMALLEST.1
         );
         frame.render_widget(Paragraph::new(text), frame.area());
     } else {
@@ -257,12 +256,14 @@ fn pane(
     title: &str,
     note: &str,
 ) -> Rect {
+    let columns = usize::from(area.width).saturating_sub(4);
     let mut block = Block::bordered()
         .border_style(theme.frame(focused))
         .title_top(Line::from(Span::styled(
-            format!(" {title} "),
+            format!(" {} ", cut(title, columns)),
             theme.title(focused),
         )));
+    let note = hints(note, columns);
     if !note.is_empty() {
         let note = format!(" {note} ");
         block = block.title_bottom(Line::from(Span::styled(note, theme.dim())).right_aligned());

@@ -4,11 +4,12 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Clear;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::super::follow::Terms;
 use super::super::message::Failure;
 use super::super::model::Model;
-use super::super::popup::{About, Mark, Popup, Preview};
+use super::super::popup::{About, Button, Mark, Popup, Preview};
 use super::super::text::{cut, wrap};
 use super::chrome::style;
 use super::processes::sign;
@@ -30,7 +31,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             preview.title.clone(),
             "Tab choose  Enter do  Esc cancel",
             marked(model, &preview.lines, columns),
-            Some(buttons(model, preview)),
+            Some(buttons(model, preview, columns)),
         ),
         Popup::Failure(failure) => (
             "✗ That did not work".into(),
@@ -152,21 +153,36 @@ fn marked(model: &Model, text: &[(Mark, String)], columns: usize) -> Vec<Line<'s
     lines
 }
 
-fn buttons(model: &Model, preview: &Preview) -> Line<'static> {
-    let mut spans = vec![Span::raw("  ")];
-    for (n, button) in preview.buttons.iter().enumerate() {
-        let focused = n == preview.focus;
-        let text = if focused {
-            format!("[>{} ]", button.label)
-        } else {
-            format!("[ {} ]", button.label)
-        };
-        let style = if focused {
+/// The buttons; where there is no room for all, those around the one with the focus.
+fn buttons(model: &Model, preview: &Preview, columns: usize) -> Line<'static> {
+    let text = |n: usize, button: &Button| {
+        let sign = if n == preview.focus { ">" } else { " " };
+        format!("[{sign}{} ]", button.label)
+    };
+    let all: Vec<String> = preview
+        .buttons
+        .iter()
+        .enumerate()
+        .map(|(n, b)| text(n, b))
+        .collect();
+    let wide = |part: &[String]| part.iter().map(|text| text.width() + 2).sum::<usize>();
+    let upto = (preview.focus + 1).min(all.len());
+    let fits = |first: &usize| wide(&all[*first..upto]) <= columns;
+    let first = (0..upto).find(fits).unwrap_or(preview.focus.min(upto));
+    let mut spans = vec![Span::raw(if first > 0 { " \u{2039}" } else { "  " })];
+    let mut room = columns;
+    for (n, text) in all.iter().enumerate().skip(first) {
+        if room < text.width() + 2 && n > preview.focus {
+            spans.push(Span::raw("\u{203a}"));
+            break;
+        }
+        room = room.saturating_sub(text.width() + 2);
+        let style = if n == preview.focus {
             model.theme.selected(true)
         } else {
             ratatui::style::Style::new()
         };
-        spans.push(Span::styled(text, style));
+        spans.push(Span::styled(cut(text, columns.saturating_sub(2)), style));
         spans.push(Span::raw("  "));
     }
     Line::from(spans)

@@ -4,9 +4,10 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Clear;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::super::model::Model;
-use super::super::reader::Reader;
+use super::super::reader::{Reader, Tab};
 use super::super::text::{cut, fit};
 use super::pane;
 
@@ -27,28 +28,13 @@ pub(super) fn draw(model: &Model, reader: &Reader, frame: &mut Frame<'_>) {
     };
     frame.render_widget(Clear, area);
     let width = usize::from(area.width.saturating_sub(2));
-    let title = cut(&reader.title, width.saturating_sub(2));
-    let keys = cut(&reader.keys(), width.saturating_sub(2));
-    let inside = pane(frame, area, model.theme, true, &title, &keys);
     let Some(tab) = reader.tabs.get(reader.at) else {
         return;
     };
-    let mut tabs = Vec::new();
-    for (n, tab) in reader.tabs.iter().enumerate() {
-        let style = if n == reader.at {
-            model.theme.selected(true)
-        } else {
-            model.theme.dim()
-        };
-        // The one that is shown has brackets: reversing is not for every terminal.
-        let text = if n == reader.at {
-            format!("[{}]", tab.name)
-        } else {
-            format!(" {} ", tab.name)
-        };
-        tabs.push(Span::raw(" "));
-        tabs.push(Span::styled(text, style));
-    }
+    // Beside where one is.
+    let title = cut(&reader.title, width.saturating_sub(18).max(12));
+    let inside = pane(frame, area, model.theme, true, &title, &reader.keys());
+    let tabs = strip(model, reader, width);
     let rows = usize::from(inside.height.saturating_sub(2));
     let last = tab.lines.len().saturating_sub(rows);
     let scroll = reader.scroll.min(last);
@@ -58,6 +44,14 @@ pub(super) fn draw(model: &Model, reader: &Reader, frame: &mut Frame<'_>) {
     ];
     let shown = tab.lines.iter().skip(scroll).take(rows);
     lines.extend(shown.map(|line| Line::from(cut(line, width))));
+    if !tab.read {
+        lines.push(Line::styled(
+            " it is being read \u{2026}",
+            model.theme.dim(),
+        ));
+    } else if tab.lines.is_empty() && tab.head.is_empty() {
+        lines.push(Line::styled(" there is nothing", model.theme.dim()));
+    }
     super::lines(frame, inside, lines);
     if last > 0 {
         let place = format!(" {} of {} ", scroll + 1, tab.lines.len());
@@ -72,4 +66,43 @@ pub(super) fn draw(model: &Model, reader: &Reader, frame: &mut Frame<'_>) {
         };
         super::lines(frame, corner, vec![Line::styled(place, model.theme.dim())]);
     }
+}
+
+/// The names of the tabs: all that fit, with the one that is shown among them.
+fn strip(model: &Model, reader: &Reader, width: usize) -> Vec<Span<'static>> {
+    let wide = |tab: &Tab| tab.name.width() + 3;
+    // Arrows tell that there are more.
+    let room = width.saturating_sub(4);
+    let mut first = 0;
+    let fits = |first: usize| {
+        let upto = reader.tabs.iter().skip(first).take(reader.at + 1 - first);
+        upto.map(wide).sum::<usize>() <= room
+    };
+    while first < reader.at && !fits(first) {
+        first += 1;
+    }
+    let mut spans = vec![if first > 0 {
+        Span::styled("\u{2039}", model.theme.dim())
+    } else {
+        Span::raw(" ")
+    }];
+    let mut used = 0;
+    for (n, tab) in reader.tabs.iter().enumerate().skip(first) {
+        used += wide(tab);
+        if used > room && n > reader.at {
+            spans.push(Span::styled(" \u{203a}", model.theme.dim()));
+            break;
+        }
+        // The one that is shown has brackets: reversing is not for every terminal.
+        let (text, style) = if n == reader.at {
+            (format!("[{}]", tab.name), model.theme.selected(true))
+        } else {
+            (format!(" {} ", tab.name), model.theme.dim())
+        };
+        if n > first {
+            spans.push(Span::raw(" "));
+        }
+        spans.push(Span::styled(text, style));
+    }
+    spans
 }

@@ -1,0 +1,107 @@
+//! Layers looked at in a real terminal: a stack that CRIU made, without root.
+
+use portable_pty::CommandBuilder;
+
+use crate::golden::golden;
+use crate::support::Term;
+
+/// The screen on a stack of three layers, the newest selected.
+fn browse(root: &std::path::Path, size: (u16, u16)) -> Term {
+    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_icecore"));
+    command.arg("--root");
+    command.arg(root);
+    for (name, value) in [("ICECORE_CONFIG", "/dev/null"), ("LANG", "C.UTF-8")] {
+        command.env(name, value);
+    }
+    command.env_remove("LC_ALL");
+    command.env("ICECORE_RUNTIME_DIR", root);
+    let mut term = Term::start(command, size.0, size.1);
+    term.wait_text("Who owns each page of ");
+    term
+}
+
+#[test]
+fn every_tab_of_a_layer_of_criu_tells_what_is_in_it() {
+    let stack = golden();
+    let mut term = browse(stack.path(), (120, 35));
+    term.press("i");
+    for told in [
+        "A restore of this layer takes its pages from",
+        "THREADS  NAME",
+        "rw-p",
+        "MAPPED  PATH",
+        "BLOCKED SIGNALS",
+        "WHAT",
+        "process",
+        "PSTREE, 1 record",
+        "pages left to the parent",
+        "icecore adopt makes them",
+    ] {
+        term.wait_text(told);
+        term.press("\t");
+    }
+    // Around, and on the same tab of the layer below.
+    term.wait_text("[figures]");
+    term.press("\t\t\t");
+    term.wait_text("[files]");
+    term.press("[");
+    term.wait_text("Layer 2");
+    term.wait_text("[files]");
+    term.wait_text("MAPPED  PATH");
+    term.press("qq");
+    assert_eq!(term.end(), 0);
+}
+
+/// Keys that open each view and popup, what is seen then, and the keys that close it again.
+const SHOWN: &[(&str, &str, &str)] = &[
+    ("", "? help", ""),
+    ("\t", "? help", "\x1b[Z"),
+    ("\t\t", "? help", "\x1b[Z\x1b[Z"),
+    ("J", "? help", "J"),
+    ("W", "? help", "W"),
+    ("?", "Esc close", "q"),
+    (":", "Esc leave", "\x1b"),
+    ("s", "Esc cancel", "\x1b"),
+    ("L", "Esc cancel", "\x1b"),
+    ("i", "Esc close", "q"),
+    ("v", "Esc close", "q"),
+    ("c", "Esc close", "q"),
+    ("D", "Esc cancel", "\x1b"),
+    ("/", "Esc all", "\x1b"),
+];
+
+#[test]
+fn every_view_and_popup_follows_the_size_of_the_terminal_down_and_up_and_tells_the_way_out() {
+    let stack = golden();
+    let mut term = browse(stack.path(), (200, 60));
+    for (open, told, close) in SHOWN {
+        term.press(open);
+        term.wait_text(told);
+        for size in [
+            (80, 24),
+            (40, 10),
+            (20, 5),
+            (3, 1),
+            (40, 10),
+            (80, 24),
+            (200, 60),
+        ] {
+            term.resize(size.0, size.1);
+            let told = match size {
+                (3, 1) => "40x",
+                (20, 5) => "40x10 needed",
+                _ => told,
+            };
+            term.wait(&format!("{told} at {size:?} after {open:?}"), |screen| {
+                screen.contents().contains(told)
+            });
+        }
+        term.press(close);
+        term.wait(&format!("end of {told} after {open:?}"), |screen| {
+            let screen = screen.contents();
+            screen.contains("? help") && (*told == "? help" || !screen.contains(told))
+        });
+    }
+    term.press("q");
+    assert_eq!(term.end(), 0);
+}
