@@ -113,11 +113,30 @@ fn field(proc: &Path, number: usize) -> String {
 }
 
 fn status(text: &str) -> String {
-    let wanted = |line: &&str| {
-        let name = line.split(':').next().unwrap_or_default();
-        STATUS.contains(&name)
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default()
+            .trim_matches([':', '\t'])
+            .to_owned()
     };
-    text.lines().filter(wanted).collect::<Vec<_>>().join("\n")
+    let set = |hex: &str| u64::from_str_radix(hex, 16).unwrap_or_default();
+    // What waits for no more than to be delivered, such as that of a timer, will be gone in an instant.
+    let lasting = match value("State").chars().next() {
+        Some('T' | 't') => u64::MAX,
+        _ => set(&value("SigBlk")),
+    };
+    let shown = |line: &str| {
+        let (name, value) = line.split_once(":\t")?;
+        let value = match name {
+            "SigPnd" | "ShdPnd" => format!("{:016x}", set(value) & lasting),
+            _ => value.to_owned(),
+        };
+        STATUS.contains(&name).then(|| format!("{name}: {value}"))
+    };
+    text.lines()
+        .filter_map(shown)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// One mapping.
