@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::Ranges;
 use crate::image::{Pagemap, Place};
-use crate::units::{PAGE_SIZE, PageRange, Vaddr};
+use crate::units::{PageRange, Vaddr};
 
 /// Pages whose bytes lie one after the other in one pages file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -76,20 +76,44 @@ impl Ownership {
     /// What layer `layer`, whose pagemap this is, stores itself.
     pub fn of(layer: usize, pagemap: &Pagemap) -> Self {
         let mut offset = 0;
-        let present = pagemap.runs.iter().filter(|r| r.place == Place::Present);
-        let runs = present.map(|run| {
+        let mut found = Self::default();
+        for run in pagemap.runs.iter().filter(|r| r.place == Place::Present) {
             let range = run.range();
-            offset += range.bytes();
-            Owned {
+            found.push(Owned {
                 range,
                 layer,
                 pages_id: pagemap.pages_id,
-                offset: offset - range.bytes(),
+                offset,
+            });
+            offset += range.bytes();
+        }
+        found
+    }
+
+    /// Adds pages above all others; neighbours whose bytes are neighbours too are one run.
+    pub(super) fn push(&mut self, run: Owned) {
+        match self.runs.last_mut() {
+            Some(last)
+                if last.range.end == run.range.start
+                    && last.layer == run.layer
+                    && last.end_offset() == run.offset =>
+            {
+                last.range.end = run.range.end;
             }
-        });
-        Self {
-            runs: joined(runs.collect()),
-            missing: Vec::new(),
+            _ => self.runs.push(run),
+        }
+    }
+
+    /// Adds pages above all others that nobody has.
+    pub(super) fn lose(&mut self, pages: Missing) {
+        match self.missing.last_mut() {
+            Some(last)
+                if last.range.end == pages.range.start
+                    && (last.layer, last.why) == (pages.layer, pages.why) =>
+            {
+                last.range.end = pages.range.end;
+            }
+            _ => self.missing.push(pages),
         }
     }
 
@@ -137,138 +161,24 @@ impl Ownership {
     }
 }
 
-/// A search for owners on its way down the stack, one pagemap at a time, so that a caller stops
-/// reading as soon as every page is found.
-#[derive(Debug)]
-pub struct Descent {
-    wanted: Ranges,
-    layer: usize,
-    found: Ownership,
-}
-
-impl Descent {
-    /// Begins at the tip.
-    pub fn new(tip: &Pagemap) -> Self {
-        Self::from(0, tip)
-    }
-
-    /// Begins at the layer number `layer`.
-    pub fn from(layer: usize, tip: &Pagemap) -> Self {
-        let mut descent = Self {
-            wanted: Ranges::new(),
-            layer,
-            found: Ownership::default(),
-        };
-        descent.wanted = descent.take(tip, None);
-        descent
-    }
-
-    /// True when every page has its owner.
-    pub fn is_done(&self) -> bool {
-        self.wanted.is_empty()
-    }
-
-    /// Goes on with the parent's pagemap.
-    pub fn below(&mut self, parent: &Pagemap) {
-        let wanted = std::mem::take(&mut self.wanted);
-        self.lose(&wanted.minus(&Ranges::covered(parent)), Why::NotCovered);
-        self.layer += 1;
-        self.wanted = self.take(parent, Some(&wanted));
-    }
-
-    /// Ends the search; pages that are still wanted are missing for the reason given.
-    pub fn end(mut self, why: Why) -> Ownership {
-        let wanted = std::mem::take(&mut self.wanted);
-        self.lose(&wanted, why);
-        let Ownership {
-            mut runs,
-            mut missing,
-        } = self.found;
-        runs.sort_unstable_by_key(|run| run.range);
-        missing.sort_unstable_by_key(|gap| gap.range);
-        Ownership {
-            runs: joined(runs),
-            missing,
-        }
-    }
-
-    fn lose(&mut self, pages: &Ranges, why: Why) {
-        let layer = self.layer;
-        self.found
-            .missing
-            .extend(pages.iter().map(|range| Missing { range, layer, why }));
-    }
-
-    /// Notes what this layer owns of the wanted pages (`None`: all) and returns what it sends on.
-    fn take(&mut self, pagemap: &Pagemap, wanted: Option<&Ranges>) -> Ranges {
-        let everything = if wanted.is_none() {
-            Ranges::covered(pagemap)
-        } else {
-            Ranges::new()
-        };
-        let wanted = wanted.unwrap_or(&everything);
-        let mut offset = 0;
-        let mut further = Ranges::new();
-        let mut want = wanted.iter().peekable();
-        for run in &pagemap.runs {
-            let range = run.range();
-            while let Some(next) = want.peek() {
-                let part = next.intersect(range);
-                if !part.is_empty() {
-                    match run.place {
-                        Place::Parent => further.push(part),
-                        Place::Present => self.found.runs.push(Owned {
-                            range: part,
-                            layer: self.layer,
-                            pages_id: pagemap.pages_id,
-                            offset: offset + (part.start - range.start),
-                        }),
-                    }
-                }
-                if next.end > range.end {
-                    break;
-                }
-                want.next();
-            }
-            if run.place == Place::Present {
-                offset += run.pages * PAGE_SIZE;
-            }
-        }
-        further
-    }
-}
-
-/// Joins neighbours whose bytes are neighbours too.
-fn joined(runs: Vec<Owned>) -> Vec<Owned> {
-    let mut all: Vec<Owned> = Vec::with_capacity(runs.len());
-    for run in runs {
-        match all.last_mut() {
-            Some(last)
-                if last.range.end == run.range.start
-                    && last.layer == run.layer
-                    && last.end_offset() == run.offset =>
-            {
-                last.range.end = run.range.end;
-            }
-            _ => all.push(run),
-        }
-    }
-    all
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::chain::descent::{self, Source};
     use crate::chain::model::{Model, chain};
+    use crate::units::PAGE_SIZE;
 
     fn ownership(stack: &[Pagemap]) -> Ownership {
-        let mut descent = Descent::new(&stack[0]);
-        for parent in &stack[1..] {
-            descent.below(parent);
-        }
-        descent.end(Why::NoParent)
+        let open = |n: usize| {
+            let source = |pagemap: &Pagemap| Source {
+                pages_id: pagemap.pages_id,
+                runs: Box::new(pagemap.clone().runs.into_iter().map(Ok)),
+            };
+            Ok(stack.get(n).map(source).ok_or(Why::NoParent))
+        };
+        descent::ownership(0, open).unwrap()
     }
 
     proptest! {

@@ -8,9 +8,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use super::descent::{self, Source};
 use super::layer::name_of;
 use super::names::mappings;
-use super::{Descent, Ownership, Resolved, Why};
+use super::{Ownership, Resolved, Why};
 use crate::error::{Error, Kind, Result};
 use crate::image::{Images, Pagemap, PagemapId, SIDECAR, Sidecar};
 use crate::store::is_staging;
@@ -154,23 +155,16 @@ impl Stack {
     /// Who owns each page of `id` as of the layer number `index`; owners are still counted from the
     /// tip. Empty if that layer has no such pagemap.
     pub fn ownership_as_of(&self, index: usize, id: PagemapId) -> Result<Ownership> {
-        let mut pagemaps = self.pagemaps_from(index, id);
-        let Some(tip) = pagemaps.next() else {
-            return Ok(Ownership::default());
-        };
-        let mut descent = Descent::from(index, &tip?);
-        let mut depth = index + 1;
-        while !descent.is_done()
-            && let Some(parent) = pagemaps.next()
-        {
-            descent.below(&parent?);
-            depth += 1;
-        }
-        Ok(descent.end(if depth < self.depth() {
-            Why::NoPagemap
-        } else {
-            Why::NoParent
-        }))
+        descent::ownership(index, |below| {
+            let Some(level) = self.levels.get(index + below) else {
+                return Ok(Err(Why::NoParent));
+            };
+            let source = level.images.runs(id)?.map(|runs| Source {
+                pages_id: runs.pages_id(),
+                runs: Box::new(runs),
+            });
+            Ok(source.ok_or(Why::NoPagemap))
+        })
     }
 
     /// For [`Resolved::read_run`]: no page of its own.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::frame::{self, Record};
-use super::pagemap::{Pagemap, PagemapId, Runs};
-use crate::error::{Error, Kind, Result};
+use super::pagemap::{Pagemap, PagemapId, Runs, refuse_excess};
+use crate::error::{Error, Result};
 
 /// One images directory, opened for reading.
 #[derive(Clone, Debug)]
@@ -113,7 +113,8 @@ impl Images {
             return Ok(None);
         };
         let map = Pagemap::decode(&name, &data).map_err(|e| self.inside(&e))?;
-        self.refuse_excess(&map)?;
+        let pages = self.dir.join(format!("pages-{}.img", map.pages_id));
+        refuse_excess(&pages, map.stored_bytes())?;
         Ok(Some(map))
     }
 
@@ -129,22 +130,8 @@ impl Images {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::path("open", &path, e)),
         };
-        let runs = Runs::new(id.file_name(), file).map_err(|e| self.inside(&e))?;
+        let runs = Runs::new(&self.dir, id.file_name(), file).map_err(|e| self.inside(&e))?;
         Ok(Some(runs))
-    }
-
-    /// Refuses a pages file with more bytes than its pagemap explains: its offsets would be wrong.
-    /// One with too few is for a check of the stack, which knows whether they are needed.
-    fn refuse_excess(&self, map: &Pagemap) -> Result<()> {
-        let path = self.dir.join(format!("pages-{}.img", map.pages_id));
-        let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
-        let expected = map.stored_bytes();
-        if bytes <= expected {
-            return Ok(());
-        }
-        let what = format!("{} has {bytes} bytes instead of {expected}", path.display());
-        Err(Error::new(Kind::Unsupported, what)
-            .hint("It is damaged, or another program wrote pages in a form not known here"))
     }
 
     /// All pagemaps of the layer.

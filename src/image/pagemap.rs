@@ -7,8 +7,9 @@
 //! stored pages, `compat_nr_pages` instead of `nr_pages`. An entry with anything unknown in it (such
 //! as the compressed pages of CRIU 4.3) is refused: to overlook it would mean wrong memory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 
@@ -225,23 +226,29 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 /// The runs of a pagemap image, read one after the other: a stack may have more than fit into memory.
 #[derive(Debug)]
 pub struct Runs {
+    /// Directory of the layer.
+    dir: PathBuf,
     name: String,
     file: BufReader<File>,
     frame: Vec<u8>,
     pages_id: u32,
     end: Vaddr,
+    /// Bytes of the pages file that the runs so far explain.
+    stored: u64,
     failed: bool,
 }
 
 impl Runs {
-    /// Begins to read the pagemap image `file`, called `name`.
-    pub(super) fn new(name: String, file: File) -> Result<Self> {
+    /// Begins to read the pagemap image `file`, called `name`, of the layer in `dir`.
+    pub(super) fn new(dir: &Path, name: String, file: File) -> Result<Self> {
         let mut runs = Self {
             file: BufReader::with_capacity(1 << 16, file),
             frame: Vec::new(),
             pages_id: 0,
             end: 0,
+            stored: 0,
             failed: false,
+            dir: dir.to_path_buf(),
             name,
         };
         let magic = frame::header(&runs.name)?;
@@ -301,8 +308,15 @@ impl Runs {
                 return Err(Error::corrupt(what));
             }
             self.end = run.range().end;
+            if run.place == Place::Present {
+                self.stored = self.stored.saturating_add(run.range().bytes());
+            }
             return Ok(Some(run));
         }
+        refuse_excess(
+            &self.dir.join(format!("pages-{}.img", self.pages_id)),
+            self.stored,
+        )?;
         Ok(None)
     }
 }
@@ -318,6 +332,18 @@ impl Iterator for Runs {
         self.failed = matches!(next, Some(Err(_)));
         next
     }
+}
+
+/// Refuses a pages file with more bytes than its pagemap explains: its offsets would be wrong.
+/// One with too few is for a check of the stack, which knows whether they are needed.
+pub(super) fn refuse_excess(pages: &Path, stored: u64) -> Result<()> {
+    let bytes = fs::metadata(pages).map_or(0, |meta| meta.len());
+    if bytes <= stored {
+        return Ok(());
+    }
+    let what = format!("{} has {bytes} bytes instead of {stored}", pages.display());
+    Err(Error::new(Kind::Unsupported, what)
+        .hint("It is damaged, or another program wrote pages in a form not known here"))
 }
 
 /// One entry, normalised; an entry without pages is none.
@@ -404,7 +430,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(image).unwrap();
         file.rewind().unwrap();
-        Runs::new(NAME.to_owned(), file)
+        Runs::new(Path::new("nowhere"), NAME.to_owned(), file)
     }
 
     fn entry(page: u64, pages: u64, flags: u32) -> PagemapEntry {
