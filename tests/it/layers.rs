@@ -1,23 +1,31 @@
 //! Layers looked at in a real terminal: a stack that CRIU made, without root.
 
+use std::path::Path;
+
 use portable_pty::CommandBuilder;
 
 use crate::golden::golden;
 use crate::support::Term;
 
+const ICECORE: &str = env!("CARGO_BIN_EXE_icecore");
+
 /// The screen on a stack of three layers, the newest selected.
-fn browse(root: &std::path::Path, size: (u16, u16)) -> Term {
-    let mut command = CommandBuilder::new(env!("CARGO_BIN_EXE_icecore"));
+fn browse(root: &Path, size: (u16, u16)) -> Term {
+    let mut command = CommandBuilder::new(ICECORE);
     command.arg("--root");
     command.arg(root);
+    let mut term = start(command, root, size);
+    term.wait_text("Who owns each page of ");
+    term
+}
+
+fn start(mut command: CommandBuilder, root: &Path, size: (u16, u16)) -> Term {
     for (name, value) in [("ICECORE_CONFIG", "/dev/null"), ("LANG", "C.UTF-8")] {
         command.env(name, value);
     }
     command.env_remove("LC_ALL");
     command.env("ICECORE_RUNTIME_DIR", root);
-    let mut term = Term::start(command, size.0, size.1);
-    term.wait_text("Who owns each page of ");
-    term
+    Term::start(command, size.0, size.1)
 }
 
 #[test]
@@ -104,4 +112,50 @@ fn every_view_and_popup_follows_the_size_of_the_terminal_down_and_up_and_tells_t
     }
     term.press("q");
     assert_eq!(term.end(), 0);
+}
+
+#[test]
+fn the_screen_starts_where_one_was_and_a_damaged_file_is_told_once() {
+    let stack = golden();
+    let state = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let again = |words: &[&str]| {
+        let mut command = CommandBuilder::new("env");
+        command.arg(format!("XDG_STATE_HOME={}", state.path().display()));
+        command.arg(ICECORE);
+        command.args(words);
+        command.cwd(elsewhere.path());
+        start(command, stack.path(), (120, 35))
+    };
+    let root = stack.path().display().to_string();
+    let mut term = again(&["--root", &root]);
+    term.wait_text("Who owns each page of 3");
+    // Sorted by memory; the oldest layer, what changed in it.
+    term.press("o\t[[C");
+    term.wait_text("What changed in 1");
+    term.wait_text(" by memory");
+    term.press("q");
+    assert_eq!(term.end(), 0);
+    // Neither directory nor anything else has to be said again.
+    let mut term = again(&[]);
+    term.wait_text("as last time: --root . shows what is here");
+    term.wait_text("What changed in 1");
+    term.wait_text(" by memory");
+    term.press("q");
+    assert_eq!(term.end(), 0);
+    let file = state.path().join("icecore/screen.json");
+    let kept = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, &kept[..kept.len() / 2]).unwrap();
+    let mut term = again(&["--root", &root]);
+    term.wait_text("screen.json is not read");
+    term.wait_text("Who owns each page of 3");
+    term.press("q");
+    assert_eq!(term.end(), 0);
+    // Nothing is read and nothing written when nobody wants that.
+    std::fs::write(&file, &kept).unwrap();
+    let mut term = again(&["--no-state", "--root", &root]);
+    term.wait_text("Who owns each page of 3");
+    term.press("oq");
+    assert_eq!(term.end(), 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
 }

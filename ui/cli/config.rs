@@ -1,5 +1,7 @@
 //! `icecore config`: which settings hold, where they come from, and files to start from.
 
+use std::path::Path;
+
 use icecore::Result;
 use serde_json::json;
 
@@ -61,16 +63,18 @@ pub(crate) fn run(args: &Args, settings: Settings) -> Result<()> {
         .filter(|path| path.exists())
         .map(|path| path.display().to_string())
         .collect();
+    let root = config.root.as_deref().unwrap_or(Path::new("."));
     if args.json {
         let all = json!({
             "schema": SCHEMA,
             "files": files,
-            "root": config.root.to_string_lossy(),
+            "root": root.to_string_lossy(),
             "theme": config.theme_name,
             "light": config.theme.palette == LIGHT,
             "colors": colors,
             "ascii": config.theme.ascii,
             "mouse": config.mouse,
+            "state": config.state,
             "default_keys": config.keys == Keymap::default(),
         });
         return line(&format!("{all:#}"));
@@ -96,11 +100,12 @@ pub(crate) fn run(args: &Args, settings: Settings) -> Result<()> {
     };
     for (name, value) in [
         ("files", files),
-        ("root", config.root.display().to_string()),
+        ("root", root.display().to_string()),
         ("theme", theme),
         ("colors", colors.to_owned()),
         ("ascii", config.theme.ascii.to_string()),
         ("mouse", config.mouse.to_string()),
+        ("state", config.state.to_string()),
         ("keys", own.to_owned()),
     ] {
         line(&format!("{name:<8}{}", crate::format::plain(&value)))?;

@@ -59,7 +59,7 @@ pub(crate) struct Cli {
 /// and after a subcommand: `demo` has the same.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Screen {
-    /// Where the terminal UI looks for layers and makes new ones (the working directory, by default)
+    /// Where the terminal UI looks for layers and makes new ones (by default the working directory, or where it was last)
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Its colours: auto, dark, light, or a theme of your own
@@ -71,6 +71,9 @@ pub(crate) struct Screen {
     /// Show nothing but ASCII
     #[arg(long, global = true)]
     ascii: bool,
+    /// Start as for the first time, and keep nothing of where one was
+    #[arg(long)]
+    no_state: bool,
 }
 
 impl Screen {
@@ -100,6 +103,7 @@ impl Screen {
             colors: self.colors.as_deref().and_then(settings::colors),
             ascii: self.ascii.then_some(Choice::Is(true)),
             mouse: None,
+            state: self.no_state.then_some(false),
         }
     }
 }

@@ -27,8 +27,8 @@ pub(crate) const DEFAULT: &str = include_str!("default.toml");
 /// What the screen goes by.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// Where it looks for layers.
-    pub(crate) root: PathBuf,
+    /// Where it looks for layers, when somebody says so.
+    pub(crate) root: Option<PathBuf>,
     /// How it looks.
     pub(crate) theme: Theme,
     /// The name of that.
@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) keys: Keymap,
     /// The mouse does something.
     pub(crate) mouse: bool,
+    /// It starts where one was at the end of the last run.
+    pub(crate) state: bool,
 }
 
 impl Config {
@@ -76,7 +78,7 @@ impl Config {
             _ => environment.ascii,
         };
         Ok(Self {
-            root: settings.root.unwrap_or_else(|| ".".into()),
+            root: settings.root,
             theme: Theme {
                 colors,
                 ascii,
@@ -85,6 +87,7 @@ impl Config {
             theme_name,
             keys: keys::keymap(&key_files)?,
             mouse: settings.mouse.unwrap_or(true),
+            state: settings.state.unwrap_or(true),
         })
     }
 }

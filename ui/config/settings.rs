@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use icecore::Result;
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::file::File;
 use crate::tui::theme::Colors;
 
 /// All settings, in the order of `default.toml`.
-pub(super) const KNOWN: &[&str] = &["root", "theme", "colors", "ascii", "mouse"];
+pub(super) const KNOWN: &[&str] = &["root", "theme", "colors", "ascii", "mouse", "state"];
 
 /// A choice that the environment makes unless somebody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) ascii: Option<Choice<bool>>,
     /// The mouse does something.
     pub(crate) mouse: Option<bool>,
+    /// The screen starts where one was.
+    pub(crate) state: Option<bool>,
 }
 
 /// How many colours a word means.
@@ -73,10 +76,8 @@ impl Settings {
                         _ => return Err(file.wrong_value(value, wanted)),
                     });
                 }
-                "mouse" => match value.get_ref() {
-                    DeValue::Boolean(on) => settings.mouse = Some(*on),
-                    _ => return Err(file.wrong_value(value, "true or false")),
-                },
+                "mouse" => settings.mouse = Some(switch(file, value)?),
+                "state" => settings.state = Some(switch(file, value)?),
                 other => {
                     return Err(file.unknown(key.span().start, other, KNOWN.iter().copied()));
                 }
@@ -93,6 +94,15 @@ impl Settings {
             colors: self.colors.or(earlier.colors),
             ascii: self.ascii.or(earlier.ascii),
             mouse: self.mouse.or(earlier.mouse),
+            state: self.state.or(earlier.state),
         }
+    }
+}
+
+/// A setting that is on or off.
+fn switch(file: &File, value: &Spanned<DeValue<'_>>) -> Result<bool> {
+    match value.get_ref() {
+        DeValue::Boolean(on) => Ok(*on),
+        _ => Err(file.wrong_value(value, "true or false")),
     }
 }

@@ -26,7 +26,9 @@ pub(super) fn run(demo: &Demo, settings: Settings) -> Result<()> {
     };
     let facts = tui::run(tui::Options {
         config,
-        root: images,
+        root: Some(images),
+        // The next demo is another one.
+        place: None,
         select: Some(demo.root),
         guide: Some(tour()),
         status: Some(Status(Box::new(move || status(&lines)))),

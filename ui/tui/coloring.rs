@@ -11,11 +11,13 @@ use icecore::chain::Held;
 use icecore::image::PagemapId;
 use icecore::inspect::{Space, View};
 use icecore::{PAGE_SIZE, PageRange, Result};
+use serde::{Deserialize, Serialize};
 
 use super::map::{Map, Owner};
 
 /// What the colours tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Coloring {
     /// The layer that holds the bytes.
     #[default]

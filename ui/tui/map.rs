@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use icecore::chain::{Held, Stack};
 use icecore::image::PagemapId;
 use icecore::{PAGE_SIZE, PageRange, Result, Vaddr};
+use serde::{Deserialize, Serialize};
 
 use super::coloring::Coloring;
 use super::theme::letter;
@@ -36,7 +37,8 @@ pub(crate) struct Run {
 }
 
 /// How much of a layer the map shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Zoom {
     /// Everything.
     #[default]

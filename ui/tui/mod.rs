@@ -24,6 +24,7 @@ mod fuzzy;
 mod gate;
 mod guide;
 mod jobs;
+mod kept;
 pub(crate) mod keymap;
 mod live;
 mod look;
@@ -53,7 +54,7 @@ use std::io::{IsTerminal as _, Write as _, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use icecore::{Cancel, Error, Kind, Pid, Result};
 
@@ -63,6 +64,7 @@ pub(crate) use guide::{Facts, Guide, Step};
 use feed::Feed;
 use gate::Gate;
 use jobs::Jobs;
+use kept::Place;
 use message::{Effect, Msg};
 use model::Model;
 use terminal::Screen;
@@ -76,14 +78,16 @@ const FRAME: Duration = Duration::from_millis(16);
 pub(crate) struct Options {
     /// How it looks, and what keys do.
     pub(crate) config: Config,
-    /// The images root.
-    pub(crate) root: PathBuf,
+    /// The images root; without it, the one of the last run or the working directory.
+    pub(crate) root: Option<PathBuf>,
     /// The process to select at the start.
     pub(crate) select: Option<Pid>,
     /// A tour.
     pub(crate) guide: Option<Guide>,
     /// Asked once a second; shown at the top.
     pub(crate) status: Option<Status>,
+    /// Where what one was at is kept.
+    pub(crate) place: Option<Place>,
 }
 
 impl Options {
@@ -91,6 +95,7 @@ impl Options {
     pub(crate) fn of(config: Config) -> Self {
         Self {
             root: config.root.clone(),
+            place: config.state.then(Place::of_environment).flatten(),
             config,
             select: None,
             guide: None,
@@ -117,8 +122,13 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
         return Err(Error::new(Kind::Usage, "The terminal UI needs a terminal")
             .hint("icecore --help lists the commands that work without one"));
     }
-    let root = fs::canonicalize(&options.root)
-        .map_err(|e| Error::path("open", &options.root, e).hint("create it: mkdir -p DIR"))?;
+    let (kept, damage) = options.place.as_ref().map(Place::read).unwrap_or_default();
+    let (root, said) = match options.root {
+        Some(root) => (root, None),
+        None => kept::root(kept.as_ref()),
+    };
+    let root = fs::canonicalize(&root)
+        .map_err(|e| Error::path("open", &root, e).hint("create it: mkdir -p DIR"))?;
     let jobs = Jobs {
         root: root.clone(),
         keeper: crate::cli::ourselves()?,
@@ -129,6 +139,8 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     model.keys = options.config.keys;
     model.select = options.select;
     model.guide = options.guide;
+    model.now = SystemTime::now();
+    model.resume(kept, damage.or(said));
     let gate = Gate::default();
     let keeper = jobs.keeper.clone();
     let feed = Feed::start(root, keeper, options.status, gate.clone(), &messages)?;
@@ -142,6 +154,9 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     let result = turn(&mut model, &mut screen, &inbox, &mut runner);
     drop(screen);
     runner.finish();
+    if let Some(Err(e)) = options.place.map(|place| place.write(&model)) {
+        tracing::info!("where one was is not kept: {e}");
+    }
     result.map(|()| model.facts)
 }
 

@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use icecore::Pid;
 use icecore::task::Tree;
+use serde::{Deserialize, Serialize};
 use tui_input::Input;
 
 use super::board::Board;
 use super::coloring::Coloring;
 use super::follow::Follow;
 use super::guide::{Facts, Guide};
+use super::kept::Kept;
 use super::keymap::Keymap;
 use super::live::Live;
 use super::map::{Folded, Map, Zoom};
@@ -34,9 +36,11 @@ const TOAST: Duration = Duration::from_secs(6);
 const TOASTS: usize = 3;
 
 /// The pane with the keyboard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Focus {
     /// Running processes.
+    #[default]
     Processes,
     /// Layers.
     Stacks,
@@ -173,6 +177,8 @@ pub(crate) struct Model {
     pub(crate) select_layer: Option<PathBuf>,
     /// The program is to stop, as soon as no target is held.
     pub(crate) stopping: bool,
+    /// What was kept from the last run, as far as it is still needed.
+    pub(crate) kept: Kept,
     /// Leave.
     pub(crate) quit: bool,
 }
@@ -230,6 +236,7 @@ impl Model {
             missed: 0,
             select_layer: None,
             stopping: false,
+            kept: Kept::default(),
             quit: false,
         }
     }

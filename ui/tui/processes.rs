@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 
 use icecore::Pid;
 use icecore::task::Tree;
+use serde::{Deserialize, Serialize};
 
 use super::fuzzy::Fuzzy;
 use crate::format;
 
 /// What comes first among the children of a process, and among the trees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Order {
     /// The lowest pid.
     #[default]

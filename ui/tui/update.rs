@@ -15,6 +15,7 @@ use super::action::{self, Act};
 use super::board::Job;
 use super::export;
 use super::follow::Terms;
+use super::kept;
 use super::message::{Displaced, Edit, Effect, Failure, Msg, Survey, Wish};
 use super::model::{Focus, Model};
 use super::palette::{self, Palette};
@@ -128,6 +129,7 @@ fn survey_taken(model: &mut Model, survey: Survey) {
     model.tracked = survey.tracked;
     model.now = survey.now;
     model.status = survey.status.as_deref().map(crate::format::plain);
+    kept::refold(model);
     model.list_processes();
     model.missed = if model.select.is_some() {
         model.missed + 1
@@ -455,12 +457,12 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                     Act::Rule => {
                         let auto = follow(root).and_then(|f| f.auto.as_ref());
                         let rule = auto.map(|auto| auto.rule().to_string());
-                        (Terms::Rule, rule.unwrap_or_default())
+                        (Terms::Rule, rule.unwrap_or(model.kept.rule.clone()))
                     }
                     _ => {
                         let budget = follow(root).and_then(|f| f.budget);
                         let budget = budget.map(|b| (b.as_secs_f64() * 1000.0).to_string());
-                        (Terms::Budget, budget.unwrap_or_default())
+                        (Terms::Budget, budget.unwrap_or(model.kept.budget.clone()))
                     }
                 };
                 let text = text.into();

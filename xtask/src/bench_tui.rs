@@ -152,6 +152,8 @@ impl Screen {
         command.env("TERM", "xterm-256color");
         command.env("LANG", "C.UTF-8");
         command.env("ICECORE_CONFIG", "/dev/null");
+        // Nobody can make a directory there: each run is the first one.
+        command.env("XDG_STATE_HOME", "/proc/nowhere");
         command.env("ICECORE_RUNTIME_DIR", runtime);
         command.env("XDG_STATE_HOME", runtime);
         command.env("ICECORE_FRAMES", frames);

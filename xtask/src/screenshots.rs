@@ -89,6 +89,8 @@ impl Screen {
         command.env_remove("NO_COLOR");
         command.env_remove("COLORTERM");
         command.env("ICECORE_CONFIG", "/dev/null");
+        // Nobody can make a directory there: each run is the first one.
+        command.env("XDG_STATE_HOME", "/proc/nowhere");
         let child = pair.slave.spawn_command(command)?;
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader()?;

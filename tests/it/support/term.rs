@@ -31,6 +31,8 @@ impl Term {
         };
         let pair = native_pty_system().openpty(size).unwrap();
         command.env("TERM", "xterm-256color");
+        // Nothing is kept from one test to another: nobody can make a directory there.
+        command.env("XDG_STATE_HOME", "/proc/nowhere");
         let child = pair.slave.spawn_command(command).unwrap();
         drop(pair.slave);
         let mut reader = pair.master.try_clone_reader().unwrap();

@@ -1,0 +1,305 @@
+//! Where one was, kept from run to run in `$XDG_STATE_HOME/icecore/screen.json`.
+//!
+//! It holds places and choices only: no text that was searched or filtered for, nothing out of memory
+//! or of command lines. A file that is damaged, or of another version, counts as none; it is written
+//! anew at the end. Source: the XDG base directory specification (`XDG_STATE_HOME`).
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use icecore::Pid;
+use serde::{Deserialize, Serialize};
+
+use super::coloring::Coloring;
+use super::map::Zoom;
+use super::model::{Focus, Model};
+use super::popup::Mark;
+use super::processes::Order;
+
+/// What is written today; other versions are not read.
+const VERSION: u32 = 1;
+/// A file that is larger is not ours.
+const LARGEST: u64 = 1 << 20;
+/// Directories in which layers are looked for.
+const LOOKED: usize = 500;
+
+/// Where one was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kept {
+    version: u32,
+    /// The images root.
+    root: PathBuf,
+    /// The pane with the keyboard.
+    focus: Focus,
+    /// How processes are sorted.
+    order: Order,
+    /// Pids whose children are folded away, with their start times.
+    folded: BTreeMap<i32, u64>,
+    /// What the colours of the map tell.
+    coloring: Coloring,
+    /// How much of a layer the map shows.
+    zoom: Zoom,
+    /// The selected layer.
+    layer: Option<PathBuf>,
+    /// A rule that was followed: offered, never followed unasked.
+    pub(super) rule: String,
+    /// A freeze budget, in milliseconds: likewise.
+    pub(super) budget: String,
+}
+
+impl Kept {
+    /// Where `model` is.
+    fn of(model: &Model) -> Self {
+        let start = |pid: &i32| {
+            let tree = model.running(Pid::from_raw(*pid))?;
+            Some((*pid, tree.start_time))
+        };
+        let follows = || model.follows.values();
+        let rule = follows().find_map(|follow| Some(follow.auto.as_ref()?.rule().to_string()));
+        let budget =
+            follows().find_map(|follow| Some((follow.budget?.as_secs_f64() * 1e3).to_string()));
+        Self {
+            version: VERSION,
+            root: model.root.clone(),
+            focus: model.focus,
+            order: model.order,
+            folded: model.folded.iter().filter_map(start).collect(),
+            coloring: model.coloring,
+            zoom: model.zoom,
+            layer: model.layer().map(|layer| layer.dir.clone()),
+            rule: rule.unwrap_or_else(|| model.kept.rule.clone()),
+            budget: budget.unwrap_or_else(|| model.kept.budget.clone()),
+        }
+    }
+
+    /// Goes back there. What belongs to another images root stays behind.
+    pub(super) fn apply(self, model: &mut Model) {
+        model.focus = self.focus;
+        model.order = self.order;
+        model.coloring = self.coloring;
+        model.zoom = self.zoom;
+        if self.root == model.root {
+            model.select_layer.clone_from(&self.layer);
+        }
+        model.kept = self;
+    }
+}
+
+/// Folds what was folded, as soon as the processes are known; another process may have the pid by now.
+pub(super) fn refold(model: &mut Model) {
+    for (pid, start_time) in std::mem::take(&mut model.kept.folded) {
+        let tree = model.running(Pid::from_raw(pid));
+        if tree.is_some_and(|tree| tree.start_time == start_time) {
+            model.folded.insert(pid);
+        }
+    }
+}
+
+/// The file.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(PathBuf);
+
+impl Place {
+    /// That of this user; none without a home.
+    pub(crate) fn of_environment() -> Option<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self::of(variable("XDG_STATE_HOME"), variable("HOME"))
+    }
+
+    fn of(state: Option<OsString>, home: Option<OsString>) -> Option<Self> {
+        // A relative path is to be ignored.
+        let state = state.map(PathBuf::from).filter(|dir| dir.is_absolute());
+        let home = || Some(PathBuf::from(home?).join(".local/state"));
+        let dir = state.or_else(home).filter(|dir| dir.is_absolute())?;
+        Some(Self(dir.join("icecore/screen.json")))
+    }
+
+    /// What is kept there; with it, what there is to say about a file that says nothing.
+    pub(super) fn read(&self) -> (Option<Kept>, Option<String>) {
+        let useless = |why: &str| {
+            let path = self.0.display();
+            (
+                None,
+                Some(format!("{path} is not read: {why}; it is made anew")),
+            )
+        };
+        match fs::symlink_metadata(&self.0) {
+            Ok(meta) if !meta.is_file() => return useless("it is no file"),
+            Ok(meta) if meta.len() > LARGEST => return useless("it is too large"),
+            Err(e) if e.kind() == ErrorKind::NotFound => return (None, None),
+            Err(e) => return useless(&e.to_string()),
+            Ok(_) => {}
+        }
+        let text = match fs::read(&self.0) {
+            Ok(text) => text,
+            Err(e) => return useless(&e.to_string()),
+        };
+        match serde_json::from_slice::<Kept>(&text) {
+            Ok(kept) if kept.version == VERSION => (Some(kept), None),
+            Ok(kept) => useless(&format!("it is of version {}", kept.version)),
+            Err(e) => useless(&e.to_string()),
+        }
+    }
+
+    /// Keeps where `model` is. The file is complete or as before.
+    ///
+    /// # Errors
+    /// When it cannot be written; nobody needs to know more than that.
+    pub(super) fn write(&self, model: &Model) -> std::io::Result<()> {
+        let dir = self.0.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let new = self.0.with_extension(format!("{}.new", std::process::id()));
+        let text = serde_json::to_vec_pretty(&Kept::of(model))?;
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&new)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&new, &self.0));
+        if written.is_err() {
+            let _not_there = fs::remove_file(&new);
+        }
+        written
+    }
+}
+
+/// The images root when nobody names one: the working directory where it has layers, or else the one of
+/// the last run. With it, what to say about that.
+pub(super) fn root(kept: Option<&Kept>) -> (PathBuf, Option<String>) {
+    let here = PathBuf::from(".");
+    match kept {
+        Some(kept) if kept.root.is_dir() && !has_layers(&here) => {
+            let same = fs::canonicalize(&here).is_ok_and(|here| here == kept.root);
+            let root = crate::format::plain(&kept.root.to_string_lossy());
+            let said = format!("{root} is shown, as last time: --root . shows what is here");
+            (kept.root.clone(), (!same).then_some(said))
+        }
+        _ => (here, None),
+    }
+}
+
+/// Whether there are layers, here or one directory further down.
+fn has_layers(dir: &Path) -> bool {
+    let below = |dir: &Path| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).take(LOOKED)
+    };
+    let is_layer = |dir: &PathBuf| dir.join("inventory.img").exists();
+    below(dir).any(|dir| is_layer(&dir) || below(&dir).any(|dir| is_layer(&dir)))
+}
+
+impl Model {
+    /// Starts where one was.
+    pub(super) fn resume(&mut self, kept: Option<Kept>, said: Option<String>) {
+        if let Some(kept) = kept {
+            kept.apply(self);
+        }
+        if let Some(said) = said {
+            self.note(Mark::Warn, crate::format::plain(&said));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use icecore::dump::Auto;
+
+    use super::*;
+    use crate::tui::follow::Follow;
+    use crate::tui::theme::Theme;
+
+    fn model() -> Model {
+        let theme = Theme::of_environment(|_| String::new());
+        Model::new("/img".into(), theme, (80, 24))
+    }
+
+    fn place(dir: &Path) -> Place {
+        Place::of(Some(dir.as_os_str().to_owned()), None).unwrap()
+    }
+
+    #[test]
+    fn where_one_was_is_where_one_starts() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        assert_eq!(place.read(), (None, None), "the first time");
+        let mut before = model();
+        before.focus = Focus::Map;
+        before.order = Order::Memory;
+        before.coloring = Coloring::Entropy;
+        before.zoom = Zoom::Mapping;
+        let mut follow = Follow {
+            auto: Some(Auto::new("when idle".parse().unwrap(), Duration::ZERO)),
+            ..Follow::default()
+        };
+        before.follows.insert(7, follow.clone());
+        follow.auto = None;
+        before.follows.insert(9, follow);
+        place.write(&before).unwrap();
+        let mut after = model();
+        after.resume(place.read().0, None);
+        let seen = |m: &Model| (m.focus, m.order, m.coloring, m.zoom);
+        assert_eq!(seen(&before), seen(&after));
+        assert_eq!(after.kept.rule, "when idle for 5 s");
+        assert!(after.follows.is_empty(), "offered, not followed");
+        assert!(after.log.is_empty());
+        place.write(&after).unwrap();
+        assert_eq!(fs::read_dir(dir.path().join("icecore")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_or_newer_file_is_one_line_of_the_log_and_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(dir.path());
+        place.write(&model()).unwrap();
+        let whole = fs::read_to_string(&place.0).unwrap();
+        let newer = whole.replace("\"version\": 1", "\"version\": 2");
+        let unknown = whole.replace("\"focus\": \"processes\"", "\"focus\": \"\\u001b[2J\"");
+        assert!(newer != whole && unknown != whole);
+        for text in [
+            &whole[..whole.len() / 2],
+            "",
+            "\u{0}\u{1}",
+            "[]",
+            &newer,
+            &unknown,
+        ] {
+            fs::write(&place.0, text).unwrap();
+            let mut model = model();
+            let (kept, said) = place.read();
+            model.resume(kept, said);
+            assert_eq!(
+                (model.log.len(), model.focus),
+                (1, Focus::Processes),
+                "{text}"
+            );
+            let (_, mark, said) = &model.log[0];
+            assert_eq!(*mark, Mark::Warn);
+            assert!(
+                !said.contains('\u{1b}') && said.contains("screen.json"),
+                "{said}"
+            );
+            place.write(&model).unwrap();
+            assert!(place.read().0.is_some());
+        }
+    }
+
+    #[test]
+    fn the_file_is_where_the_specification_wants_it() {
+        let of = |state: &str, home: &str| {
+            let some = |text: &str| (!text.is_empty()).then(|| OsString::from(text));
+            Place::of(some(state), some(home)).map(|place| place.0)
+        };
+        assert_eq!(of("/s", "/h"), Some("/s/icecore/screen.json".into()));
+        let usual = Some("/h/.local/state/icecore/screen.json".into());
+        assert_eq!(of("", "/h"), usual);
+        assert_eq!(of("relative", "/h"), usual);
+        assert_eq!(of("", ""), None);
+    }
+}
