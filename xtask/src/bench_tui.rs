@@ -73,8 +73,19 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     ensure!(latencies.len() > KEYS / 2, "most keys changed nothing");
 
-    screen.quiet(Duration::from_secs(2))?;
-    let before = screen.cpu()?;
+    // The map of the layer that was selected last is still being computed.
+    let settled = Instant::now() + PATIENCE;
+    let mut before = screen.cpu()?;
+    loop {
+        screen.quiet_for(Duration::from_secs(2))?;
+        let now = screen.cpu()?;
+        let busy = now.saturating_sub(before) > Duration::from_millis(100);
+        before = now;
+        if !busy {
+            break;
+        }
+        ensure!(Instant::now() < settled, "it never comes to rest");
+    }
     let idle_since = Instant::now();
     screen.quiet_for(Duration::from_secs(seconds))?;
     let used = screen.cpu()?.saturating_sub(before);
