@@ -49,7 +49,7 @@ pub struct FreedLayer {
 pub fn apply(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Freed> {
     refuse(plan)?;
     let _held = Held::alone(&plan.dir)?;
-    let now = plan_held(&plan.dir, strategy(plan.strategy)?)?;
+    let now = plan_held(&plan.dir, strategy(plan.strategy)?, cancel)?;
     refuse(&now)?;
     if !within(&now, plan) {
         return Err(Error::new(

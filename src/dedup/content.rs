@@ -69,6 +69,7 @@ impl Strategy for Content {
                 let memory = stack.stored(index, &pagemap, id).checked();
                 let (mut shared, mut run) = (Ranges::new(), 0);
                 each(&memory, &there, |at, bytes| {
+                    cancel.check()?;
                     for (at, page) in (at..).step_by(PAGE_SIZE as usize).zip(pages(bytes)) {
                         while runs.get(run).is_some_and(|(range, _)| range.end <= at) {
                             run += 1;

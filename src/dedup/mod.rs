@@ -28,7 +28,7 @@ use crate::event::{Cancel, Reporter};
 
 pub use apply::{Freed, FreedLayer, apply};
 pub use content::Content;
-pub use plan::{Cut, Part, Plan, Share, Victim, plan};
+pub use plan::{Cut, Part, Plan, Share, Victim, on_disk, plan, plan_unless};
 pub use superseded::{Superseded, Unneeded};
 pub use unchanged::Unchanged;
 pub use zero::Zero;

@@ -14,7 +14,7 @@ use crate::image::{Pagemap, PagemapId, Place, Run};
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// What a dedup of one layer would do.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
     /// The layer whose stack is deduplicated.
     pub dir: PathBuf,
@@ -67,6 +67,9 @@ pub struct Part {
     pub mapping: String,
     /// The addresses.
     pub ranges: Ranges,
+    /// Those of them that take no space on the disk.
+    #[serde(skip)]
+    pub holes: Ranges,
     /// Number of pages.
     pub pages: u64,
     /// Bytes that they take on the disk.
@@ -110,12 +113,20 @@ pub struct Victim {
 ///
 /// Changes nothing. Fails when the stack cannot be opened or read, or somebody changes it.
 pub fn plan(dir: impl AsRef<Path>, strategy: &dyn Strategy) -> Result<Plan> {
-    let _held = Held::shared(dir.as_ref())?;
-    plan_held(dir.as_ref(), strategy)
+    plan_unless(dir.as_ref(), strategy, &Cancel::default())
+}
+
+/// The same, unless somebody asks to stop meanwhile.
+///
+/// # Errors
+/// As [`plan`], and when it was asked to stop.
+pub fn plan_unless(dir: &Path, strategy: &dyn Strategy, cancel: &Cancel) -> Result<Plan> {
+    let _held = Held::shared(dir)?;
+    plan_held(dir, strategy, cancel)
 }
 
 /// The same, when the stack is held already.
-pub(super) fn plan_held(dir: &Path, strategy: &dyn Strategy) -> Result<Plan> {
+pub(super) fn plan_held(dir: &Path, strategy: &dyn Strategy, cancel: &Cancel) -> Result<Plan> {
     let stack = Stack::open(dir)?;
     let mut plan = Plan {
         dir: stack.tip().dir().to_path_buf(),
@@ -129,7 +140,7 @@ pub(super) fn plan_held(dir: &Path, strategy: &dyn Strategy) -> Result<Plan> {
         obstacles: chain::check(&stack).obstacles,
         warnings: Vec::new(),
     };
-    strategy.plan(&stack, &mut plan, &Cancel::default())?;
+    strategy.plan(&stack, &mut plan, cancel)?;
     plan.cuts.sort_by_key(|cut| {
         let levels = stack.levels();
         levels.iter().position(|level| level.dir() == cut.dir)
@@ -243,6 +254,20 @@ impl Plan {
     }
 }
 
+/// The pages that a layer stores of a process or segment and that take space on the disk.
+///
+/// # Errors
+/// When its pagemap or pages file cannot be read.
+pub fn on_disk(level: &Level, id: PagemapId) -> Result<Ranges> {
+    match chain::pagemap(level.images(), id)? {
+        Some(pagemap) => {
+            let stored = Ranges::of(&pagemap, Place::Present);
+            Ok(stored.minus(&in_holes(level, &pagemap)?))
+        }
+        None => Ok(Ranges::new()),
+    }
+}
+
 /// The stored pages that are holes in the pages file: they take no space.
 fn in_holes(level: &Level, pagemap: &Pagemap) -> Result<Ranges> {
     let path = level.dir().join(format!("pages-{}.img", pagemap.pages_id));
@@ -279,6 +304,7 @@ fn by_mapping(level: &Level, id: PagemapId, ranges: &Ranges, holes: &Ranges) -> 
         mapping,
         pages: ranges.pages(),
         bytes: ranges.minus(holes).pages() * PAGE_SIZE,
+        holes: ranges.intersect(holes),
         ranges,
     };
     parts.into_iter().map(part).collect()

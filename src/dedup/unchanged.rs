@@ -94,6 +94,7 @@ fn equal_to_parent(
         let own = Ownership::of(index, &pagemap);
         let left = Ranges::of(&pagemap, Place::Parent);
         for (above, below) in met(&waiting, own.runs(), &there) {
+            cancel.check()?;
             compare.pages(&above, &below, |page| {
                 let all = equal.entry(above.layer).or_default();
                 match all.last_mut() {

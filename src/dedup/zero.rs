@@ -44,6 +44,7 @@ impl Strategy for Zero {
                     &stack.stored(index, &pagemap, id).checked(),
                     &there,
                     |at, bytes| {
+                        cancel.check()?;
                         for (start, page) in (at..).step_by(PAGE_SIZE as usize).zip(pages(bytes)) {
                             if is_zero(page) {
                                 zeros.push(PageRange::of_pages(start, 1));

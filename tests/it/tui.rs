@@ -190,11 +190,18 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
     term.press("q");
     // What could be freed, at which price; what costs no layer is offered.
     term.press("D");
+    term.wait_text("What the stack of 6 stores for nothing");
+    term.wait_text("[x] unchanged");
+    term.wait_text("NOT restorable any more: ");
+    term.wait_text("What unchanged would free in each layer");
+    term.press("\r");
     term.wait_text("every layer can be restored as before");
     term.wait_text("[>Free ");
     term.press("\r");
     term.wait_text(" freed (");
     goes_on(&mut term, home, 1);
+    term.press("\x1b");
+    term.wait_text("Who owns each page of 6 ");
     // To the first layer, which the branch stands on too, and back to what ran before.
     term.press("[[");
     term.wait_text("Who owns each page of 1 ");

@@ -98,8 +98,8 @@ fn tour() -> Guide {
                 |facts| facts.dumps >= 4,
             ),
             step(
-                "Press D: what the newest layer would free below it, what that costs, and what is \
-                 in the way: the other branch still needs some of those pages.",
+                "Press D: what the stack stores for nothing, by strategy, with the price of each, where in \
+                 the layers it is, and what is in the way: the other branch needs some of it.",
                 |facts| facts.dedup_seen,
             ),
         ],

@@ -159,12 +159,9 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Dedup,
         keys: &[KeyCode::Char('D')],
         short: "dedup",
-        help: "free what the stack stores for nothing; shows what, and the price, first",
-        missing: |model| {
-            let full = model.layer().is_some_and(|layer| !layer.incremental);
-            let full = full.then_some("the layer has none below it");
-            a_layer(model).or(full)
-        },
+        help: "what the stack stores for nothing, by strategy, layer and range (again or Esc: back); Space \
+               chooses strategies, Enter shows what they would do",
+        missing: a_layer,
     },
     Action {
         act: Act::Watch,
@@ -203,7 +200,7 @@ pub(crate) const ACTIONS: &[Action] = &[
     },
     Action {
         act: Act::Mark,
-        keys: &[KeyCode::Char('m')],
+        keys: &[KeyCode::Char('m'), KeyCode::Char(' ')],
         short: "",
         help: "mark the selected layer, to compare others with it (again: no mark)",
         missing: a_layer,

@@ -30,6 +30,7 @@ pub(crate) fn export(model: &Model) -> Vec<Export> {
         Focus::Jobs => table("log", log(model)),
         Focus::Map => picture("map", map(model)),
         Focus::Watch => picture("writes", chart(model)),
+        Focus::Dedup => table("ranges", ranges(model)),
     }
 }
 
@@ -76,6 +77,26 @@ fn layers(model: &Model) -> Vec<Value> {
         })
     };
     shown.map(row).collect()
+}
+
+fn ranges(model: &Model) -> Vec<Value> {
+    let found = model.surplus.as_ref().and_then(|surplus| surplus.found());
+    let Some(found) = found else {
+        return Vec::new();
+    };
+    let row = |freed: &super::surplus::Freed| {
+        json!({
+            "strategy": found.plan.strategy,
+            "layer": freed.layer,
+            "process_or_segment": freed.whose,
+            "mapping": freed.mapping,
+            "start": format!("{:x}", freed.range.start),
+            "end": format!("{:x}", freed.range.end),
+            "pages": freed.range.pages(),
+            "disk_bytes": freed.bytes,
+        })
+    };
+    found.ranges.iter().map(row).collect()
 }
 
 fn log(model: &Model) -> Vec<Value> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crossterm::event::{KeyEvent, MouseEvent};
+use icecore::dedup::Plan;
 use icecore::task::Tree;
 use icecore::{Error, Event, Kind, Pid, TargetState};
 
@@ -19,6 +20,7 @@ use super::popup::Preview;
 use super::probe::{Probe, Who};
 use super::reader::{Look, Reader};
 use super::stacks::StackRow;
+use super::surplus::News;
 use crate::format;
 
 /// Something that happened.
@@ -36,6 +38,8 @@ pub(crate) enum Msg {
     Stacks(Result<Vec<StackRow>, Failure>),
     /// The ownership map of the layer in this directory was computed.
     Map(PathBuf, Result<Arc<Map>, Failure>),
+    /// More is known of what the stack of the layer in this directory stores for nothing.
+    Surplus(PathBuf, News),
     /// More is known of the processes that are seen, by pid.
     Probed(BTreeMap<i32, Probe>),
     /// The dirty pages of a tree were counted.
@@ -67,6 +71,8 @@ pub(crate) enum Effect {
     Survey,
     /// Compute the map of a layer in these colours.
     LoadMap(PathBuf, Coloring),
+    /// Find out what the stack of a layer stores for nothing, or stop that.
+    Surplus(Option<PathBuf>),
     /// Track a tree, so that its dirty pages can be counted.
     Attach(Pid),
     /// Track it no more.
@@ -119,14 +125,12 @@ pub(crate) enum Wish {
         /// The running tree that has its pids.
         displaced: Option<Displaced>,
     },
-    /// Free what a layer overrides below it.
+    /// Free what the stack of a layer stores for nothing.
     Dedup {
         /// The layer.
         dir: PathBuf,
-        /// How, one after the other.
-        strategies: Vec<&'static str>,
-        /// Layers that the preview said would be lost: no other may be.
-        lost: Vec<PathBuf>,
+        /// How, one after the other, as it was shown.
+        plans: Vec<Arc<Plan>>,
     },
     /// A stack changes.
     Edit(Edit),
@@ -209,6 +213,11 @@ impl Wish {
     /// Whether processes are frozen or made.
     pub(crate) fn touches_targets(&self) -> bool {
         matches!(self, Self::Dump { .. } | Self::Restore { .. })
+    }
+
+    /// Whether layers change.
+    pub(crate) fn changes_layers(&self) -> bool {
+        matches!(self, Self::Dedup { .. } | Self::Edit(_))
     }
 
     /// What it is called while it runs.

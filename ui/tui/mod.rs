@@ -39,6 +39,7 @@ mod processes;
 mod reader;
 mod save;
 mod stacks;
+mod surplus;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -63,7 +64,7 @@ pub(crate) use guide::{Facts, Guide, Step};
 
 use feed::Feed;
 use gate::Gate;
-use jobs::Jobs;
+use jobs::{Jobs, Planner};
 use kept::Place;
 use message::{Effect, Msg};
 use model::Model;
@@ -149,6 +150,7 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
         jobs,
         messages,
         gate,
+        planner: Planner::default(),
         jobs_running: BTreeMap::new(),
     };
     let result = turn(&mut model, &mut screen, &inbox, &mut runner);
@@ -226,6 +228,7 @@ struct Runner {
     jobs: Jobs,
     messages: Sender<Msg>,
     gate: Gate,
+    planner: Planner,
     /// By their numbers.
     jobs_running: BTreeMap<u64, (Cancel, JoinHandle<()>)>,
 }
@@ -249,6 +252,7 @@ impl Runner {
                 Effect::Scan => self.feed.scan(),
                 Effect::Survey => self.feed.survey(),
                 Effect::LoadMap(dir, coloring) => self.feed.map(dir, coloring),
+                Effect::Surplus(dir) => self.planner.turn_to(dir, &self.messages)?,
                 Effect::Attach(root) => self.feed.attach(root),
                 Effect::Probe(rows) => self.feed.probe(rows),
                 Effect::Detach(root) => self.feed.detach(root),
@@ -295,7 +299,10 @@ impl Runner {
                     let cancel = Cancel::default();
                     let (jobs, asked) = (self.jobs.clone(), cancel.clone());
                     let gate = self.gate.clone();
+                    let planner = self.planner.clone();
                     let job = feed::spawn("job", &self.messages, move |messages| {
+                        // Who changes layers needs them alone.
+                        let _free = wish.changes_layers().then(|| planner.stop());
                         let _inside = wish.touches_targets().then(|| gate.enter());
                         jobs.apply(id, &wish, &asked, &messages);
                     })?;

@@ -24,6 +24,7 @@ use super::probe::{Probe, Who};
 use super::processes::{self, Order, ProcessRow};
 use super::reader::Look;
 use super::stacks::{self, LayerRow, StackRow};
+use super::surplus::Surplus;
 use super::theme::Theme;
 use super::view::areas;
 
@@ -50,6 +51,8 @@ pub(crate) enum Focus {
     Jobs,
     /// What the selected tree writes, and what a dump of it would be, over the whole screen.
     Watch,
+    /// What the stack of a layer stores for nothing, over the whole screen.
+    Dedup,
 }
 
 /// Where one is in a list, and which part of it is shown.
@@ -153,6 +156,8 @@ pub(crate) struct Model {
     pub(crate) clock: Duration,
     /// What has just ended: until when it shows, and how it ended.
     pub(crate) toasts: VecDeque<(Duration, Mark, String)>,
+    /// What the stack of a layer stores for nothing, while that is looked at.
+    pub(crate) surplus: Option<Surplus>,
     /// The layer that others are compared with.
     pub(crate) marked: Option<PathBuf>,
     /// What is being read for the reader.
@@ -224,6 +229,7 @@ impl Model {
             back: Focus::Processes,
             clock: Duration::ZERO,
             toasts: VecDeque::new(),
+            surplus: None,
             marked: None,
             looking: None,
             popup: None,
@@ -357,7 +363,7 @@ impl Model {
         match self.focus {
             Focus::Stacks => &mut self.stack_filter,
             Focus::Jobs => &mut self.log_filter,
-            Focus::Processes | Focus::Map | Focus::Watch => &mut self.filter,
+            Focus::Processes | Focus::Map | Focus::Watch | Focus::Dedup => &mut self.filter,
         }
     }
 

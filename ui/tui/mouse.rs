@@ -46,6 +46,12 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
     if let Some(act) = turn {
         let before = std::mem::replace(&mut model.focus, focus);
         let notch = if focus == Focus::Map { 1 } else { NOTCH };
+        let act = match (focus, act) {
+            (Focus::Dedup, Act::Up) => Act::PageUp,
+            (Focus::Dedup, _) => Act::PageDown,
+            (_, act) => act,
+        };
+        let notch = if focus == Focus::Dedup { 1 } else { notch };
         (0..notch).for_each(|_| travel(model, act));
         model.focus = before;
         return;
@@ -65,6 +71,14 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
         }
         Focus::Map => pixel(model, area, at),
         Focus::Watch => {}
+        Focus::Dedup => {
+            if let Some(surplus) = &mut model.surplus
+                && let Some(row) = row(area, at, 0, surplus.options.len())
+            {
+                surplus.at = row;
+                surplus.range = 0;
+            }
+        }
         Focus::Jobs => {
             let jobs = model.board.jobs.len() + model.board.ended.len();
             if let Some(row) = row(area, at, model.job_cursor.offset, jobs) {

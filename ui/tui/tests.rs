@@ -1,5 +1,6 @@
 //! The screen on a made-up model: what keys do, what it looks like, and that nothing makes it panic.
 
+mod dedup;
 mod flows;
 mod screens;
 
@@ -517,8 +518,7 @@ fn made(model: &Model, (kind, a, b): (u8, u16, u16)) -> Msg {
                 "Do",
                 Wish::Dedup {
                     dir: "/x".into(),
-                    strategies: vec![],
-                    lost: vec![],
+                    plans: vec![],
                 },
                 true,
             );

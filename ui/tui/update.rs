@@ -1,6 +1,7 @@
 //! What each message does to the model, and what is to be done outside. Pure: no clock, no file, no
 //! process.
 
+mod dedup;
 mod jobs;
 mod travel;
 mod watch;
@@ -43,7 +44,13 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             survey_taken(model, survey);
             surveyed = true;
         }
-        Msg::Stacks(result) => listed(model, result),
+        Msg::Stacks(result) => {
+            let before = dedup::layers(model);
+            listed(model, result);
+            if dedup::layers(model) != before {
+                dedup::again(model, &mut effects);
+            }
+        }
         Msg::Map(dir, result) => {
             let stale = result
                 .as_ref()
@@ -63,6 +70,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 model.fold_at(page.unwrap_or_else(|| model.page()));
             }
         }
+        Msg::Surplus(dir, news) => dedup::news(model, &dir, news),
         Msg::Probed(probes) => model.probes = probes,
         Msg::Counted(pid, Ok(count)) => watch::counted(model, pid, count, &mut effects),
         Msg::Counted(pid, Err(failure)) => {
@@ -108,6 +116,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         effects.push(Effect::Probe(seen));
     }
     follow(model, &mut effects);
+    dedup::leave(model, &mut effects);
     effects
 }
 
@@ -334,7 +343,7 @@ fn relist(model: &mut Model) {
     match model.focus {
         Focus::Stacks => model.list_stacks(None),
         Focus::Processes | Focus::Map | Focus::Watch => model.list_processes(),
-        Focus::Jobs => {}
+        Focus::Jobs | Focus::Dedup => {}
     }
 }
 
@@ -348,7 +357,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Refresh => effects.push(Effect::Scan),
         Act::Filter => {
-            if matches!(model.focus, Focus::Map | Focus::Watch) {
+            if matches!(model.focus, Focus::Map | Focus::Watch | Focus::Dedup) {
                 model.focus = Focus::Processes;
             }
             model.filtering = true;
@@ -356,7 +365,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Copy => {
             let text = match model.focus {
                 Focus::Processes => model.process().map(|row| row.pid.to_string()),
-                Focus::Stacks => model
+                Focus::Stacks | Focus::Dedup => model
                     .layer()
                     .map(|layer| layer.dir.to_string_lossy().into_owned()),
                 Focus::Map => match page_under_cursor(model) {
@@ -407,6 +416,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Jobs => over(model, Focus::Jobs),
         Act::WatchView => over(model, Focus::Watch),
+        Act::Dedup => dedup::open(model, effects),
         Act::Next => model.focus = view::beside(model.focus, 1),
         Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),
@@ -430,8 +440,10 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             };
             if let Some(at) = row.and_then(|dir| model.layer_row(dir)) {
                 model.stack_cursor.at = at;
+                dedup::turn(model, effects);
             }
         }
+        Act::Mark if model.focus == Focus::Dedup => dedup::choose(model),
         Act::Mark => {
             let dir = model.layer().map(|layer| layer.dir.clone());
             model.marked = dir.filter(|dir| model.marked.as_ref() != Some(dir));
@@ -491,15 +503,8 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                 apply(model, wish, effects);
             }
         }
-        Act::Dump
-        | Act::Restore
-        | Act::Undo
-        | Act::Dedup
-        | Act::Drop
-        | Act::Squash
-        | Act::Flatten => {
+        Act::Dump | Act::Restore | Act::Undo | Act::Drop | Act::Squash | Act::Flatten => {
             if let Some(wish) = wish(model, act) {
-                model.facts.dedup_seen |= act == Act::Dedup;
                 let id = model.board.plan(&wish, model.clock);
                 effects.push(Effect::Plan(id, wish));
             }
@@ -534,11 +539,6 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
             from: model.marked.clone()?,
             to: model.layer()?.dir.clone(),
         })),
-        Act::Dedup => Some(Wish::Dedup {
-            dir: model.layer()?.dir.clone(),
-            strategies: Vec::new(),
-            lost: Vec::new(),
-        }),
         _ => None,
     }
 }
@@ -582,6 +582,7 @@ fn compared(model: &Model) -> Option<Look> {
 fn enter(model: &mut Model, effects: &mut Vec<Effect>) {
     match model.focus {
         Focus::Watch => {}
+        Focus::Dedup => dedup::preview(model, effects),
         Focus::Jobs => {
             if let Some(job) = selected_end(model) {
                 let (title, text) = (job.title.clone(), job.text.clone());

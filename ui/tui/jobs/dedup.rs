@@ -1,109 +1,123 @@
-//! Freeing what a stack stores for nothing: the price first. What costs no layer anything is one
-//! choice, what a layer overrides below it (CRIU's dedup) another.
+//! Freeing what a stack stores for nothing: the price first, then what was agreed to, one strategy after
+//! the other.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use icecore::dedup::{self, Plan};
 use icecore::{Cancel, Error, Kind, Reporter, Result};
 
-use super::{obstacles, shown};
+use super::obstacles;
 use crate::format;
 use crate::tui::message::{Made, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
-/// Strategies that cost no layer anything and work on every file system.
-const LOSSLESS: [&str; 2] = ["unchanged", "zero"];
-/// CRIU's.
-const SUPERSEDED: &str = "superseded";
-
-/// What dedup of the stack of `dir` would free.
-pub(super) fn plan(dir: &Path) -> Result<Preview> {
+/// What these plans would do.
+pub(super) fn preview(dir: &Path, plans: &[Arc<Plan>]) -> Preview {
     let title = format!("Dedup below {} — nothing has been freed yet", name(dir));
     let mut preview = Preview::new(title);
-    let mut free = 0;
-    let mut possible = Vec::new();
-    for strategy in LOSSLESS {
-        let plan = planned(dir, strategy)?;
-        figures(&mut preview, &plan, Mark::Good);
-        if plan.is_possible() && !plan.is_empty() {
-            free += plan.bytes;
-            possible.push(strategy);
+    let mut lost: Vec<String> = Vec::new();
+    for plan in plans {
+        let mark = if plan.lossless {
+            Mark::Good
         } else {
-            obstacles(&mut preview, &plan.obstacles, &[]);
-        }
-    }
-    if !possible.is_empty() {
-        let wish = Wish::Dedup {
-            dir: dir.to_path_buf(),
-            strategies: possible,
-            lost: Vec::new(),
+            Mark::Warn
         };
+        let (pages, bytes) = (format::count(plan.pages, "page"), format::bytes(plan.bytes));
+        preview.line(mark, format!("{}: {pages} ({bytes})", plan.strategy));
+        // The cuts of a layer follow each other.
+        for cuts in plan.cuts.chunk_by(|a, b| a.dir == b.dir) {
+            let Some(first) = cuts.first() else { continue };
+            let bytes = format::bytes(cuts.iter().map(|cut| cut.bytes).sum());
+            let files = match cuts {
+                [cut] => {
+                    let file = cut.file();
+                    let file = file.file_name().unwrap_or_default().to_string_lossy();
+                    file.into_owned()
+                }
+                _ => format::count(cuts.len() as u64, "file"),
+            };
+            let text = format!("{bytes:>10}  layer {} {files}", name(&first.dir));
+            preview.line(Mark::Plain, text);
+        }
+        lost.extend(plan.lost_layers().map(|v| format::plain(&v.name)));
+        obstacles(&mut preview, &plan.obstacles, &plan.warnings);
+    }
+    lost.sort();
+    lost.dedup();
+    if lost.is_empty() {
         preview.line(
             Mark::Good,
             "every layer can be restored as before, to the last byte",
         );
-        preview.offer(format!("Free {}", format::bytes(free)), wish, true);
-    }
-    let plan = planned(dir, SUPERSEDED)?;
-    figures(&mut preview, &plan, Mark::Warn);
-    for cut in &plan.cuts {
-        let file = cut.file();
-        let file = file.file_name().unwrap_or_default().to_string_lossy();
-        let bytes = format::bytes(cut.bytes);
-        preview.line(
-            Mark::Plain,
-            format!("{bytes:>10}  layer {} {file}", name(&cut.dir)),
-        );
-    }
-    let lost: Vec<String> = plan
-        .lost_layers()
-        .map(|victim| format::plain(&victim.name))
-        .collect();
-    if !lost.is_empty() {
+    } else {
         let lost = lost.join(", ");
         preview.line(
             Mark::Bad,
             format!("can NOT be restored any more afterwards: {lost}"),
         );
     }
-    obstacles(&mut preview, &plan.obstacles, &plan.warnings);
-    if plan.is_possible() && !plan.is_empty() {
-        let wish = Wish::Dedup {
-            dir: dir.to_path_buf(),
-            strategies: vec![SUPERSEDED],
-            lost: plan.lost_layers().map(|v| v.dir.clone()).collect(),
-        };
-        let label = format!("Free {} that it overrides", format::bytes(plan.bytes));
-        preview.offer(label, wish, false);
+    if plans.len() > 1 {
+        preview.line(
+            Mark::Plain,
+            "one after the other; what one frees, the next finds no more, so together it may be less",
+        );
     }
-    Ok(preview)
+    let wish = Wish::Dedup {
+        dir: dir.to_path_buf(),
+        plans: plans.to_vec(),
+    };
+    let bytes = format::bytes(plans.iter().map(|plan| plan.bytes).sum());
+    let harmless = plans.iter().all(|plan| plan.lossless);
+    let label = match (plans.len(), harmless) {
+        (0 | 1, true) => format!("Free {bytes}"),
+        (_, true) => format!("Free up to {bytes}"),
+        (0 | 1, false) if !lost.is_empty() => format!("Free {bytes} that it overrides"),
+        (0 | 1, false) => format!("Free {bytes}"),
+        (_, false) => format!("Free up to {bytes}"),
+    };
+    preview.offer(label, wish, harmless);
+    preview
 }
 
-/// Frees it, if no layer but `lost` is lost by that.
+/// Carries the plans out. The first as it was shown: the engine refuses it when the layers have changed.
+/// Those after it are made anew, for the layers are others by then, and may cost no more than was shown.
 pub(super) fn apply(
     dir: &Path,
-    strategies: &[&str],
-    lost: &[PathBuf],
+    plans: &[Arc<Plan>],
     reporter: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Report> {
     let (mut bytes, mut pages) = (0, 0);
-    let mut warnings = Vec::new();
-    for strategy in strategies {
-        let plan = planned(dir, strategy)?;
-        if let Some(other) = plan
-            .lost_layers()
-            .find(|victim| !lost.contains(&victim.dir))
-        {
-            let name = &other.name;
-            let what =
-                format!("The stack changed since the preview: layer {name} would be lost too");
-            return Err(Error::new(Kind::TargetGone, what).hint("look at the preview again"));
+    let (mut warnings, mut lost) = (Vec::new(), Vec::new());
+    for (n, agreed) in plans.iter().enumerate() {
+        let freed = if n == 0 {
+            dedup::apply(agreed, reporter, cancel)
+        } else {
+            renewed(agreed).and_then(|plan| dedup::apply(&plan, reporter, cancel))
+        };
+        match freed {
+            Ok(freed) => {
+                bytes += freed.bytes;
+                pages += freed.pages;
+                let names = agreed.lost_layers().map(|v| format::plain(&v.name));
+                lost.extend(
+                    names
+                        .filter(|name| !lost.contains(name))
+                        .collect::<Vec<_>>(),
+                );
+            }
+            Err(error) if n == 0 => return Err(error),
+            // What was freed before is told in any case.
+            Err(error) => {
+                let why = format::plain(&error.one_line());
+                warnings.push(format!("{} was not done: {why}", agreed.strategy));
+                break;
+            }
         }
-        let freed = dedup::apply(&plan, reporter, cancel)?;
-        bytes += freed.bytes;
-        pages += freed.pages;
-        warnings.extend(plan.warnings.iter().map(shown));
+    }
+    if !lost.is_empty() {
+        warnings.push(format!("not restorable any more: {}", lost.join(", ")));
     }
     let (bytes, pages) = (format::bytes(bytes), format::count(pages, "page"));
     Ok(Report {
@@ -113,18 +127,17 @@ pub(super) fn apply(
     })
 }
 
-fn planned(dir: &Path, strategy: &str) -> Result<Plan> {
-    dedup::plan(dir, dedup::strategy(strategy)?)
-}
-
-fn figures(preview: &mut Preview, plan: &Plan, mark: Mark) {
-    let strategy = plan.strategy;
-    if plan.is_empty() {
-        preview.line(Mark::Plain, format!("{strategy}: nothing to free"));
-    } else {
-        let (pages, bytes) = (format::count(plan.pages, "page"), format::bytes(plan.bytes));
-        preview.line(mark, format!("{strategy}: {pages} ({bytes})"));
+/// The same plan for the layers as they are now.
+fn renewed(agreed: &Plan) -> Result<Plan> {
+    let plan = dedup::plan(&agreed.dir, dedup::strategy(agreed.strategy)?)?;
+    let known = |dir: &Path| agreed.lost_layers().any(|victim| victim.dir == dir);
+    let other = plan.lost_layers().find(|victim| !known(&victim.dir));
+    if let Some(other) = other {
+        let name = format::plain(&other.name);
+        let what = format!("The stack changed since the preview: layer {name} would be lost too");
+        return Err(Error::new(Kind::TargetGone, what).hint("look at the preview again"));
     }
+    Ok(plan)
 }
 
 fn name(dir: &Path) -> String {

@@ -8,11 +8,13 @@ mod restore;
 
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use icecore::{Cancel, Event, Obstacle};
+use icecore::{Cancel, Event, Obstacle, Result};
 
 use super::message::{Msg, Wish};
 use super::popup::{Mark, Preview};
+use super::{feed, surplus};
 use crate::{error, format};
 
 /// What jobs need to know.
@@ -30,7 +32,7 @@ impl Jobs {
         let mut preview = match wish {
             Wish::Dump { .. } => self.plan_dump(wish),
             Wish::Restore { dir, displaced } => self.plan_restore(dir, displaced.as_ref()),
-            Wish::Dedup { dir, .. } => dedup::plan(dir),
+            Wish::Dedup { dir, plans } => Ok(dedup::preview(dir, plans)),
             Wish::Edit(wish) => edit::plan(wish),
         };
         for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
@@ -50,11 +52,7 @@ impl Jobs {
             Wish::Restore { dir, displaced } => {
                 self.restore(dir, displaced.as_ref(), &reporter, cancel)
             }
-            Wish::Dedup {
-                dir,
-                strategies,
-                lost,
-            } => dedup::apply(dir, strategies, lost, &reporter, cancel),
+            Wish::Dedup { dir, plans } => dedup::apply(dir, plans, &reporter, cancel),
             Wish::Edit(wish) => edit::apply(wish, &reporter, cancel),
         };
         let _closed = messages.send(Msg::Done(id, report.map_err(|e| (&e).into())));
@@ -63,6 +61,46 @@ impl Jobs {
     /// Paths below the images root without it.
     fn inside(&self, text: &str) -> String {
         text.replace(&format!("{}/", self.root.display()), "")
+    }
+}
+
+/// Finds out what a stack stores for nothing, as long as somebody looks at that.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Planner {
+    latest: Arc<Mutex<Cancel>>,
+    working: Arc<Mutex<()>>,
+}
+
+impl Planner {
+    /// Turns to the stack of another layer, or to none.
+    pub(crate) fn turn_to(&self, dir: Option<PathBuf>, messages: &Sender<Msg>) -> Result<()> {
+        let cancel = self.renew();
+        let Some(dir) = dir else { return Ok(()) };
+        let planner = self.clone();
+        feed::spawn("dedup", messages, move |messages| {
+            let _working = planner.working.lock();
+            if cancel.check().is_err() {
+                return;
+            }
+            surplus::plan(&dir, &cancel, &mut |news| {
+                let wanted = cancel.check().is_ok();
+                wanted && messages.send(Msg::Surplus(dir.clone(), news)).is_ok()
+            });
+        })?;
+        Ok(())
+    }
+
+    /// Stops it; nothing is found out as long as the answer is kept.
+    pub(crate) fn stop(&self) -> MutexGuard<'_, ()> {
+        let _new = self.renew();
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn renew(&self) -> Cancel {
+        let new = Cancel::default();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *latest, new.clone()).cancel();
+        new
     }
 }
 

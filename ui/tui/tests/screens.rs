@@ -172,6 +172,14 @@ const SCENES: &[Scene] = &[
         model.toast(Mark::Good, "dump postgres 1031: done");
         key(model, KeyCode::Char('J'));
     }),
+    ("dedup", |model| {
+        model.focus = Focus::Stacks;
+        dedup::known(model);
+        for _ in 0..3 {
+            key(model, KeyCode::Down);
+        }
+        key(model, KeyCode::Char(' '));
+    }),
     ("tour", |model| {
         model.guide = Some(Guide {
             steps: vec![Step {

@@ -48,13 +48,18 @@ pub(super) fn done(
     let begun = model.board.next(model.clock);
     effects.extend(begun.into_iter().map(|(id, wish)| Effect::Apply(id, wish)));
     effects.push(Effect::Scan);
+    super::dedup::again(model, effects);
     let title = job.as_ref().map_or("job", |job| job.title.as_str());
     let (mark, how) = match end {
         End::Done => (Mark::Good, "done"),
         End::Cancelled => (Mark::Plain, "cancelled"),
         End::Failed => (Mark::Bad, "failed"),
     };
-    let toast = format!("{title}: {how}");
+    let toast = match &result {
+        // What the disk got back is what was wanted.
+        Ok(report) if matches!(report.result, Made::Room) => report.text.clone(),
+        _ => format!("{title}: {how}"),
+    };
     model.toast(mark, toast);
     let by_rule = job.and_then(|job| job.by_rule);
     if let Some(root) = by_rule {

@@ -27,6 +27,7 @@ pub(in crate::tui) fn travel(model: &mut Model, act: Act) {
                 }
             }
         }
+        Focus::Dedup => super::dedup::travel(model, act, page),
         Focus::Stacks => {
             let last = model.stacks.len().saturating_sub(1);
             let from = model.stack_cursor.at;

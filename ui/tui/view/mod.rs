@@ -1,6 +1,7 @@
 //! Drawing. Views only read the model; what is expensive was prepared before.
 
 mod chrome;
+mod dedup;
 mod jobs;
 mod live;
 mod map;
@@ -80,6 +81,11 @@ pub(crate) static VIEWS: &[View] = &[
         focus: Focus::Watch,
         place: Place::Whole,
         draw: watch::draw,
+    },
+    View {
+        focus: Focus::Dedup,
+        place: Place::Whole,
+        draw: dedup::draw,
     },
 ];
 
