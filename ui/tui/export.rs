@@ -59,6 +59,7 @@ fn layers(model: &Model) -> Vec<Value> {
         .stacks
         .iter()
         .filter_map(super::stacks::StackRow::layer);
+    let uses = |layer: &super::stacks::LayerRow| model.owned.get(&layer.dir).copied().flatten();
     let row = |layer: &super::stacks::LayerRow| {
         let since = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
         json!({
@@ -72,6 +73,8 @@ fn layers(model: &Model) -> Vec<Value> {
             "pages_stored": layer.stored,
             "pages_in_parent": layer.in_parent,
             "disk_bytes": layer.bytes,
+            "owned_bytes": uses(layer).map(|known| known.owned),
+            "superseded_bytes": uses(layer).map(|known| known.superseded),
             "processes": layer.tasks,
             "created_unix": layer.created.and_then(since).map(|at| at.as_secs()),
         })

@@ -24,6 +24,7 @@ use super::Status;
 use super::coloring::{self, Coloring};
 use super::gate::Gate;
 use super::message::{Count, Failure, Msg, Part, Survey};
+use super::owned;
 use super::probe::{self, Who};
 use super::stacks;
 
@@ -116,10 +117,14 @@ impl Feed {
         spawn("processes", messages, move |messages| {
             survey(&flag, status.as_ref(), &requests, &messages);
         })?;
+        let (catalogs, listed) = channel();
+        spawn("owned", messages, move |messages| {
+            owned::answer(&listed, &messages);
+        })?;
         let (scans, requests) = channel();
         let ring = scans.clone();
         spawn("stacks", messages, move |messages| {
-            follow(&root, &ring, &requests, &messages);
+            follow(&root, &ring, &requests, &catalogs, &messages);
         })?;
         let (maps, requests) = channel();
         spawn("map", messages, move |messages| {
@@ -228,7 +233,13 @@ fn survey(
 }
 
 /// Reads the images root whenever something under it changes or somebody asks.
-fn follow(root: &PathBuf, ring: &Sender<()>, requests: &Receiver<()>, messages: &Sender<Msg>) {
+fn follow(
+    root: &PathBuf,
+    ring: &Sender<()>,
+    requests: &Receiver<()>,
+    catalogs: &Sender<Catalog>,
+    messages: &Sender<Msg>,
+) {
     let ring = ring.clone();
     let watcher = notify::recommended_watcher(move |change: notify::Result<notify::Event>| {
         // Reading the images ourselves is no news.
@@ -242,10 +253,11 @@ fn follow(root: &PathBuf, ring: &Sender<()>, requests: &Receiver<()>, messages: 
         Ok(watcher)
     });
     loop {
-        let listed = Catalog::scan(root)
-            .map(|catalog| stacks::rows(&catalog, root))
-            .map_err(|e| Failure::from(&e));
-        if messages.send(Msg::Stacks(listed)).is_err() || requests.recv().is_err() {
+        let catalog = Catalog::scan(root).map_err(|e| Failure::from(&e));
+        let listed = catalog.as_ref().map(|catalog| stacks::rows(catalog, root));
+        let shown = messages.send(Msg::Stacks(listed.map_err(Clone::clone)));
+        let _gone = catalog.map(|catalog| catalogs.send(catalog));
+        if shown.is_err() || requests.recv().is_err() {
             return;
         }
         while requests.recv_timeout(QUIET).is_ok() {}

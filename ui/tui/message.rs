@@ -16,6 +16,7 @@ use icecore::{Error, Event, Kind, Pid, TargetState};
 use super::coloring::Coloring;
 use super::export::Export;
 use super::map::Map;
+use super::owned::Uses;
 use super::popup::Preview;
 use super::probe::{Probe, Who};
 use super::reader::{Look, Reader};
@@ -36,6 +37,8 @@ pub(crate) enum Msg {
     Processes(Survey),
     /// The images root was read.
     Stacks(Result<Vec<StackRow>, Failure>),
+    /// It was counted how much of the layers is still read.
+    Owned(Uses),
     /// The ownership map of the layer in this directory was computed.
     Map(PathBuf, Result<Arc<Map>, Failure>),
     /// More is known of what the stack of the layer in this directory stores for nothing.

@@ -32,6 +32,7 @@ mod map;
 mod message;
 mod model;
 mod mouse;
+mod owned;
 mod palette;
 mod popup;
 mod probe;

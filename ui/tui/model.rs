@@ -19,6 +19,7 @@ use super::keymap::Keymap;
 use super::live::Live;
 use super::map::{Folded, Map, Zoom};
 use super::message::Failure;
+use super::owned::Uses;
 use super::popup::{Mark, Popup};
 use super::probe::{Probe, Who};
 use super::processes::{self, Order, ProcessRow};
@@ -120,6 +121,8 @@ pub(crate) struct Model {
     pub(crate) stack_cursor: Cursor,
     /// Why there are none.
     pub(crate) stacks_failure: Option<Failure>,
+    /// How much of each layer is still read.
+    pub(crate) owned: Uses,
     /// The map of the selected layer (or of the one before, until it is computed).
     pub(crate) map: Option<Arc<Map>>,
     /// The same on the grid of the pane.
@@ -211,6 +214,7 @@ impl Model {
             stack_filter: Input::default(),
             stack_cursor: Cursor::default(),
             stacks_failure: None,
+            owned: Uses::new(),
             map: None,
             pixels: Folded::default(),
             grid: (0, 0),

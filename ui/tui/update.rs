@@ -70,6 +70,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
                 model.fold_at(page.unwrap_or_else(|| model.page()));
             }
         }
+        Msg::Owned(uses) => model.owned = uses,
         Msg::Surplus(dir, news) => dedup::news(model, &dir, news),
         Msg::Probed(probes) => model.probes = probes,
         Msg::Counted(pid, Ok(count)) => watch::counted(model, pid, count, &mut effects),
@@ -116,7 +117,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         effects.push(Effect::Probe(seen));
     }
     follow(model, &mut effects);
-    dedup::leave(model, &mut effects);
+    dedup::follow(model, &mut effects);
     effects
 }
 

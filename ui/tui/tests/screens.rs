@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use crate::tui::owned::Use;
 use crate::tui::probe::{Dumpable, Probe};
 use icecore::dump::{Mode, Past};
 use ratatui::buffer::{Buffer, Cell};
@@ -386,6 +387,15 @@ fn scene(theme: Theme, size: (u16, u16), set: fn(&mut Model)) -> Buffer {
     };
     update(&mut model, Msg::Processes(survey));
     update(&mut model, Msg::Stacks(Ok(redis())));
+    let used = |layer: &LayerRow| {
+        let superseded = layer.bytes / 16 * (12 - layer.name.parse::<u64>().unwrap());
+        let owned = layer.bytes - superseded;
+        (layer.dir.clone(), Some(Use { owned, superseded }))
+    };
+    // The oldest is still being counted.
+    let uses = model.layers().filter(|layer| layer.name != "1").map(used);
+    let uses = uses.collect();
+    update(&mut model, Msg::Owned(uses));
     let dir = model.mapped.clone().unwrap();
     update(&mut model, Msg::Map(dir, Ok(Arc::new(redis_map()))));
     for at in 0..40 {

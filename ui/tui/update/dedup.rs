@@ -28,8 +28,12 @@ pub(super) fn turn(model: &mut Model, effects: &mut Vec<Effect>) {
     }
 }
 
-/// Lets it go when nobody looks at it any more: finding out reads whole layers.
-pub(super) fn leave(model: &mut Model, effects: &mut Vec<Effect>) {
+/// Begins when it was open at the end of the last run. Lets it go when nobody looks at it any more: finding
+/// out reads whole layers.
+pub(super) fn follow(model: &mut Model, effects: &mut Vec<Effect>) {
+    if model.focus == Focus::Dedup && model.surplus.is_none() {
+        turn(model, effects);
+    }
     if model.focus != Focus::Dedup && model.surplus.take().is_some() {
         effects.push(Effect::Surplus(None));
     }

@@ -22,7 +22,8 @@ const NAMES: usize = 14;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let Some(surplus) = &model.surplus else {
-        return;
+        let inside = pane(frame, area, model.theme, true, "Dedup", "");
+        return lines(frame, inside, vec![Line::from(" No layer is selected.")]);
     };
     // Strategies with head, detail and frame; then the pictures get what they need, but not all.
     let detail = if area.height < 26 { 1 } else { 2 };

@@ -62,9 +62,14 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let head = if width < NARROW {
         format!("   {names_head}  AGE STORED PARENT")
     } else if width < WIDE {
-        format!("   {names_head}  AGE KIND STORED PARENT  DISK")
+        let owned = if has_owned(names, width) {
+            " OWNED"
+        } else {
+            ""
+        };
+        format!("   {names_head}  AGE KIND STORED PARENT  DISK{owned}")
     } else {
-        format!("   {names_head}  AGE KIND STORED PARENT  DISK          FREEZE")
+        format!("   {names_head}  AGE KIND STORED PARENT  DISK          OWNED SUPERSEDED  FREEZE")
     };
     let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
     let room = usize::from(inside.height).saturating_sub(1);
@@ -92,15 +97,41 @@ fn note(model: &Model, width: usize) -> String {
         (None, Some(label)) => format!("“{label}”"),
         (None, None) => format::count(layer.tasks as u64, "task"),
     };
+    let text = match model.owned.get(&layer.dir) {
+        Some(Some(known)) if layer.reason.is_none() => {
+            let (owned, superseded) = (size(known.owned), size(known.superseded));
+            format!("{text}; {owned} owned, {superseded} superseded")
+        }
+        _ => text,
+    };
     cut(&text, width.saturating_sub(4))
 }
 
-/// Its bytes on the disk, beside those of the largest layer.
+/// Its bytes on the disk, beside those of the largest layer; what is superseded is lighter.
 fn bar(model: &Model, layer: &LayerRow) -> String {
     let largest = model.layers().map(|layer| layer.bytes).max().unwrap_or(0);
     let filled = layer.bytes.saturating_mul(BAR).div_ceil(largest.max(1));
-    let filled = usize::try_from(filled.min(BAR)).unwrap_or(0);
-    fit(&"█".repeat(filled), usize::try_from(BAR).unwrap_or(8))
+    let filled = filled.min(BAR);
+    let superseded = model.owned.get(&layer.dir).copied().flatten();
+    let superseded = superseded.map_or(0, |known| known.superseded);
+    let lighter = (superseded.saturating_mul(filled) / layer.bytes.max(1)).min(filled);
+    let cells = |n: u64| usize::try_from(n).unwrap_or(0);
+    let bar = "█".repeat(cells(filled - lighter)) + &"░".repeat(cells(lighter));
+    fit(&bar, cells(BAR))
+}
+
+/// Whether there is room for what is owned, beside the state.
+fn has_owned(names: usize, width: usize) -> bool {
+    width >= names + 50
+}
+
+/// What is still read of it, and what is not.
+fn uses(model: &Model, layer: &LayerRow) -> (String, String) {
+    match model.owned.get(&layer.dir) {
+        None => ("…".into(), "…".into()),
+        Some(None) => ("-".into(), "-".into()),
+        Some(Some(known)) => (size(known.owned), size(known.superseded)),
+    }
 }
 
 /// How long its tree stood still.
@@ -164,10 +195,14 @@ fn line(
         format!("{name} {seconds:>4} {stored:>6} {in_parent:>6} ")
     } else {
         let disk = size(layer.bytes);
-        let more = if width < WIDE {
-            String::new()
+        let (owned, superseded) = uses(model, layer);
+        let more = if width >= WIDE {
+            let (bar, freeze) = (bar(model, layer), freeze(layer));
+            format!("{bar} {owned:>5} {superseded:>10} {freeze:>7} ")
+        } else if has_owned(names, width) {
+            format!("{owned:>5} ")
         } else {
-            format!("{} {:>7} ", bar(model, layer), freeze(layer))
+            String::new()
         };
         format!("{name} {seconds:>4} {kind:<4} {stored:>6} {in_parent:>6} {disk:>5} {more}")
     };
