@@ -159,3 +159,43 @@ fn the_screen_starts_where_one_was_and_a_damaged_file_is_told_once() {
     assert_eq!(term.end(), 0);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
 }
+
+#[test]
+fn for_a_screen_reader_one_line_says_what_was_selected_and_nothing_is_drawn() {
+    let stack = golden();
+    let mut command = CommandBuilder::new(ICECORE);
+    command.args(["--screen-reader", "--root"]);
+    command.arg(stack.path());
+    let mut term = start(command, stack.path(), (120, 24));
+    let says = |term: &mut Term, text: &str| {
+        term.wait(text, |screen| {
+            let last = screen.contents_between(23, 0, 23, 120);
+            let (row, column) = screen.cursor_position();
+            !screen.hide_cursor() && row == 23 && column == 0 && last.contains(text)
+        });
+    };
+    says(&mut term, "; 1 of ");
+    term.press("\t");
+    says(&mut term, "Layer 3, on 2");
+    term.press("\x1b[B");
+    says(&mut term, "Layer 2, on 1");
+    term.press("m");
+    says(&mut term, "marked");
+    term.press("\r");
+    says(&mut term, "Map: Who owns each page of 2");
+    term.press("\x1b[F");
+    says(&mut term, "; 5 of 5.");
+    term.press("\r");
+    says(&mut term, "Page ");
+    term.press("qX");
+    says(&mut term, "Button Cancel");
+    term.press("\x1b");
+    says(&mut term, "of layer");
+    term.press("q");
+    assert_eq!(term.end(), 0);
+    let shown = String::from_utf8(std::mem::take(&mut term.bytes)).unwrap();
+    assert!(!shown.contains(|c| ('\u{2500}'..='\u{25ff}').contains(&c)));
+    for colour in ["[38;", "[48;", ";38;", ";48;", "[7m"] {
+        assert!(!shown.contains(colour), "{colour}");
+    }
+}

@@ -75,6 +75,7 @@ pub(crate) fn run(args: &Args, settings: Settings) -> Result<()> {
             "ascii": config.theme.ascii,
             "mouse": config.mouse,
             "state": config.state,
+            "screen_reader": config.screen_reader,
             "default_keys": config.keys == Keymap::default(),
         });
         return line(&format!("{all:#}"));
@@ -106,6 +107,7 @@ pub(crate) fn run(args: &Args, settings: Settings) -> Result<()> {
         ("ascii", config.theme.ascii.to_string()),
         ("mouse", config.mouse.to_string()),
         ("state", config.state.to_string()),
+        ("reader", config.screen_reader.to_string()),
         ("keys", own.to_owned()),
     ] {
         line(&format!("{name:<8}{}", crate::format::plain(&value)))?;

@@ -71,6 +71,9 @@ pub(crate) struct Screen {
     /// Show nothing but ASCII
     #[arg(long, global = true)]
     ascii: bool,
+    /// Show plain lines, and say in a sentence what was selected and what happened
+    #[arg(long, global = true)]
+    screen_reader: bool,
     /// Start as for the first time, and keep nothing of where one was
     #[arg(long)]
     no_state: bool,
@@ -103,6 +106,7 @@ impl Screen {
             colors: self.colors.as_deref().and_then(settings::colors),
             ascii: self.ascii.then_some(Choice::Is(true)),
             mouse: None,
+            screen_reader: self.screen_reader.then_some(true),
             state: self.no_state.then_some(false),
         }
     }

@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) mouse: bool,
     /// It starts where one was at the end of the last run.
     pub(crate) state: bool,
+    /// It is for a screen reader.
+    pub(crate) screen_reader: bool,
 }
 
 impl Config {
@@ -88,6 +90,7 @@ impl Config {
             keys: keys::keymap(&key_files)?,
             mouse: settings.mouse.unwrap_or(true),
             state: settings.state.unwrap_or(true),
+            screen_reader: settings.screen_reader.unwrap_or(false),
         })
     }
 }

@@ -10,7 +10,15 @@ use super::file::File;
 use crate::tui::theme::Colors;
 
 /// All settings, in the order of `default.toml`.
-pub(super) const KNOWN: &[&str] = &["root", "theme", "colors", "ascii", "mouse", "state"];
+pub(super) const KNOWN: &[&str] = &[
+    "root",
+    "theme",
+    "colors",
+    "ascii",
+    "mouse",
+    "state",
+    "screen_reader",
+];
 
 /// A choice that the environment makes unless somebody does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +44,8 @@ pub(crate) struct Settings {
     pub(crate) mouse: Option<bool>,
     /// The screen starts where one was.
     pub(crate) state: Option<bool>,
+    /// The screen is for a screen reader.
+    pub(crate) screen_reader: Option<bool>,
 }
 
 /// How many colours a word means.
@@ -78,6 +88,7 @@ impl Settings {
                 }
                 "mouse" => settings.mouse = Some(switch(file, value)?),
                 "state" => settings.state = Some(switch(file, value)?),
+                "screen_reader" => settings.screen_reader = Some(switch(file, value)?),
                 other => {
                     return Err(file.unknown(key.span().start, other, KNOWN.iter().copied()));
                 }
@@ -95,6 +106,7 @@ impl Settings {
             ascii: self.ascii.or(earlier.ascii),
             mouse: self.mouse.or(earlier.mouse),
             state: self.state.or(earlier.state),
+            screen_reader: self.screen_reader.or(earlier.screen_reader),
         }
     }
 }

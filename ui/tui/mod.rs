@@ -48,6 +48,7 @@ mod text;
 pub(crate) mod theme;
 mod update;
 mod view;
+mod voice;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,6 +72,7 @@ use message::{Effect, Msg};
 use model::Model;
 use terminal::Screen;
 use update::update;
+use voice::Voice;
 
 /// The screen is drawn at most this often.
 const FRAME: Duration = Duration::from_millis(16);
@@ -136,12 +138,15 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
         keeper: crate::cli::ourselves()?,
     };
     let (messages, inbox) = channel();
-    let mut screen = Screen::take(options.config.mouse)?;
+    let speaks = options.config.screen_reader;
+    // A screen reader's own keys and clicks are not for us.
+    let mut screen = Screen::take(options.config.mouse && !speaks)?;
     let mut model = Model::new(root.clone(), options.config.theme, screen.size());
     model.keys = options.config.keys;
     model.select = options.select;
     model.guide = options.guide;
     model.now = SystemTime::now();
+    model.voice = speaks.then(Voice::default);
     model.resume(kept, damage.or(said));
     let gate = Gate::default();
     let keeper = jobs.keeper.clone();

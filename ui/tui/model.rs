@@ -28,6 +28,7 @@ use super::stacks::{self, LayerRow, StackRow};
 use super::surplus::Surplus;
 use super::theme::Theme;
 use super::view::areas;
+use super::voice::Voice;
 
 /// Lines of the log that are kept.
 const LOG: usize = 200;
@@ -187,6 +188,8 @@ pub(crate) struct Model {
     pub(crate) stopping: bool,
     /// What was kept from the last run, as far as it is still needed.
     pub(crate) kept: Kept,
+    /// What screen readers are told, where there is one.
+    pub(crate) voice: Option<Voice>,
     /// Leave.
     pub(crate) quit: bool,
 }
@@ -247,6 +250,7 @@ impl Model {
             select_layer: None,
             stopping: false,
             kept: Kept::default(),
+            voice: None,
             quit: false,
         }
     }
@@ -404,6 +408,9 @@ impl Model {
 
     /// The page under the cursor of the map.
     pub(crate) fn page(&self) -> u64 {
+        if let Some(voice) = &self.voice {
+            return voice.page;
+        }
         let pixel = u64::try_from(self.pixel).unwrap_or(0);
         self.pixels.first + pixel * self.pixels.pages_per_pixel.max(1)
     }
@@ -423,6 +430,9 @@ impl Model {
             }
             None => Folded::default(),
         };
+        if let Some(voice) = &mut self.voice {
+            voice.page = page;
+        }
         let pixel = page.saturating_sub(self.pixels.first) / self.pixels.pages_per_pixel.max(1);
         self.pixel = usize::try_from(pixel).unwrap_or(0);
     }

@@ -25,6 +25,7 @@ use super::processes;
 use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};
 use super::view;
+use super::voice;
 use jobs::{apply, cancel, done, progress, selected_end};
 pub(super) use travel::{nearest_layer, travel};
 
@@ -118,6 +119,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     }
     follow(model, &mut effects);
     dedup::follow(model, &mut effects);
+    voice::listen(model);
     effects
 }
 

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 
 use crate::tui::owned::Use;
 use crate::tui::probe::{Dumpable, Probe};
+use crate::tui::voice::{self, Voice};
 use icecore::dump::{Mode, Past};
 use ratatui::buffer::{Buffer, Cell};
 use unicode_width::UnicodeWidthStr as _;
@@ -233,7 +234,9 @@ fn edit() -> Wish {
 }
 
 fn nothing(model: &mut Model) {
+    let voice = model.voice.take();
     *model = Model::new("/img".into(), model.theme, model.size);
+    model.voice = voice;
     let survey = Survey {
         trees: Vec::new(),
         tracked: BTreeMap::new(),
@@ -377,7 +380,11 @@ fn redis_map() -> Map {
 }
 
 fn scene(theme: Theme, size: (u16, u16), set: fn(&mut Model)) -> Buffer {
-    let mut model = Model::new("/img".into(), theme, size);
+    let model = staged(Model::new("/img".into(), theme, size), set);
+    screen(&model).backend().buffer().clone()
+}
+
+fn staged(mut model: Model, set: fn(&mut Model)) -> Model {
     model.select = Some(Pid::from_raw(2207));
     let survey = Survey {
         trees: crowd(),
@@ -432,7 +439,7 @@ fn scene(theme: Theme, size: (u16, u16), set: fn(&mut Model)) -> Buffer {
     update(&mut model, Msg::Probed(probes.into()));
     set(&mut model);
     model.settle();
-    screen(&model).backend().buffer().clone()
+    model
 }
 
 fn rows(buffer: &Buffer) -> impl Iterator<Item = &[Cell]> {
@@ -519,6 +526,30 @@ fn picture(size: (u16, u16), set: fn(&mut Model)) -> String {
         let _infallible = writeln!(out, "{n}: dark {dark}; light {light}; NO_COLOR {plain}");
     }
     out
+}
+
+#[test]
+fn for_screen_readers_every_view_is_plain_lines_and_one_line_says_what_is_new() {
+    let mut all = String::new();
+    for (name, set) in SCENES {
+        let mut model = Model::new("/img".into(), RICH, (100, 24));
+        model.voice = Some(Voice::default());
+        let mut model = staged(model, *set);
+        voice::listen(&mut model);
+        let terminal = screen(&model);
+        let buffer = terminal.backend().buffer();
+        assert!(
+            buffer.content.iter().all(|cell| style(cell) == "plain"),
+            "{name}"
+        );
+        let shown = read(buffer).join("\n");
+        let drawn = |c: char| ('\u{2500}'..='\u{25ff}').contains(&c);
+        assert!(!shown.contains(drawn), "{shown}");
+        let _infallible = writeln!(all, "== {name}\n{shown}");
+    }
+    insta::with_settings!({ snapshot_path => "../snapshots/screens", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("in-words", all);
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::newest_of_process;
 use crate::tui::action::Act;
 use crate::tui::model::{Focus, Model};
 use crate::tui::stacks::StackRow;
+use crate::tui::voice;
 
 /// Moves the cursor of the pane with the keyboard.
 pub(in crate::tui) fn travel(model: &mut Model, act: Act) {
@@ -34,6 +35,7 @@ pub(in crate::tui) fn travel(model: &mut Model, act: Act) {
             let at = moved(from, act, 1, page, last);
             model.stack_cursor.at = nearest_layer(&model.stacks, from, at);
         }
+        Focus::Map if model.voice.is_some() => voice::travel(model, act),
         Focus::Map => {
             let columns = usize::from(model.grid.0).max(1);
             let last = model.pixels.pixels.len().saturating_sub(1);

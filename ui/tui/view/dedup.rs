@@ -35,7 +35,11 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         _ => 1,
     };
     let middle = u16::try_from(layers.saturating_add(3)).unwrap_or(u16::MAX);
-    let middle = middle.min((rest / 2).max(rest.min(6)));
+    let middle = match &model.voice {
+        // A picture is nothing for a screen reader.
+        Some(_) => 0,
+        None => middle.min((rest / 2).max(rest.min(6))),
+    };
     let part = |y: u16, height: u16| Rect {
         y: area.y + y,
         height,

@@ -11,6 +11,7 @@ mod processes;
 mod reader;
 mod stacks;
 mod watch;
+mod words;
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
@@ -191,6 +192,8 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
             SMALLEST.0, SMALLEST.1
         );
         frame.render_widget(Paragraph::new(text), frame.area());
+    } else if let Some(voice) = &model.voice {
+        words::draw(model, voice, frame);
     } else {
         let areas = areas((width, height), model.guide.is_some(), model.focus);
         chrome::header(model, frame, areas.header);

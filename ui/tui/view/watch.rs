@@ -34,6 +34,10 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         return untracked(model, live, &name, frame, area);
     };
     let height = area.height;
+    if model.voice.is_some() {
+        let own = model.layers_of(pid, &comm);
+        return below_each_other(model, live, count, (pid, &name, &own), frame, area);
+    }
     let upper = if height >= 40 {
         height / 2
     } else {
@@ -85,6 +89,35 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         false,
     );
     dump_now(model, live, count, &own, frame, right);
+}
+
+/// The same for a screen reader: nothing beside anything else, and no chart.
+fn below_each_other(
+    model: &Model,
+    live: &Live,
+    count: &Count,
+    (pid, name, own): (icecore::Pid, &str, &[&LayerRow]),
+    frame: &mut Frame<'_>,
+    area: Rect,
+) {
+    let part = (area.height.saturating_sub(3)) / 3;
+    let rows = |y: u16, height: u16| Rect {
+        y: area.y + y,
+        height,
+        ..area
+    };
+    // No room is left for the chart in it.
+    chart(model, live, count, name, frame, rows(0, area.height.min(3)));
+    mappings(model, count, frame, rows(3, part));
+    rules(
+        model,
+        live,
+        pid.as_raw(),
+        frame,
+        rows(3 + part, part),
+        false,
+    );
+    dump_now(model, live, count, own, frame, rows(3 + 2 * part, part));
 }
 
 fn untracked(model: &Model, live: Option<&Live>, name: &str, frame: &mut Frame<'_>, area: Rect) {
