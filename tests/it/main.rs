@@ -36,6 +36,7 @@ mod powercut;
 mod programs;
 mod python;
 mod saved_files;
+mod schema;
 mod sequences;
 mod servers;
 mod sockets;

@@ -8,7 +8,11 @@ use std::path::PathBuf;
 use icecore::inspect::{self, View};
 use icecore::{Error, Kind, Result};
 
+use serde_json::json;
+
+use super::cat::absences;
 use super::output::output;
+use super::schema::versioned;
 
 /// Options of `core`.
 #[derive(Debug, clap::Args)]
@@ -21,6 +25,9 @@ pub(crate) struct Args {
     /// Write into this file rather than to stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Print what was written as JSON
+    #[arg(long, requires = "output")]
+    pub(crate) json: bool,
 }
 
 /// Writes the core file.
@@ -43,6 +50,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     };
     let exported = inspect::core_file(&View::open(&args.layer)?, args.pid, out)?;
+    if args.json {
+        let lost = absences(&exported.lost);
+        let told = json!({
+            "file": args.output,
+            "bytes": exported.bytes,
+            "threads": exported.threads,
+            "segments": exported.segments,
+            "lost": lost,
+        });
+        return super::line(&versioned(&told)?.to_string());
+    }
     for part in exported.lost {
         super::note(&format!(
             "{}: {}",

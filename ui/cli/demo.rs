@@ -15,11 +15,14 @@ pub(crate) struct Args {
     /// Do all steps without a screen, one line for each (so it is without a terminal)
     #[arg(long)]
     plain: bool,
+    /// The same with an object for each step
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Runs `demo`.
 pub(crate) fn run(args: &Args, settings: Settings) -> Result<ExitCode> {
-    demo::run(args.plain, settings)
+    demo::run(args.plain, args.json, settings)
 }
 
 /// Options of `demo-target`.

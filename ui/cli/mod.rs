@@ -244,13 +244,11 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Branch(args) => args.json,
         Command::Doctor(args) => args.json,
         Command::Config(args) => args.json,
-        Command::Cat(_)
-        | Command::Core(_)
-        | Command::Completions(_)
-        | Command::Man(_)
-        | Command::Demo(_)
-        | Command::DemoTarget(_)
-        | Command::Keeper(_) => false,
+        Command::Cat(args) => args.json,
+        Command::Core(args) => args.json,
+        Command::Demo(args) => args.json,
+        Command::Keeper(args) => args.json,
+        Command::Completions(_) | Command::Man(_) | Command::DemoTarget(_) => false,
     }
 }
 
@@ -333,4 +331,39 @@ fn note(text: &str) {
 /// This program: it serves as keeper.
 pub(crate) fn ourselves() -> Result<PathBuf> {
     std::env::current_exe().map_err(|e| Error::io("Cannot find our own executable", e))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Commands whose output is no object of ours, and why.
+    const WITHOUT_JSON: &[(&str, &str)] = &[
+        ("completions", "a script for a shell"),
+        ("man", "a page for man(1)"),
+        (
+            "demo-target",
+            "hidden: a process of the demo's tree, which prints nothing",
+        ),
+    ];
+
+    #[test]
+    fn every_command_has_json_unless_there_is_a_reason() {
+        let mut reasons = WITHOUT_JSON.to_vec();
+        for command in Cli::command().get_subcommands() {
+            let name = command.get_name();
+            let json = command
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some("json"));
+            let reason = reasons.iter().position(|(without, _)| *without == name);
+            match (json, reason) {
+                (true, None) => {}
+                (false, Some(at)) => drop(reasons.remove(at)),
+                (json, _) => panic!("{name}: --json {json}, {reason:?}"),
+            }
+        }
+        assert!(reasons.is_empty(), "{reasons:?}");
+    }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Demo {
     pub(crate) dir: PathBuf,
     /// Root of the tree; restored trees have the same.
     pub(crate) root: Pid,
+    /// Steps are told as JSON.
+    pub(crate) json: bool,
 }
 
 /// A line of the tree's self-check.
@@ -43,12 +45,14 @@ pub(crate) struct Line {
 ///
 /// # Errors
 /// When anything is off.
-pub(crate) fn run(force_plain: bool, settings: Settings) -> Result<ExitCode> {
+pub(crate) fn run(force_plain: bool, json: bool, settings: Settings) -> Result<ExitCode> {
     if let Some(code) = apart::run()? {
         return Ok(code);
     }
-    let plain = force_plain || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal();
-    let demo = Demo::start()?;
+    let plain =
+        force_plain || json || !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal();
+    let mut demo = Demo::start()?;
+    demo.json = json;
     let done = if plain {
         plain::run(&demo)
     } else {
@@ -74,6 +78,7 @@ impl Demo {
         let mut demo = Self {
             dir,
             root: Pid::from_raw(0),
+            json: false,
         };
         let program = ourselves()?;
         let child = Command::new(&program)

@@ -10,6 +10,7 @@ use icecore::track::Watch;
 use icecore::{Cancel, Error, Kind, Result, dedup, dump};
 
 use super::Demo;
+use crate::cli::schema::SCHEMA;
 use crate::cli::{line, ourselves};
 use crate::format;
 
@@ -24,6 +25,7 @@ pub(super) fn run(demo: &Demo) -> Result<()> {
     let tree = icecore::task::members(demo.root)?;
     let threads: usize = tree.iter().map(|p| p.threads.len()).sum();
     say(
+        demo,
         "tree",
         &format!(
             "process {}, {} tasks, {threads} threads",
@@ -49,10 +51,18 @@ pub(super) fn run(demo: &Demo) -> Result<()> {
     thaw(demo, LAYERS, ticks[LAYERS as usize - 1])?;
     refused(demo)?;
     let lines = demo.lines();
-    say("done", &format!("{} self-checks, none wrong", lines.len()))
+    say(
+        demo,
+        "done",
+        &format!("{} self-checks, none wrong", lines.len()),
+    )
 }
 
-fn say(step: &str, text: &str) -> Result<()> {
+fn say(demo: &Demo, step: &str, text: &str) -> Result<()> {
+    if demo.json {
+        let told = serde_json::json!({ "schema": SCHEMA, "step": step, "text": text });
+        return line(&told.to_string());
+    }
     line(&format!("{step:<9} {text}"))
 }
 
@@ -71,7 +81,7 @@ fn last_ok(demo: &Demo) -> Result<u64> {
 fn watch(demo: &Demo) -> Result<()> {
     let watch = match Watch::start(demo.root, &ourselves()?) {
         Ok(watch) => watch,
-        Err(e) if e.kind() == Kind::Unsupported => return say("watch", &e.one_line()),
+        Err(e) if e.kind() == Kind::Unsupported => return say(demo, "watch", &e.one_line()),
         Err(e) => return Err(e),
     };
     let first = watch.sample()?;
@@ -83,6 +93,7 @@ fn watch(demo: &Demo) -> Result<()> {
     let sample = watch.sample()?;
     let new = sample.dirty_pages.saturating_sub(first.dirty_pages);
     say(
+        demo,
         "watch",
         &format!(
             "{:.0} new dirty pages/s of {} in memory [{}]",
@@ -118,6 +129,7 @@ fn layer(demo: &Demo, number: u64) -> Result<u64> {
     let plan = dump::plan(&options)?;
     let outcome = dump::run(&plan, &(), &Cancel::default())?;
     say(
+        demo,
         &format!("layer {number}"),
         &format!(
             "{} stored, {} in parent, {}, frozen {}, total {} [{}]",
@@ -150,6 +162,7 @@ fn owners(demo: &Demo) -> Result<()> {
         .map(|(level, pages)| format!("layer {} owns {pages}", level.name()))
         .collect();
     say(
+        demo,
         "owners",
         &format!("as of layer {LAYERS}: {}", text.join(", ")),
     )
@@ -175,6 +188,7 @@ fn thaw(demo: &Demo, number: u64, frozen_at: u64) -> Result<()> {
         ));
     }
     say(
+        demo,
         &format!("restore {number}"),
         &format!(
             "{} filled in {}; goes on with tick {first}, self-check ok",
@@ -205,6 +219,7 @@ fn free(demo: &Demo) -> Result<()> {
         .collect();
     let freed = dedup::apply(&plan, &(), &Cancel::default())?;
     say(
+        demo,
         "dedup",
         &format!(
             "{} superseded, {} freed; no longer restorable: {}",
@@ -223,7 +238,11 @@ fn free(demo: &Demo) -> Result<()> {
 fn refused(demo: &Demo) -> Result<()> {
     let plan = restore::plan(&options(demo, 1)?)?;
     match plan.check() {
-        Err(e) => say("refused", &format!("restore 1: {}", first_obstacle(&e))),
+        Err(e) => say(
+            demo,
+            "refused",
+            &format!("restore 1: {}", first_obstacle(&e)),
+        ),
         Ok(()) => Err(Error::new(
             Kind::Differs,
             "Layer 1 lost pages, yet would be restored",

@@ -15,6 +15,7 @@ use ratatui::buffer::{Buffer, Cell};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
+use crate::format;
 
 const LIGHT: Theme = Theme {
     palette: theme::LIGHT,
@@ -442,7 +443,7 @@ fn staged(mut model: Model, set: fn(&mut Model)) -> Model {
     model
 }
 
-fn rows(buffer: &Buffer) -> impl Iterator<Item = &[Cell]> {
+fn rows_of(buffer: &Buffer) -> impl Iterator<Item = &[Cell]> {
     buffer.content.chunks(usize::from(buffer.area.width).max(1))
 }
 
@@ -456,7 +457,7 @@ fn read(buffer: &Buffer) -> Vec<String> {
         }
         text.trim_end().to_owned()
     };
-    rows(buffer).map(row).collect()
+    rows_of(buffer).map(row).collect()
 }
 
 fn style(cell: &Cell) -> String {
@@ -502,7 +503,7 @@ fn picture(size: (u16, u16), set: fn(&mut Model)) -> String {
     // Letters for the styles in the order in which they appear.
     let mut legend: Vec<[String; 3]> = Vec::new();
     out.push_str("\nstyles: columns of each, row by row\n");
-    for ((dark, light), plain) in rows(&dark).zip(rows(&light)).zip(rows(&plain)) {
+    for ((dark, light), plain) in rows_of(&dark).zip(rows_of(&light)).zip(rows_of(&plain)) {
         let mut runs: Vec<(usize, usize)> = Vec::new();
         for ((dark, light), plain) in dark.iter().zip(light).zip(plain) {
             let looks = [dark, light, plain].map(style);
@@ -562,4 +563,66 @@ fn every_view_is_as_reviewed_at_every_size_in_every_look() {
             }
         }
     });
+}
+
+#[test]
+fn wide_and_combining_letters_in_names_move_no_column() {
+    for size in [(80, 24), (120, 35), (200, 60)] {
+        let mut model = Model::new("/img".into(), RICH, size);
+        model.focus = Focus::Stacks;
+        let mut model = staged(model, |_| {});
+        let names = [
+            "\u{6f22}\u{5b57}",
+            "e\u{301}te\u{301}",
+            "\u{1f469}\u{200d}\u{1f680}",
+            "a\u{20dd}",
+            "\u{ff76}\u{ff85}",
+        ];
+        let mut rows = redis();
+        for (row, name) in rows
+            .iter_mut()
+            .filter_map(|row| match row {
+                StackRow::Layer(row) => Some(row),
+                _ => None,
+            })
+            .zip(names)
+        {
+            row.name = format::plain(name);
+        }
+        update(&mut model, Msg::Stacks(Ok(rows)));
+        let terminal = screen(&model);
+        let buffer = terminal.backend().buffer();
+        let cells: Vec<&[Cell]> = rows_of(buffer).collect();
+        let of = |row: &[Cell]| row.iter().map(Cell::symbol).collect::<Vec<_>>().concat();
+        let head = cells
+            .iter()
+            .position(|row| of(row).contains(" STORED PARENT"))
+            .unwrap();
+        // The head is ASCII but for frames: a letter a cell.
+        let letters: Vec<char> = cells[head]
+            .iter()
+            .map(|cell| cell.symbol().chars().next().unwrap_or(' '))
+            .collect();
+        let text: String = letters.iter().collect();
+        let end = text[..text.find(" STORED PARENT").unwrap()].chars().count() + " STORED".len();
+        for (n, name) in names.iter().enumerate() {
+            // Below the name of the stack.
+            let row = cells[head + 2 + n];
+            let digit = |cell: &Cell| {
+                cell.symbol()
+                    .chars()
+                    .all(|c| c.is_ascii_digit() || c == 'k')
+            };
+            assert!(
+                digit(&row[end - 1]) && row[end].symbol() == " ",
+                "{name}: {}",
+                of(row)
+            );
+            assert!(
+                row[usize::from(size.0) - 1].symbol() == "\u{2502}",
+                "{name}: {}",
+                of(row)
+            );
+        }
+    }
 }
