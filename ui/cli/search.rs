@@ -64,7 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-fn bytes(hex: &str) -> Result<Vec<u8>> {
+/// The bytes that hexadecimal digits stand for.
+pub(crate) fn bytes(hex: &str) -> Result<Vec<u8>> {
     let digits: String = hex.chars().filter(|c| !c.is_whitespace()).collect();
     let pair = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
     let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(pair).collect();

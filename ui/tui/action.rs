@@ -209,14 +209,16 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Compare,
         keys: &[KeyCode::Char('c')],
         short: "",
-        help: "what differs between the marked layer (or the one below) and the selected one",
+        help: "what differs between the marked layer (or the one below) and the selected one: mappings, Enter: \
+               pages, bytes side by side",
         missing: a_layer,
     },
     Action {
         act: Act::Search,
         keys: &[KeyCode::Char('s')],
         short: "",
-        help: "search a text in the memory of the selected layer",
+        help: "search a text (0x: bytes) in the memory of the selected layer and those below, with the layers that \
+               have it; Enter shows the bytes",
         missing: a_layer,
     },
     Action {

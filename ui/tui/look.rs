@@ -8,17 +8,15 @@ use icecore::chain::{self, Catalog, Depth, Stack};
 use icecore::dump::{self, After};
 use icecore::files::Allow;
 use icecore::image::PagemapId;
-use icecore::inspect::{self, Pattern, Source, Space, View};
+use icecore::inspect::{Source, Space, View};
 use icecore::{Cancel, PAGE_SIZE, PageRange, Pid, Result, Vaddr};
 
 use super::reader::{Look, Reader, Tab};
-use crate::cli::{diff, search, verify};
+use crate::cli::verify;
 use crate::format::{self, plain};
 
 /// Bytes in a line of a page.
 const LINE: usize = 16;
-/// Places that a search shows.
-const FOUND: usize = 10_000;
 
 /// Looks.
 ///
@@ -28,8 +26,6 @@ pub(crate) fn look(wanted: &Look) -> Result<Reader> {
     match wanted {
         Look::Layer { dir, tab } => layer::layer(dir, *tab),
         Look::Page { dir, id, addr } => page(dir, *id, *addr),
-        Look::Diff { from, to } => differences(from, to),
-        Look::Search { dir, text } => found(dir, text),
         Look::Check(pid) => checked(*pid),
         Look::Verify(dir) => verified(dir),
     }
@@ -169,36 +165,6 @@ fn beside(space: &Space<'_>, addr: Vaddr) -> [Option<Vaddr>; 2] {
     let after = runs.iter().find(|run| run.range.end > addr + PAGE_SIZE);
     let after = after.map(|run| run.range.start.max(addr + PAGE_SIZE));
     [before, after]
-}
-
-fn differences(from: &Path, to: &Path) -> Result<Reader> {
-    let (a, b) = (View::open(from)?, View::open(to)?);
-    let found = inspect::diff(&a, &b, &mut |_| {})?;
-    let text = diff::text(&found);
-    let lines: Vec<String> = if text.is_empty() {
-        vec![" nothing differs".into()]
-    } else {
-        text.lines().map(|line| format!(" {line}")).collect()
-    };
-    let title = format!("From layer {} to layer {}", name(from), name(to));
-    Ok(reader(title, vec![tab("differences", "", lines)]))
-}
-
-fn found(dir: &Path, text: &str) -> Result<Reader> {
-    let view = View::open(dir)?;
-    let pattern = Pattern::text(text)?;
-    let mut lines = Vec::new();
-    inspect::search(&view, &pattern, &mut |found| {
-        lines.push(format!(" {}", search::as_text(&found)));
-        Ok(lines.len() < FOUND)
-    })?;
-    let head = match lines.len() {
-        0 => " it is nowhere in the memory of this layer".to_owned(),
-        FOUND => format!(" the first {FOUND} places"),
-        n => format!(" {}", format::count(n as u64, "place")),
-    };
-    let title = format!("“{}” in layer {}", plain(text), name(dir));
-    Ok(reader(title, vec![tab("found", &head, lines)]))
 }
 
 fn verified(dir: &Path) -> Result<Reader> {

@@ -15,6 +15,7 @@ use icecore::{Error, Event, Kind, Pid, TargetState};
 
 use super::coloring::Coloring;
 use super::export::Export;
+use super::inquiry::{Answer, Inquiry};
 use super::map::Map;
 use super::owned::Uses;
 use super::popup::Preview;
@@ -49,6 +50,8 @@ pub(crate) enum Msg {
     Counted(Pid, Result<Count, Failure>),
     /// What was to be looked at is ready to be read.
     Looked(Look, Result<Box<Reader>, Failure>),
+    /// What was asked is answered.
+    Answered(Inquiry, Result<Box<Answer>, Failure>),
     /// A plan is ready to be shown.
     Planned(u64, Result<Preview, Failure>),
     /// A running job tells something.
@@ -92,6 +95,8 @@ pub(crate) enum Effect {
     Copy(String),
     /// Read something for the reader.
     Look(Look),
+    /// Find the answer to something, or to nothing any more.
+    Inquire(Option<Inquiry>),
     /// Find out what a wish would do, as the job with this number.
     Plan(u64, Wish),
     /// Do it.

@@ -23,6 +23,7 @@ mod follow;
 mod fuzzy;
 mod gate;
 mod guide;
+mod inquiry;
 mod jobs;
 mod kept;
 pub(crate) mod keymap;
@@ -157,6 +158,7 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
         messages,
         gate,
         planner: Planner::default(),
+        asked: Cancel::default(),
         jobs_running: BTreeMap::new(),
     };
     let result = turn(&mut model, &mut screen, &inbox, &mut runner);
@@ -235,6 +237,8 @@ struct Runner {
     messages: Sender<Msg>,
     gate: Gate,
     planner: Planner,
+    /// Stops the search for the latest answer.
+    asked: Cancel,
     /// By their numbers.
     jobs_running: BTreeMap<u64, (Cancel, JoinHandle<()>)>,
 }
@@ -292,6 +296,17 @@ impl Runner {
                         let read = look::look(&look).map(Box::new).map_err(|e| (&e).into());
                         let _closed = messages.send(Msg::Looked(look, read));
                     })?;
+                }
+                Effect::Inquire(inquiry) => {
+                    let cancel = Cancel::default();
+                    std::mem::replace(&mut self.asked, cancel.clone()).cancel();
+                    if let Some(inquiry) = inquiry {
+                        feed::spawn("inquiry", &self.messages, move |messages| {
+                            let answer = inquiry.answer(&cancel).map(Box::new);
+                            let answer = answer.map_err(|e| (&e).into());
+                            let _closed = messages.send(Msg::Answered(inquiry, answer));
+                        })?;
+                    }
                 }
                 Effect::Plan(id, wish) => {
                     let (jobs, gate) = (self.jobs.clone(), self.gate.clone());

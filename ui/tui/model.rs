@@ -14,6 +14,7 @@ use super::board::Board;
 use super::coloring::Coloring;
 use super::follow::Follow;
 use super::guide::{Facts, Guide};
+use super::inquiry::Answer;
 use super::kept::Kept;
 use super::keymap::Keymap;
 use super::live::Live;
@@ -168,6 +169,8 @@ pub(crate) struct Model {
     pub(crate) looking: Option<Look>,
     /// What lies over the screen.
     pub(crate) popup: Option<Popup>,
+    /// Where that was opened from: Esc leads back.
+    pub(crate) trail: Vec<Answer>,
     /// What happened, latest last, with the second of the day.
     pub(crate) log: VecDeque<(u64, Mark, String)>,
     /// The time.
@@ -240,6 +243,7 @@ impl Model {
             marked: None,
             looking: None,
             popup: None,
+            trail: Vec::new(),
             log: VecDeque::new(),
             now: SystemTime::UNIX_EPOCH,
             facts: Facts::default(),

@@ -1,6 +1,6 @@
 //! What the mouse does: a click selects what is under it, the wheel moves in the pane under it.
 
-use crossterm::event::{MouseButton, MouseEvent, MouseEventKind};
+use crossterm::event::{KeyCode, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::{Position, Rect};
 
 use super::action::Act;
@@ -31,6 +31,17 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
                     Some(_) => reader.scroll(1, room),
                     None => {}
                 }
+            }
+            return;
+        }
+        Some(Popup::Answer(answer)) => {
+            let code = match turn {
+                Some(Act::Up) => KeyCode::Up,
+                Some(_) => KeyCode::Down,
+                None => return,
+            };
+            for _ in 0..NOTCH {
+                let _stays = answer.key(code.into(), NOTCH);
             }
             return;
         }

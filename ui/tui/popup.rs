@@ -9,6 +9,7 @@ use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::Act;
 use super::follow::{Order, Terms};
+use super::inquiry::{Answer, Inquiry, Lead, Step};
 use super::message::{Edit, Failure, Wish};
 use super::palette::{Choice, Palette};
 use super::reader::{Look, Reader, Turn};
@@ -20,6 +21,8 @@ pub(crate) enum Popup {
     Preview(Preview),
     /// What went wrong.
     Failure(Failure),
+    /// What was asked of layers, over the whole screen.
+    Answer(Box<Answer>),
     /// Text over the whole screen.
     Reader(Box<Reader>),
     /// A rule or a budget that is asked for.
@@ -109,6 +112,10 @@ pub(crate) enum Outcome {
     Copy(String),
     /// It stays until this can be shown instead.
     Look(Look),
+    /// It goes; this is asked.
+    Ask(Inquiry),
+    /// It goes; this is asked instead.
+    Instead(Inquiry),
 }
 
 impl Preview {
@@ -153,6 +160,16 @@ impl Popup {
                     Turn::Close => Outcome::Close,
                     Turn::Look(look) => Outcome::Look(look),
                     Turn::Copy(text) => Outcome::Copy(text),
+                };
+            }
+            Self::Answer(answer) => {
+                return match answer.key(key, room + 1) {
+                    Step::Stay => Outcome::Stay,
+                    Step::Close => Outcome::Close,
+                    Step::Lead(Lead::Inquiry(inquiry)) => Outcome::Ask(inquiry),
+                    Step::Lead(Lead::Look(look)) => Outcome::Look(look),
+                    Step::Instead(inquiry) => Outcome::Instead(inquiry),
+                    Step::Copy(text) => Outcome::Copy(text),
                 };
             }
             Self::Order { root, terms, text } => match key.code {
@@ -223,7 +240,7 @@ fn ask(key: KeyEvent, dir: &Path, about: About, text: &mut Input) -> Outcome {
         KeyCode::Enter if !text.value().is_empty() => {
             let (dir, text) = (dir.to_path_buf(), text.value().to_owned());
             return match about {
-                About::Search => Outcome::Look(Look::Search { dir, text }),
+                About::Search => Outcome::Ask(Inquiry::Search { dir, text }),
                 About::Label => Outcome::Do(Wish::Edit(Edit::Label { dir, text })),
             };
         }

@@ -26,24 +26,10 @@ pub(crate) enum Look {
         /// Address of its first byte.
         addr: Vaddr,
     },
-    /// What became of a tree from one layer to another.
-    Diff {
-        /// The first layer.
-        from: PathBuf,
-        /// The second one.
-        to: PathBuf,
-    },
     /// What a process tree holds, and whether it can be dumped.
     Check(Pid),
     /// Whether every byte of a layer and of those below is what was written.
     Verify(PathBuf),
-    /// Where a text is in the memory of a layer.
-    Search {
-        /// The layer.
-        dir: PathBuf,
-        /// The text.
-        text: String,
-    },
 }
 
 /// One tab.

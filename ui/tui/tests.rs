@@ -2,6 +2,7 @@
 
 mod dedup;
 mod flows;
+mod inquiry;
 mod screens;
 
 use std::path::PathBuf;

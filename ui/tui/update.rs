@@ -2,6 +2,7 @@
 //! process.
 
 mod dedup;
+mod inquiry;
 mod jobs;
 mod travel;
 mod watch;
@@ -16,6 +17,7 @@ use super::action::{self, Act};
 use super::board::Job;
 use super::export;
 use super::follow::Terms;
+use super::inquiry::Inquiry;
 use super::kept;
 use super::message::{Displaced, Edit, Effect, Failure, Msg, Survey, Wish};
 use super::model::{Focus, Model};
@@ -82,6 +84,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             }
             model.live.entry(pid.as_raw()).or_default().failure = Some(failure);
         }
+        Msg::Answered(asked, result) => inquiry::answered(model, &asked, result),
         Msg::Looked(look, result) => looked(model, &look, result),
         Msg::Planned(id, result) => {
             let unwanted = model.board.job(id).is_some_and(|job| job.cancelled);
@@ -214,7 +217,9 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     if let Some(popup) = &mut model.popup {
         match popup.key(key, room) {
             Outcome::Stay => {}
-            Outcome::Close => (model.popup, model.looking) = (None, None),
+            Outcome::Close => inquiry::close(model, effects),
+            Outcome::Ask(wanted) => inquiry::ask(model, wanted, effects),
+            Outcome::Instead(wanted) => inquiry::instead(model, wanted, effects),
             Outcome::Look(wanted) => look(model, wanted, effects),
             Outcome::Copy(text) => copy(model, text, "the text", effects),
             Outcome::Act(act) => {
@@ -296,15 +301,23 @@ fn looked(model: &mut Model, look: &Look, result: Result<Box<Reader>, Failure>) 
     let mut reader = match result {
         Ok(reader) => reader,
         Err(failure) => {
+            if let Some(Popup::Answer(before)) = model.popup.take() {
+                model.trail.push(*before);
+            }
             model.popup = Some(Popup::Failure(failure));
             return;
         }
     };
-    match &mut model.popup {
+    let popup = model.popup.take();
+    match popup {
+        Some(Popup::Answer(before)) => model.trail.push(*before),
         // The same tab of the same kind of thing, so that one can leaf through.
-        Some(Popup::Reader(old)) => reader.succeed(old),
+        Some(Popup::Reader(mut old)) => reader.succeed(&mut old),
         None | Some(Popup::Ask { .. }) => {}
-        Some(_) => return,
+        other => {
+            model.popup = other;
+            return;
+        }
     }
     model.popup = Some(Popup::Reader(reader));
 }
@@ -453,7 +466,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Compare => {
             if let Some(wanted) = compared(model) {
-                look(model, wanted, effects);
+                inquiry::ask(model, wanted, effects);
             }
         }
         Act::Search => {
@@ -574,12 +587,12 @@ fn show_counts(model: &mut Model, effects: &mut Vec<Effect>) {
 }
 
 /// The marked layer, or the one below, and the selected one.
-fn compared(model: &Model) -> Option<Look> {
+fn compared(model: &Model) -> Option<Inquiry> {
     let to = model.layer()?.dir.clone();
     let marked = model.marked.clone().filter(|dir| *dir != to);
     let below = || model.layer().and_then(|layer| layer.parent.clone());
     let from = marked.or_else(below)?;
-    Some(Look::Diff { from, to })
+    Some(Inquiry::Layers { from, to })
 }
 
 fn enter(model: &mut Model, effects: &mut Vec<Effect>) {

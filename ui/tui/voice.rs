@@ -445,6 +445,7 @@ fn said(popup: &Popup) -> (String, String) {
             };
             (reader.title.clone(), format!("{tabs}{}", undrawn(&lines)))
         }
+        Popup::Answer(answer) => (answer.title.clone(), undrawn(&answer.spoken())),
         Popup::Palette(palette) => {
             let found = palette.found();
             let action = found.get(palette.at).and_then(|row| ACTIONS.get(*row));

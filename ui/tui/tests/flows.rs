@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::tui::action;
+use crate::tui::inquiry::Inquiry;
 use crate::tui::keymap::Keymap;
 use unicode_width::UnicodeWidthStr as _;
 
@@ -150,13 +151,14 @@ fn what_was_read_too_late_is_not_shown() {
 fn a_layer_is_compared_with_the_marked_one_or_the_one_below() {
     let mut model = model(RICH, (120, 35));
     let diff = |from: &str, to: &str| {
-        Effect::Look(Look::Diff {
+        Effect::Inquire(Some(Inquiry::Layers {
             from: from.into(),
             to: to.into(),
-        })
+        }))
     };
     let effects = key(&mut model, KeyCode::Char('c'));
     assert_eq!(effects, [diff("/img/r/2", "/img/r/3")]);
+    assert_eq!(key(&mut model, KeyCode::Esc), [Effect::Inquire(None)]);
     key(&mut model, KeyCode::Char('m'));
     key(&mut model, KeyCode::Char('['));
     key(&mut model, KeyCode::Char('['));
@@ -266,11 +268,11 @@ fn a_text_is_asked_for_and_searched() {
     }
     key(&mut model, KeyCode::Backspace);
     let effects = key(&mut model, KeyCode::Enter);
-    let wanted = Look::Search {
+    let wanted = Inquiry::Search {
         dir: "/img/r/3".into(),
         text: "aq".into(),
     };
-    assert_eq!(effects, [Effect::Look(wanted)]);
+    assert_eq!(effects, [Effect::Inquire(Some(wanted))]);
 }
 
 #[test]

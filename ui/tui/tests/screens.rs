@@ -175,6 +175,7 @@ const SCENES: &[Scene] = &[
         model.toast(Mark::Good, "dump postgres 1031: done");
         key(model, KeyCode::Char('J'));
     }),
+    ("bytes", inquiry::bytes),
     ("dedup", |model| {
         model.focus = Focus::Stacks;
         dedup::known(model);

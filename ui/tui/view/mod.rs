@@ -1,5 +1,6 @@
 //! Drawing. Views only read the model; what is expensive was prepared before.
 
+mod answer;
 mod chrome;
 mod dedup;
 mod jobs;

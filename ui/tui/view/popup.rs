@@ -18,6 +18,9 @@ use crate::error;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let Some(popup) = &model.popup else { return };
+    if let Popup::Answer(answer) = popup {
+        return super::answer::draw(model, answer, frame);
+    }
     if let Popup::Reader(reader) = popup {
         return super::reader::draw(model, reader, frame);
     }
@@ -66,8 +69,8 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             let name = crate::format::plain(&name);
             let (title, keys) = match about {
                 About::Search => (
-                    format!("Search in layer {name}"),
-                    "Enter search  Esc cancel",
+                    format!("Search in layer {name} and those below"),
+                    "0x and hex digits: bytes  Enter search  Esc cancel",
                 ),
                 About::Label => (
                     format!("What to call layer {name}"),
@@ -82,7 +85,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             palette::body(model, palette, columns, palette_rows),
             None,
         ),
-        Popup::Reader(_) => return,
+        Popup::Reader(_) | Popup::Answer(_) => return,
     };
     if matches!(popup, Popup::Palette(_)) {
         body.resize(palette_rows, Line::default());

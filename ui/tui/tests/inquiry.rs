@@ -1,0 +1,146 @@
+//! What differs between two layers, down to the bytes, and the way back.
+
+use icecore::PageRange;
+use icecore::chain::Ranges;
+use icecore::inspect::Pages;
+
+use super::*;
+use crate::tui::inquiry::{Answer, Body, Differing, Inquiry, Lead, Row};
+
+fn differing() -> Arc<Differing> {
+    let page = |n: u64| Ranges::from(PageRange::of_pages(0x55d2_c000_0000 + n * 4096, 1));
+    Arc::new(Differing {
+        from: "/img/r/2".into(),
+        to: "/img/r/3".into(),
+        id: PagemapId::Task(2207),
+        pages: Pages {
+            mapping: PageRange::of_pages(0x55d2_c000_0000, 900),
+            name: "[heap]".into(),
+            changed: page(0).union(&page(7)),
+            bytes: 5,
+            appeared: page(9),
+            gone: Ranges::new(),
+        },
+    })
+}
+
+fn answer(inquiry: &Inquiry, rows: Vec<Row>) -> Msg {
+    let answer = Answer {
+        head: "   MAPPING".into(),
+        body: Body::Rows(rows),
+        ..Answer::waits(inquiry.clone())
+    };
+    Msg::Answered(inquiry.clone(), Ok(Box::new(answer)))
+}
+
+/// A page of two layers, in which some bytes differ.
+pub(super) fn bytes(model: &mut Model) {
+    let of = differing();
+    let inquiry = Inquiry::Bytes {
+        of: Arc::clone(&of),
+        addr: 0x55d2_c000_0000,
+    };
+    key(model, KeyCode::Char('c'));
+    model.popup = Some(Popup::Answer(Box::new(Answer::waits(inquiry.clone()))));
+    let from: Vec<u8> = (0..4096u32).map(|n| (n * 7 % 251) as u8).collect();
+    let mut to = from.clone();
+    for n in [3, 4, 40, 41, 42] {
+        to[n] ^= 0xff;
+    }
+    let sides = [("2".to_owned(), Ok(from)), ("3".to_owned(), Ok(to))];
+    let next = Inquiry::Bytes {
+        of,
+        addr: 0x55d2_c000_7000,
+    };
+    let answer = Answer {
+        body: Body::Bytes(sides),
+        beside: [None, Some(next)],
+        ..Answer::waits(inquiry.clone())
+    };
+    update(model, Msg::Answered(inquiry, Ok(Box::new(answer))));
+}
+
+#[test]
+fn enter_leads_from_layers_to_mappings_to_pages_to_bytes_and_esc_back() {
+    let mut model = model(RICH, (120, 35));
+    let effects = key(&mut model, KeyCode::Char('c'));
+    let [Effect::Inquire(Some(layers))] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert!(text(&model).contains("it is being found out"));
+    let of = differing();
+    let pages = Inquiry::Pages(Arc::clone(&of));
+    let addr = 0x55d2_c000_0000;
+    let bytes = Inquiry::Bytes { of, addr };
+    let row = |lead: &Inquiry| Row {
+        text: "  a line".into(),
+        mark: Mark::Plain,
+        lead: Some(Lead::Inquiry(lead.clone())),
+    };
+    update(&mut model, answer(layers, vec![row(&pages)]));
+    let effects = key(&mut model, KeyCode::Enter);
+    assert_eq!(effects, [Effect::Inquire(Some(pages.clone()))]);
+    assert!(text(&model).contains("[heap] of process 2207: from layer 2 to layer 3"));
+    update(&mut model, answer(&pages, vec![row(&bytes)]));
+    let effects = key(&mut model, KeyCode::Enter);
+    assert_eq!(effects, [Effect::Inquire(Some(bytes.clone()))]);
+    // An answer to something else comes too late.
+    update(&mut model, answer(&pages, vec![row(&bytes)]));
+    assert!(text(&model).contains("Page 55d2c0000000"));
+    for back in ["[heap] of process", "From layer 2 to layer 3", "Processes"] {
+        key(&mut model, KeyCode::Esc);
+        assert!(text(&model).contains(back), "{back}");
+    }
+    assert!(model.popup.is_none() && model.trail.is_empty());
+}
+
+#[test]
+fn what_was_found_is_read_and_one_comes_back_to_the_list() {
+    let mut model = model(RICH, (120, 35));
+    for c in ['s', 'x'] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let effects = key(&mut model, KeyCode::Enter);
+    let [Effect::Inquire(Some(search))] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let page = Look::Page {
+        dir: "/img/r/3".into(),
+        id: PagemapId::Task(2207),
+        addr: 4096,
+    };
+    let row = Row {
+        text: "  3 2 a place".into(),
+        mark: Mark::Plain,
+        lead: Some(Lead::Look(page.clone())),
+    };
+    update(&mut model, answer(search, vec![row]));
+    assert_eq!(
+        key(&mut model, KeyCode::Enter),
+        [Effect::Look(page.clone())]
+    );
+    update(&mut model, Msg::Looked(page, Ok(Box::new(reader(1, 1)))));
+    assert!(matches!(model.popup, Some(Popup::Reader(_))));
+    key(&mut model, KeyCode::Esc);
+    assert!(text(&model).contains("3 2 a place"));
+}
+
+#[test]
+fn bytes_that_differ_have_a_star_without_colour_at_any_width() {
+    for (width, stars) in [(40, 2), (80, 10), (120, 10), (200, 10)] {
+        let mut model = model(ASCII, (width, 35));
+        bytes(&mut model);
+        let shown = text(&model);
+        let marked = shown.matches("*").count();
+        assert!(marked >= stars, "{width}: {marked}\n{shown}");
+        let effects = key(&mut model, KeyCode::Char('n'));
+        assert!(matches!(
+            effects.as_slice(),
+            [Effect::Inquire(Some(Inquiry::Bytes {
+                addr: 0x55d2_c000_7000,
+                ..
+            }))]
+        ));
+        assert!(model.trail.is_empty(), "it is shown instead");
+    }
+}
