@@ -76,9 +76,17 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
     term.wait_text("A restore of this layer takes its pages from");
     term.press("qc");
     term.wait_text("From layer 2 to layer 3");
-    term.press("qsPATH=\r");
-    term.wait_text("[found]");
-    term.press("qv");
+    // From mappings to pages to the bytes of both, and back.
+    term.wait_text("[heap]");
+    term.press("\r");
+    term.wait_text("WHERE IN THE PAGE");
+    term.press("\r");
+    term.wait_text("p n page that differs");
+    term.press("qqqsPATH=\r");
+    term.wait_text("IN LAYERS");
+    term.press("\r");
+    term.wait_text("[bytes]");
+    term.press("qqv");
     term.wait_text("and those below: sound");
     term.press("qLnight\r");
     term.wait_text("“night” now");
@@ -192,7 +200,6 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
     term.press("D");
     term.wait_text("What the stack of 6 stores for nothing");
     term.wait_text("[x] unchanged");
-    term.wait_text("NOT restorable any more: ");
     term.wait_text("What unchanged would free in each layer");
     term.press("\r");
     term.wait_text("every layer can be restored as before");
