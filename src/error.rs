@@ -160,10 +160,14 @@ impl Error {
 
     /// Like [`Error::io`]; the text is `action path`, e.g. `Cannot read /a/b`.
     pub fn path(action: &str, path: impl AsRef<Path>, source: io::Error) -> Self {
-        Self::io(
-            format!("Cannot {action} {}", path.as_ref().display()),
-            source,
-        )
+        let denied = source.raw_os_error() == Some(libc::EACCES);
+        let what = format!("Cannot {action} {}", path.as_ref().display());
+        let error = Self::io(what, source);
+        if denied {
+            return error
+                .hint("files of others take CAP_DAC_OVERRIDE: run it as root, or as their owner");
+        }
+        error
     }
 
     /// A damaged image.

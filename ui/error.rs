@@ -7,6 +7,7 @@ use icecore::{Error, TargetState};
 use serde_json::json;
 
 use crate::cli::schema::SCHEMA;
+use crate::rights;
 
 /// Writes the error to stderr, as text or as one JSON object.
 pub(crate) fn print(error: &Error, json: bool) {
@@ -30,6 +31,9 @@ pub(crate) fn as_text(error: &Error) -> String {
     }
     if let Some(hint) = error.next_step() {
         text.push_str(&format!("\n  try: {hint}"));
+    }
+    if let Some(command) = rights::command(error) {
+        text.push_str(&format!("\n  as root: {command}"));
     }
     text
 }
@@ -60,6 +64,7 @@ fn as_json(error: &Error) -> String {
         "target": error.target_state().to_string(),
         "obstacles": obstacles,
         "try": error.next_step(),
+        "as_root": rights::command(error),
     })
     .to_string()
 }

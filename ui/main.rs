@@ -8,6 +8,7 @@ mod demo;
 mod error;
 mod format;
 mod home;
+mod rights;
 mod tui;
 
 use std::process::ExitCode;

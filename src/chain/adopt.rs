@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Catalog, Held, State};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::event::{Cancel, Event, Reporter};
 use crate::image::{Images, Sidecar};
 
@@ -31,8 +31,7 @@ pub struct Adopted {
 pub fn adopt(dir: &Path, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Adopted> {
     let catalog = Catalog::scan(dir)?;
     if catalog.layers().is_empty() {
-        let what = format!("There is no layer in {}", dir.display());
-        return Err(Error::new(Kind::NotFound, what).hint("Name an images directory"));
+        return Err(catalog.no_layer(dir));
     }
     let mut adopted = Adopted::default();
     let total = catalog.layers().len() as u64;

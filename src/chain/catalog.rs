@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::layer::{Layer, State};
-use crate::error::{Error, Obstacle, Result};
+use crate::error::{Error, Kind, Obstacle, Result};
 use crate::store::is_staging;
 
 /// How deep below the root layers are looked for.
@@ -135,6 +135,15 @@ impl Catalog {
             .collect()
     }
 
+    /// Why there is no layer in `dir`, whose catalog this is: perhaps there are some that nobody may read.
+    pub(super) fn no_layer(&self, dir: &Path) -> Error {
+        let what = format!("There is no layer in {}", dir.display());
+        if self.unreadable.is_empty() {
+            return Error::new(Kind::NotFound, what).hint("Name an images directory");
+        }
+        Error::refused(what + " that can be read", self.unreadable.clone())
+    }
+
     /// Directories that could not be read, so that layers in them are not listed.
     pub fn unreadable(&self) -> &[Obstacle] {
         &self.unreadable
@@ -196,7 +205,7 @@ impl Catalog {
 fn search(dir: &Path, depth: usize, found: &mut Vec<PathBuf>, unreadable: &mut Vec<Obstacle>) {
     let cannot = |error| {
         let error = Error::path("read", dir, error);
-        let hint = "Layers in there are not listed; run as a user who may read it";
+        let hint = "layers in there are not listed: that takes CAP_DAC_OVERRIDE, or a user who may read it";
         Obstacle::new(error.kind(), error.one_line(), hint)
     };
     let entries = match fs::read_dir(dir) {

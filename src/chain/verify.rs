@@ -93,8 +93,7 @@ pub fn verify(
         None => (0..catalog.layers().len()).collect(),
     };
     if wanted.is_empty() {
-        let what = format!("There is no layer in {}", dir.display());
-        return Err(Error::new(Kind::NotFound, what).hint("Name an images directory"));
+        return Err(catalog.no_layer(dir));
     }
     let mut found = Verified {
         depth,

@@ -236,7 +236,7 @@ impl Plan {
             self.obstacle(
                 error.kind(),
                 error.one_line(),
-                "Run as the owner of the layers",
+                "run it as the owner of the layers, or as root (CAP_DAC_OVERRIDE)",
             );
         }
         let holes = in_holes(level, pagemap)?;

@@ -329,12 +329,15 @@ pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
 }
 
 fn unreadable(pid: Pid, error: ProcError) -> Error {
-    let kind = match &error {
-        ProcError::PermissionDenied(_) => Kind::Permission,
-        _ => Kind::TargetGone,
-    };
     let text = format!("Cannot read the mappings of process {pid}");
-    Error::new(kind, text).because(error)
+    match &error {
+        ProcError::PermissionDenied(_) => Error::new(Kind::Permission, text).hint(
+            "reading processes of others takes CAP_SYS_PTRACE: run icecore as root, or as the user who \
+             owns the process",
+        ),
+        _ => Error::new(Kind::TargetGone, text),
+    }
+    .because(error)
 }
 
 /// The mappings of `pid` without kernel flags: much faster than [`read`].

@@ -367,5 +367,8 @@ fn refused(tid: Pid, errno: Errno) -> Error {
         .hint("detach the debugger or the other dump first");
     }
     Error::os(format!("Cannot attach to thread {tid}"), errno)
-        .hint("run icecore as root, or as the owner of the process; see icecore doctor")
+        .hint(
+            "stopping processes of others takes CAP_SYS_PTRACE: run icecore as root, or as the owner of \
+             the process; see icecore doctor",
+        )
 }

@@ -137,7 +137,10 @@ fn not_found(pid: Pid, error: procfs::ProcError) -> Error {
             Kind::Permission,
             format!("Process {pid} belongs to another user"),
         )
-        .hint("run icecore as root, or as the user who owns the process"),
+        .hint(
+            "reading processes of others takes CAP_SYS_PTRACE: run icecore as root, or as the user who \
+             owns the process",
+        ),
         other => Error::new(Kind::NotFound, format!("Cannot read process {pid}")).because(other),
     }
 }

@@ -93,3 +93,47 @@ fn a_process_of_ones_own_is_dumped_without_any_right() {
     let status = fs::read_to_string(sandbox.proc(&format!("{pid}/status"))).unwrap();
     assert!(status.contains(&format!("Uid:\t{USER}\t")), "{status}");
 }
+
+#[test]
+fn what_is_refused_names_the_capability_and_the_command_that_has_it() {
+    let Some((mut sandbox, dir, icecore)) = open() else {
+        return;
+    };
+    let theirs = sandbox.start("sleeper", &["sleep", "1000"]).to_string();
+    let shut = dir.join("shut");
+    sandbox
+        .icecore(&format!("dump -t {theirs} -R -D {}/1", shut.display()))
+        .ok();
+    fs::set_permissions(&shut, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(shut.join("1"), fs::Permissions::from_mode(0o700)).unwrap();
+    let shut = shut.to_str().unwrap().to_owned();
+    let one = format!("{shut}/1");
+    let new = dir.join("new").to_str().unwrap().to_owned();
+    let icecore = icecore.to_str().unwrap();
+    let asked: &[&[&str]] = &[
+        &["check", "-t", &theirs],
+        &["dump", "-t", &theirs, "-R", "-D", &new],
+        &["watch", &theirs],
+        &["restore", "-D", &one, "-d"],
+        &["show", &one],
+        &["verify", &shut],
+        &["adopt", &shut],
+        &["dedup", "-D", &one, "--dry-run"],
+    ];
+    for words in asked {
+        let run = run_as_user(&sandbox, &[&[icecore], *words].concat());
+        assert_eq!(run.code, 6, "{words:?}: {}", run.stderr);
+        let command = format!("as root: sudo {icecore} {}", words.join(" "));
+        assert!(run.stderr.contains(&command), "{words:?}: {}", run.stderr);
+        assert!(run.stderr.contains("CAP_"), "{words:?}: {}", run.stderr);
+    }
+    // What can be listed is, beside what cannot.
+    let listed = run_as_user(&sandbox, &[icecore, "stacks", &shut])
+        .ok()
+        .stdout;
+    assert!(
+        listed.contains(&format!("as root: sudo {icecore} stacks {shut}")),
+        "{listed}"
+    );
+    assert!(listed.contains("CAP_DAC_OVERRIDE"), "{listed}");
+}

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use humansize::{BINARY, format_size};
-use icecore::Result;
+
 use icecore::chain::{Catalog, Extent, Layer, State};
+use icecore::{Kind, Obstacle, Result};
 
 use super::output::output;
 use super::schema::versioned;
-use crate::format;
+use crate::{format, rights};
 
 /// List the stacks under a directory, with their layers and branches.
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,8 @@ fn show(out: &mut impl Write, catalog: &Catalog, dir: &std::path::Path) -> io::R
         };
         let place = bottom.dir.parent().unwrap_or(&bottom.dir).display();
         let layers = lines.iter().filter(|line| line.layer.is_some()).count();
-        writeln!(out, "{place}  {}  {layers} layers", who(bottom))?;
+        let layers = format::count(layers as u64, "layer");
+        writeln!(out, "{place}  {}  {layers}", who(bottom))?;
         for line in lines {
             let Some(layer) = line.layer.and_then(|layer| catalog.layers().get(layer)) else {
                 writeln!(out, "  {}", line.graph)?;
@@ -68,6 +70,12 @@ fn show(out: &mut impl Write, catalog: &Catalog, dir: &std::path::Path) -> io::R
     }
     for unreadable in catalog.unreadable() {
         writeln!(out, "{unreadable}")?;
+    }
+    let denied = |unreadable: &Obstacle| unreadable.kind == Kind::Permission;
+    if catalog.unreadable().iter().any(denied)
+        && let Some(command) = rights::as_root()
+    {
+        writeln!(out, "as root: {command}")?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use super::probe::{Probe, Who};
 use super::reader::{Look, Reader};
 use super::stacks::StackRow;
 use super::surplus::News;
-use crate::format;
+use crate::{format, rights};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -206,6 +206,18 @@ fn last(dir: &Path) -> String {
     format::plain(&name.to_string_lossy())
 }
 
+/// What to try next; where rights are missing, with the command that has them.
+fn hint(error: &Error) -> Option<String> {
+    let said = error.next_step().map(format::plain);
+    match rights::command(error).map(|command| format::plain(&command)) {
+        Some(command) => Some(match said {
+            Some(said) => format!("{said}: leave, then {command}"),
+            None => format!("leave, then {command}"),
+        }),
+        None => said,
+    }
+}
+
 /// A running tree that ends to make room for a restored one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Displaced {
@@ -338,7 +350,7 @@ impl From<&Error> for Failure {
                 .collect(),
             target: (error.target_state() != TargetState::Untouched)
                 .then(|| error.target_state().to_string()),
-            hint: error.next_step().map(format::plain),
+            hint: hint(error),
             cancelled: error.kind() == Kind::Cancelled,
         }
     }
