@@ -202,8 +202,12 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Mark,
         keys: &[KeyCode::Char('m'), KeyCode::Char(' ')],
         short: "",
-        help: "mark the selected layer, to compare others with it (again: no mark)",
-        missing: a_layer,
+        help: "mark the selected layer, to compare others with it, or processes, to dump, check and count \
+               their trees together (again: no mark)",
+        missing: |model| match model.focus {
+            Focus::Processes => a_process(model),
+            _ => a_layer(model),
+        },
     },
     Action {
         act: Act::Compare,

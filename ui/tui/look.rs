@@ -26,7 +26,7 @@ pub(crate) fn look(wanted: &Look) -> Result<Reader> {
     match wanted {
         Look::Layer { dir, tab } => layer::layer(dir, *tab),
         Look::Page { dir, id, addr } => page(dir, *id, *addr),
-        Look::Check(pid) => checked(*pid),
+        Look::Check(pids) => all_checked(pids),
         Look::Verify(dir) => verified(dir),
     }
 }
@@ -55,6 +55,24 @@ fn tab(name: &str, head: &str, lines: Vec<String>) -> Tab {
         lines,
         read: true,
     }
+}
+
+/// A tab of each tree.
+fn all_checked(pids: &[Pid]) -> Result<Reader> {
+    if let [pid] = pids {
+        return checked(*pid);
+    }
+    let mut tabs = Vec::new();
+    for pid in pids {
+        // One that has ended meanwhile is no reason to say nothing of the others.
+        let lines = match checked(*pid) {
+            Ok(reader) => reader.tabs.into_iter().flat_map(|tab| tab.lines).collect(),
+            Err(error) => vec![format!(" {}", plain(&error.one_line()))],
+        };
+        tabs.push(tab(&format!("process {pid}"), "", lines));
+    }
+    let trees = format::count(pids.len() as u64, "tree");
+    Ok(reader(format!("What {trees} hold"), tabs))
 }
 
 /// The table of `icecore check`.

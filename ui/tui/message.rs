@@ -126,6 +126,8 @@ pub(crate) enum Wish {
         /// A rule wants it, with the longest freeze that it allows: everything is found out then.
         rule: Option<Option<Duration>>,
     },
+    /// Several dumps, each a job of its own.
+    Each(Vec<Self>),
     /// A layer runs again.
     Restore {
         /// The layer.
@@ -232,7 +234,10 @@ pub(crate) struct Displaced {
 impl Wish {
     /// Whether processes are frozen or made.
     pub(crate) fn touches_targets(&self) -> bool {
-        matches!(self, Self::Dump { .. } | Self::Restore { .. })
+        matches!(
+            self,
+            Self::Dump { .. } | Self::Each(_) | Self::Restore { .. }
+        )
     }
 
     /// Whether layers change.
@@ -244,6 +249,9 @@ impl Wish {
     pub(crate) fn title(&self) -> String {
         match self {
             Self::Edit(edit) => edit.title(),
+            Self::Each(wishes) => {
+                format!("dump {}", format::count(wishes.len() as u64, "tree"))
+            }
             Self::Dump { root, comm, .. } => format!("dump {} {root}", format::plain(comm)),
             Self::Restore { dir, .. } => format!("restore {}", last(dir)),
             Self::Dedup { dir, .. } => format!("dedup {}", last(dir)),

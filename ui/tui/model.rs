@@ -107,6 +107,8 @@ pub(crate) struct Model {
     pub(crate) process_cursor: Cursor,
     /// Pids whose children are folded away.
     pub(crate) folded: BTreeSet<i32>,
+    /// Marked processes, with their start times.
+    pub(crate) marks: BTreeMap<i32, u64>,
     /// How processes are sorted.
     pub(crate) order: Order,
     /// Text that shown processes have.
@@ -212,6 +214,7 @@ impl Model {
             processes: Vec::new(),
             process_cursor: Cursor::default(),
             folded: BTreeSet::new(),
+            marks: BTreeMap::new(),
             order: Order::default(),
             filter: Input::default(),
             filtering: false,

@@ -26,8 +26,8 @@ pub(crate) enum Look {
         /// Address of its first byte.
         addr: Vaddr,
     },
-    /// What a process tree holds, and whether it can be dumped.
-    Check(Pid),
+    /// What process trees hold, and whether they can be dumped.
+    Check(Vec<Pid>),
     /// Whether every byte of a layer and of those below is what was written.
     Verify(PathBuf),
 }

@@ -3,6 +3,7 @@
 mod dedup;
 mod flows;
 mod inquiry;
+mod marks;
 mod screens;
 
 use std::path::PathBuf;

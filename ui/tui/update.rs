@@ -4,6 +4,7 @@
 mod dedup;
 mod inquiry;
 mod jobs;
+mod marks;
 mod travel;
 mod watch;
 
@@ -164,6 +165,7 @@ fn survey_taken(model: &mut Model, survey: Survey) {
         model.live.remove(&pid);
     }
     watch::forget(model);
+    marks::forget(model);
 }
 
 fn listed(model: &mut Model, result: Result<Vec<StackRow>, Failure>) {
@@ -230,6 +232,13 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
                 model.popup = None;
                 watch::order(model, root, order, effects);
             }
+            Outcome::Do(Wish::Each(wishes)) => {
+                model.popup = None;
+                model.marks.clear();
+                for wish in wishes {
+                    apply(model, wish, effects);
+                }
+            }
             Outcome::Do(wish) => {
                 model.popup = None;
                 apply(model, wish, effects);
@@ -246,6 +255,10 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             model.focus = model.back;
         }
         model.log_filter.reset();
+        return;
+    }
+    if key.code == KeyCode::Esc && model.focus == Focus::Processes && !model.marks.is_empty() {
+        model.marks.clear();
         return;
     }
     if key.code == KeyCode::Esc && !model.filter_here().value().is_empty() {
@@ -436,11 +449,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Next => model.focus = view::beside(model.focus, 1),
         Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),
-        Act::Check => {
-            if let Some((pid, _)) = model.target() {
-                look(model, Look::Check(pid), effects);
-            }
-        }
+        Act::Check => marks::check(model, effects),
         Act::Inspect => {
             if let Some(layer) = model.layer() {
                 let dir = layer.dir.clone();
@@ -460,6 +469,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             }
         }
         Act::Mark if model.focus == Focus::Dedup => dedup::choose(model),
+        Act::Mark if model.focus == Focus::Processes => marks::toggle(model),
         Act::Mark => {
             let dir = model.layer().map(|layer| layer.dir.clone());
             model.marked = dir.filter(|dir| model.marked.as_ref() != Some(dir));
@@ -477,6 +487,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             });
         }
         Act::Watch if model.focus == Focus::Watch => watch::track(model, effects),
+        Act::Watch if marks::count(model, effects) => {}
         Act::Watch => show_counts(model, effects),
         Act::Rule | Act::Budget => {
             let follow = |pid: Pid| model.follows.get(&pid.as_raw());
@@ -532,6 +543,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
 /// What a key means for what is selected.
 fn wish(model: &Model, act: Act) -> Option<Wish> {
     match act {
+        Act::Dump if !marks::marked(model).is_empty() => marks::dump(model),
         Act::Dump => {
             let (root, comm) = model.target()?;
             Some(Wish::Dump {

@@ -303,6 +303,9 @@ fn process(model: &Model, row: &ProcessRow) -> String {
     if model.tracked.contains_key(&row.pid.as_raw()) {
         said.push_str(", tracked");
     }
+    if model.marks.contains_key(&row.pid.as_raw()) {
+        said.push_str(", marked");
+    }
     if row.folded > 0 {
         said.push_str(&format!(", folded with {} below", row.folded));
     }

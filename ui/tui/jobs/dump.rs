@@ -15,6 +15,9 @@ use crate::home::{next_free, parent_of, past, stack_name};
 use crate::tui::message::{Made, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
+/// What a dump does to its target.
+pub(super) const GO_ON: &str = "The processes stop for a moment and go on.";
+
 impl Jobs {
     /// The options of a dump, with a directory that is free.
     fn dump_options(&self, wish: &Wish) -> Result<dump::Options> {
@@ -159,7 +162,7 @@ impl Jobs {
         }
         obstacles(&mut preview, &plan.obstacles, &plan.warnings);
         if plan.obstacles.is_empty() {
-            preview.line(Mark::Plain, "The processes stop for a moment and go on.");
+            preview.line(Mark::Plain, GO_ON);
             preview.offer("Dump", wish.clone(), true);
             let mut killing = wish.clone();
             if let Wish::Dump { kill, .. } = &mut killing {

@@ -3,6 +3,7 @@
 
 mod dedup;
 mod dump;
+mod each;
 mod edit;
 mod restore;
 
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use icecore::{Cancel, Event, Obstacle, Result};
+use icecore::{Cancel, Error, Event, Kind, Obstacle, Result};
 
 use super::message::{Msg, Wish};
 use super::popup::{Mark, Preview};
@@ -31,6 +32,7 @@ impl Jobs {
     pub(crate) fn plan(&self, id: u64, wish: &Wish, messages: &Sender<Msg>) {
         let mut preview = match wish {
             Wish::Dump { .. } => self.plan_dump(wish),
+            Wish::Each(wishes) => Ok(self.plan_each(wishes)),
             Wish::Restore { dir, displaced } => self.plan_restore(dir, displaced.as_ref()),
             Wish::Dedup { dir, plans } => Ok(dedup::preview(dir, plans)),
             Wish::Edit(wish) => edit::plan(wish),
@@ -49,6 +51,7 @@ impl Jobs {
         };
         let report = match wish {
             Wish::Dump { .. } => self.dump(wish, &reporter, cancel),
+            Wish::Each(_) => Err(Error::new(Kind::Usage, "Each of these is a job of its own")),
             Wish::Restore { dir, displaced } => {
                 self.restore(dir, displaced.as_ref(), &reporter, cancel)
             }

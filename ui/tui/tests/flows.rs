@@ -150,6 +150,7 @@ fn what_was_read_too_late_is_not_shown() {
 #[test]
 fn a_layer_is_compared_with_the_marked_one_or_the_one_below() {
     let mut model = model(RICH, (120, 35));
+    model.focus = Focus::Stacks;
     let diff = |from: &str, to: &str| {
         Effect::Inquire(Some(Inquiry::Layers {
             from: from.into(),
@@ -169,6 +170,7 @@ fn a_layer_is_compared_with_the_marked_one_or_the_one_below() {
 #[test]
 fn layers_go_get_together_and_get_names_by_one_key_each() {
     let mut model = model(RICH, (120, 35));
+    model.focus = Focus::Stacks;
     let dir = |name: &str| PathBuf::from("/img/r").join(name);
     let planned = |model: &mut Model, c| match key(model, KeyCode::Char(c)).as_slice() {
         [Effect::Plan(_, Wish::Edit(edit))] => edit.clone(),

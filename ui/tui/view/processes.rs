@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::super::action::Act;
 use super::super::model::{Focus, Model};
 use super::super::probe::Dumpable;
 use super::super::processes::ProcessRow;
@@ -23,11 +24,24 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     }
     let focused = model.focus == Focus::Processes;
     let mut note = filter_note(&model.filter, model.filtering && focused);
+    if note.is_empty() && !model.marks.is_empty() && focused {
+        let label = |act| model.keys.label(act);
+        let (dump, check, watch) = (label(Act::Dump), label(Act::Check), label(Act::Watch));
+        note = format!("{dump} {check} {watch}: all marked  Esc none");
+    }
     if note.is_empty() {
         let width = usize::from(area.width).saturating_sub(6);
         note = cut(&dumpable(model), width);
     }
-    let title = format!("Processes {}{}", model.processes.len(), model.order.title());
+    let marked = match model.marks.len() {
+        0 => String::new(),
+        n => format!(", {n} marked"),
+    };
+    let title = format!(
+        "Processes {}{}{marked}",
+        model.processes.len(),
+        model.order.title()
+    );
     let inside = pane(frame, area, model.theme, focused, &title, &note);
     let width = usize::from(inside.width);
     let head = if width < NARROW {
@@ -96,7 +110,14 @@ fn line(model: &Model, row: &ProcessRow, selected: bool, width: usize) -> Line<'
         (0, true) => "▾",
         _ => "▸",
     };
-    let mark = if selected { ">" } else { " " };
+    // A mark is seen beside the cursor, too.
+    let marked = model.marks.contains_key(&row.pid.as_raw());
+    let mark = match (selected, marked) {
+        (true, false) => ">",
+        (true, true) => "»",
+        (false, true) => "*",
+        (false, false) => " ",
+    };
     let more = match row.folded {
         0 => String::new(),
         n => format!(" (+{n})"),
