@@ -131,9 +131,7 @@ fn obstacles(children: &[&Sleeper], as_wanted: impl Fn(&[Obstacle]) -> bool) -> 
     let pids: Vec<Pid> = children.iter().map(|child| child.pid()).collect();
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let obstacles = survey(&pids, &[], &[], &Allow::default())
-            .unwrap()
-            .obstacles;
+        let obstacles = surveyed(&pids).obstacles;
         if as_wanted(&obstacles) || Instant::now() > end {
             return obstacles;
         }
@@ -145,11 +143,15 @@ fn pipe() -> (OwnedFd, OwnedFd) {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap()
 }
 
+fn surveyed(pids: &[Pid]) -> super::Survey {
+    survey(pids, &[], &[], &Allow::default()).unwrap()
+}
+
 #[test]
 fn a_child_on_files_and_null_has_no_obstacle() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let child = Sleeper::start(Stdio::null(), log.reopen().unwrap());
-    let survey = survey(&[child.pid()], &[], &[], &Allow::default()).unwrap();
+    let survey = surveyed(&[child.pid()]);
     assert_eq!(survey.obstacles, []);
     assert!(survey.judged.len() >= 3);
 }
@@ -184,7 +186,7 @@ fn sockets_and_large_deleted_files_are_named() {
     let gone = tempfile::tempfile().unwrap();
     (&gone).write_all(&vec![1; 2 << 20]).unwrap();
     let child = Sleeper::start(OwnedFd::from(socket), File::from(OwnedFd::from(gone)));
-    let survey = survey(&[child.pid()], &[], &[], &Allow::default()).unwrap();
+    let survey = surveyed(&[child.pid()]);
     let whats: Vec<&str> = survey.obstacles.iter().map(|o| o.what.as_str()).collect();
     assert_eq!(whats.len(), 2, "{whats:?}");
     assert!(
@@ -199,7 +201,7 @@ fn sockets_and_large_deleted_files_are_named() {
 
 #[test]
 fn a_gone_process_is_an_empty_survey() {
-    let survey = survey(&[Pid::from_raw(i32::MAX - 1)], &[], &[], &Allow::default()).unwrap();
+    let survey = surveyed(&[Pid::from_raw(i32::MAX - 1)]);
     assert_eq!((survey.obstacles.len(), survey.judged.len()), (0, 0));
 }
 
@@ -646,12 +648,7 @@ fn event_descriptors_come_back_as_they_were() {
         }
         Ok(())
     });
-    assert_eq!(
-        survey(&[fork.0], &[], &[], &Allow::default())
-            .unwrap()
-            .obstacles,
-        []
-    );
+    assert_eq!(surveyed(&[fork.0]).obstacles, []);
     let dir = tempfile::tempdir().unwrap();
     let images = layer_of(dir.path(), &[fork.0], Dumper::default());
     assert_eq!(

@@ -246,11 +246,11 @@ fn taken_by(tid: Pid) -> Obstacle {
         ),
         Ok(p) => (
             format!("Task id {tid} is taken by {}", p.comm),
-            format!("end it first (kill {tid}), or restore in a new pid namespace"),
+            format!("end it first (kill {tid}), or restore with --new-pid-namespace"),
         ),
         Err(_) => (
             format!("Task id {tid} is taken"),
-            "end the program that has it, or restore in a new pid namespace".to_owned(),
+            "end the program that has it, or restore with --new-pid-namespace".to_owned(),
         ),
     };
     Obstacle::new(Kind::Busy, what, hint)

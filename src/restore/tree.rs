@@ -664,7 +664,7 @@ fn cannot_fork(id: Pid, errno: Errno) -> Error {
     match errno {
         Errno::EEXIST => Error::new(Kind::Busy, format!("Task id {id} is taken"))
             .because(errno)
-            .hint("end the process that has it, or restore in a new pid namespace"),
+            .hint("end the process that has it, or restore with --new-pid-namespace"),
         Errno::EPERM => Error::new(Kind::Permission, format!("Cannot choose the task id {id}"))
             .because(errno)
             .hint("restoring needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN: run it as root"),

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "a test says what it did")]
 #![expect(unreachable_pub, reason = "a test program has no outside")]
 
+mod apart;
 mod architecture;
 mod auto;
 mod busy;

@@ -24,6 +24,18 @@ impl From<&Tcp> for Allow {
     }
 }
 
+impl Tcp {
+    /// The options as given.
+    pub(crate) fn words(&self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (self.tcp_established, "--tcp-established"),
+            (self.tcp_close, "--tcp-close"),
+        ];
+        all.into_iter()
+            .filter_map(|(given, word)| given.then_some(word))
+    }
+}
+
 /// What a dump may do on request only.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DumpAllow {

@@ -175,6 +175,9 @@ pub(crate) enum Command {
     /// A process of the demo's tree
     #[command(hide = true)]
     DemoTarget(demo::TargetArgs),
+    /// The first process of a pid namespace that a tree is restored in
+    #[command(hide = true)]
+    FirstProcess(restore::apart::FirstArgs),
     /// What is held between commands: tracking, TCP connections (started by itself)
     Keeper(keeper::Args),
 }
@@ -213,6 +216,7 @@ pub(crate) fn run(command: &Command, screen: &Screen) -> Result<ExitCode> {
         Command::Man(args) => manual::man(args),
         Command::Demo(args) => return demo::run(args, screen.settings()),
         Command::DemoTarget(args) => demo::target(args),
+        Command::FirstProcess(args) => return restore::apart::first(args),
         Command::Keeper(args) => keeper::run(args),
     };
     done.map(|()| ExitCode::SUCCESS)
@@ -248,7 +252,10 @@ pub(crate) fn wants_json(command: &Command) -> bool {
         Command::Core(args) => args.json,
         Command::Demo(args) => args.json,
         Command::Keeper(args) => args.json,
-        Command::Completions(_) | Command::Man(_) | Command::DemoTarget(_) => false,
+        Command::Completions(_)
+        | Command::Man(_)
+        | Command::DemoTarget(_)
+        | Command::FirstProcess(_) => false,
     }
 }
 
@@ -346,6 +353,10 @@ mod tests {
         (
             "demo-target",
             "hidden: a process of the demo's tree, which prints nothing",
+        ),
+        (
+            "first-process",
+            "hidden: passes on what the restore below it prints",
         ),
     ];
 

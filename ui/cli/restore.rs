@@ -1,5 +1,7 @@
 //! `icecore restore`: CRIU's restore, after a preflight.
 
+pub(crate) mod apart;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -51,6 +53,9 @@ pub(crate) struct Args {
     /// Do not ask, although files are replaced
     #[arg(short, long, requires = "with_files")]
     yes: bool,
+    /// The tree gets its ids in a pid namespace of its own, whoever has them outside
+    #[arg(long, conflicts_with = "shell_job")]
+    new_pid_namespace: bool,
     /// Show what would be done, and what is in the way, without doing it
     #[arg(long)]
     dry_run: bool,
@@ -86,6 +91,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         keeper: ourselves()?,
     };
     let plan = restore::plan(&options)?;
+    if args.new_pid_namespace {
+        if !args.dry_run {
+            agree(args, &plan)?;
+        }
+        return apart::run(args, &plan);
+    }
     if args.dry_run {
         plan.check()?;
         let text = format!(
@@ -102,16 +113,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if !plan.put_back.is_empty() && !args.yes {
+    if !args.yes && !plan.put_back.is_empty() {
         plan.check()?;
-        files(&plan)?;
-        let count = format::count(plan.put_back.len() as u64, "file");
-        super::change::ask(
-            &mut std::io::stdout(),
-            &format!("{count} would be replaced"),
-            &format!("Replace {count} by what the layer has?"),
-        )?;
     }
+    agree(args, &plan)?;
     let lender = (args.shell_job && !args.restore_detached)
         .then(Lender::new)
         .flatten();
@@ -129,6 +134,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         wait(outcome.root)
     }
+}
+
+/// Asks whether files may be replaced.
+fn agree(args: &Args, plan: &Plan) -> Result<()> {
+    if args.yes || plan.put_back.is_empty() {
+        return Ok(());
+    }
+    files(plan)?;
+    let count = format::count(plan.put_back.len() as u64, "file");
+    super::change::ask(
+        &mut std::io::stdout(),
+        &format!("{count} would be replaced"),
+        &format!("Replace {count} by what the layer has?"),
+    )
 }
 
 /// Which files are put back.
@@ -149,19 +168,22 @@ fn files(plan: &Plan) -> Result<()> {
 /// Waits for the restored root and passes its end on, as a shell would.
 fn wait(root: Pid) -> Result<ExitCode> {
     loop {
-        match waitpid(root, None) {
-            Ok(WaitStatus::Exited(_, code)) => {
-                return Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)));
-            }
-            Ok(WaitStatus::Signaled(_, signal, _)) => {
-                return Ok(ExitCode::from(
-                    u8::try_from(128 + signal as i32).unwrap_or(1),
-                ));
-            }
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        match waitpid(root, None).map(code_of) {
+            Ok(Some(code)) => return Ok(code),
+            Ok(None) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(Error::os(format!("Cannot wait for process {root}"), e)),
         }
     }
+}
+
+/// The end of a process as a shell tells it; `None` when it has not ended.
+fn code_of(status: WaitStatus) -> Option<ExitCode> {
+    let code = match status {
+        WaitStatus::Exited(_, code) => code & 0xff,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        _ => return None,
+    };
+    Some(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
 /// One line about a restored tree.
