@@ -184,6 +184,8 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
     term.wait_text("Who owns each page of 6 ");
     term.wait_text("├─╯");
     goes_on(&mut term, home, 1);
+    // How much of it is still read, counted in the background.
+    term.wait_text(" owned, ");
     // The map in other colours, and closer.
     term.press("C");
     term.wait_text("What changed in 6 ");

@@ -118,6 +118,8 @@ pub(crate) enum Cell {
     Nothing,
     /// All of it stays.
     Stays,
+    /// All of it stays, and it is less than half of the addresses.
+    Thin,
     /// Some of it goes.
     Part,
     /// All of it goes.
@@ -181,12 +183,22 @@ impl Surplus {
     /// The picture of a layer in so many cells, as the plan that is looked at would leave it.
     pub(crate) fn cells(&self, stored: &Stored, columns: usize) -> Vec<Cell> {
         let freed = self.found().and_then(|found| found.pages.get(&stored.dir));
-        cells(&stored.pages, freed.map_or(&[], Vec::as_slice), columns)
+        let all = match &self.layers {
+            Some(Ok(layers)) => layers.pages,
+            _ => 0,
+        };
+        let freed = freed.map_or(&[][..], Vec::as_slice);
+        cells(&stored.pages, freed, columns, part(all))
     }
 }
 
-/// A picture in so many cells, of which each has at least one part.
-fn cells(stored: &[u64], freed: &[u64], columns: usize) -> Vec<Cell> {
+/// How many pages a part of the picture stands for.
+fn part(pages: u64) -> u64 {
+    pages.div_ceil(BUCKETS).max(1)
+}
+
+/// A picture in so many cells, of which each has at least one part, which stands for `size` pages.
+fn cells(stored: &[u64], freed: &[u64], columns: usize, size: u64) -> Vec<Cell> {
     let sum = |pages: &[u64], from: usize, to: usize| -> u64 {
         let to = to.min(pages.len());
         pages.get(from..to).unwrap_or_default().iter().sum()
@@ -196,6 +208,7 @@ fn cells(stored: &[u64], freed: &[u64], columns: usize) -> Vec<Cell> {
         let to = ((column + 1) * stored.len() / columns).max(from + 1);
         match (sum(stored, from, to), sum(freed, from, to)) {
             (0, _) => Cell::Nothing,
+            (some, 0) if some * 2 < size * u64::try_from(to - from).unwrap_or(1) => Cell::Thin,
             (_, 0) => Cell::Stays,
             (stored, freed) if freed < stored => Cell::Part,
             _ => Cell::Goes,
@@ -224,7 +237,7 @@ impl Axis {
 
     /// Adds the pages of `set` to the parts of a picture.
     fn count(&self, id: PagemapId, set: &Ranges, parts: &mut Vec<u64>) {
-        let size = self.pages.div_ceil(BUCKETS).max(1);
+        let size = part(self.pages);
         parts.resize(usize::try_from(self.pages.div_ceil(size)).unwrap_or(0), 0);
         let mut axis = self.ranges.get(&id).into_iter().flatten().peekable();
         for range in set.iter() {
@@ -377,12 +390,13 @@ mod tests {
 
     #[test]
     fn a_cell_tells_whether_all_of_it_goes_or_a_part() {
-        let shown = cells(&[0, 4, 4, 4], &[0, 0, 1, 4], 4);
-        use Cell::{Goes, Nothing, Part, Stays};
-        assert_eq!(shown, [Nothing, Stays, Part, Goes]);
-        assert_eq!(cells(&[0, 4, 4, 4], &[], 2), [Stays, Stays]);
-        assert_eq!(cells(&[4, 0], &[4], 4), [Goes, Goes, Nothing, Nothing]);
-        assert_eq!(cells(&[], &[], 2), [Nothing, Nothing]);
+        let shown = cells(&[0, 4, 1, 4, 4], &[0, 0, 0, 1, 4], 5, 4);
+        use Cell::{Goes, Nothing, Part, Stays, Thin};
+        assert_eq!(shown, [Nothing, Stays, Thin, Part, Goes]);
+        assert_eq!(cells(&[0, 4, 4, 4], &[], 2, 4), [Stays, Stays]);
+        assert_eq!(cells(&[0, 3, 4, 4], &[], 2, 4), [Thin, Stays]);
+        assert_eq!(cells(&[4, 0], &[4], 4, 4), [Goes, Goes, Nothing, Nothing]);
+        assert_eq!(cells(&[], &[], 2, 1), [Nothing, Nothing]);
     }
 
     proptest! {

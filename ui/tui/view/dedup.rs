@@ -197,12 +197,13 @@ fn pictures(model: &Model, surplus: &Surplus, frame: &mut Frame<'_>, area: Rect)
     let room = usize::from(area.height.saturating_sub(3));
     let all = layers.layers.len();
     let from = surplus.layer.min(all.saturating_sub(room));
-    let note = if all > room {
+    let width = usize::from(area.width.saturating_sub(2));
+    let strip = width.saturating_sub(NAMES + 4 + 18).max(8);
+    let mut note = scale(layers, strip);
+    if all > room {
         let to = (from + room).min(all);
-        format!("layers {} to {to} of {all}, ←→ others", from + 1)
-    } else {
-        String::new()
-    };
+        note = format!("{note}  layers {} to {to} of {all}, ←→", from + 1);
+    }
     let inside = pane(
         frame,
         area,
@@ -211,8 +212,6 @@ fn pictures(model: &Model, surplus: &Surplus, frame: &mut Frame<'_>, area: Rect)
         &cut(&title, columns),
         &cut(&note, columns),
     );
-    let width = usize::from(inside.width);
-    let strip = width.saturating_sub(NAMES + 4 + 18).max(8);
     let mut shown: Vec<Line<'_>> = Vec::new();
     for stored in layers.layers.iter().skip(from).take(room) {
         let mut spans = vec![Span::raw(format!(" {} ", fit(&stored.name, NAMES)))];
@@ -237,7 +236,7 @@ fn pictures(model: &Model, surplus: &Surplus, frame: &mut Frame<'_>, area: Rect)
         )));
         shown.push(Line::from(spans));
     }
-    shown.push(legend(model, layers, strip, width));
+    shown.push(legend(model));
     lines(frame, inside, shown);
 }
 
@@ -246,35 +245,36 @@ fn glyph(model: &Model, cell: Option<Cell>) -> (&'static str, Style) {
     match cell {
         None | Some(Cell::Nothing) => ("·", model.theme.dim()),
         Some(Cell::Stays) => ("█", model.theme.frame(true)),
+        Some(Cell::Thin) => ("▄", model.theme.frame(true)),
         Some(Cell::Part) => ("x", model.theme.warn()),
         Some(Cell::Goes) => ("X", model.theme.bad()),
     }
 }
 
-fn legend(model: &Model, layers: &Layers, strip: usize, width: usize) -> Line<'static> {
-    let mut spans = vec![Span::raw(" ")];
-    for (cell, text) in [
-        (Cell::Goes, "goes"),
-        (Cell::Part, "a part of it"),
-        (Cell::Stays, "stays"),
-        (Cell::Nothing, "not here"),
-    ] {
-        let (glyph, style) = glyph(model, Some(cell));
-        spans.push(Span::styled(glyph, style));
-        spans.push(Span::raw(format!(" {text}  ")));
-    }
-    let used: usize = spans.iter().map(|span| span.content.width()).sum();
+/// What a cell stands for.
+fn scale(layers: &Layers, strip: usize) -> String {
     let cell = layers.pages as f64 / strip.max(1) as f64;
     let cell = if cell >= 10.0 {
         tally(cell.round() as u64)
     } else {
         format!("{cell:.1}")
     };
-    let text = format!("by address, a cell: {cell} pages");
-    spans.push(Span::styled(
-        cut(&text, width.saturating_sub(used)),
-        model.theme.dim(),
-    ));
+    format!("by address, a cell is {cell} pages")
+}
+
+fn legend(model: &Model) -> Line<'static> {
+    let mut spans = vec![Span::raw(" ")];
+    for (cell, text) in [
+        (Cell::Goes, "goes"),
+        (Cell::Part, "a part of it"),
+        (Cell::Stays, "stays"),
+        (Cell::Thin, "less than half"),
+        (Cell::Nothing, "not here"),
+    ] {
+        let (glyph, style) = glyph(model, Some(cell));
+        spans.push(Span::styled(glyph, style));
+        spans.push(Span::raw(format!(" {text}  ")));
+    }
     Line::from(spans)
 }
 
