@@ -73,8 +73,9 @@ const SHOWN: &[(&str, &str, &str)] = &[
     ("L", "Esc cancel", "\x1b"),
     ("i", "Esc close", "q"),
     ("v", "Esc close", "q"),
-    ("c", "Esc close", "q"),
-    ("D", "Esc cancel", "\x1b"),
+    ("c", "Esc back", "\x1b"),
+    ("D", "? help", "D"),
+    ("X", "Esc cancel", "\x1b"),
     ("/", "Esc all", "\x1b"),
 ];
 

@@ -181,7 +181,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         act: Act::Inspect,
         keys: &[KeyCode::Char('i')],
         short: "read",
-        help: "read all about the selected layer: figures, processes, mappings, descriptors, files",
+        help: "read all about the selected layer, in tabs: from its figures to its images and digests",
         missing: a_layer,
     },
     Action {

@@ -5,6 +5,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::super::map::{Map, Owner, Zoom};
 use super::super::model::{Focus, Model};
@@ -163,31 +164,64 @@ fn readout(model: &Model, map: &Map, width: usize) -> Line<'static> {
     Line::styled(cut(&text, width), model.theme.dim())
 }
 
-/// The layers with their colours, letters and shares.
+/// How much the legend says of a layer: all, without pages, the letter with its share, the letter.
+const DETAILS: u8 = 4;
+
+/// The layers with their colours, letters and shares: as much of each as lets all of them be seen.
 fn legend(model: &Model, map: &Map, width: usize) -> Line<'static> {
-    let mut spans = Vec::new();
-    let mut used = 0;
     // What is missing is never left out for want of room.
     let mut shares: Vec<&(Owner, u64)> = map.shares.iter().collect();
     shares.sort_by_key(|(owner, _)| *owner != Owner::Missing);
-    for (owner, pages) in shares {
-        let name = map.name(*owner);
-        let percent = *pages as f64 * 100.0 / map.total.max(1) as f64;
-        let text = format!(" {name} {} {percent:.0}% ", tally(*pages));
-        let sign = if model.theme.letters() {
-            map.letter(*owner).to_string()
+    let letters = model.theme.letters();
+    let entry = |(owner, pages): &(Owner, u64), detail: u8| {
+        let (letter, name) = (map.letter(*owner), map.name(*owner));
+        let share = percent(*pages, map.total);
+        let sign = if letters {
+            letter.to_string()
         } else {
-            format!("■{}", map.letter(*owner))
+            format!("■{letter}")
         };
-        used += sign.chars().count() + text.chars().count() + 1;
+        // The stacks pane tells which layer a letter is; nothing tells what is missing.
+        let detail = match owner {
+            Owner::Missing => detail.min(1),
+            Owner::Layer(_) => detail,
+        };
+        let text = match detail {
+            0 => format!(" {name} {} {share} ", tally(*pages)),
+            1 => format!(" {name} {share} "),
+            2 => format!(" {share}"),
+            _ => String::new(),
+        };
+        (sign, text)
+    };
+    let wide = |detail: u8| -> usize {
+        let entries = shares.iter().map(|share| entry(share, detail));
+        entries
+            .map(|(sign, text)| sign.width() + text.width() + 1)
+            .sum()
+    };
+    let detail = (0..DETAILS).find(|detail| wide(*detail) <= width);
+    let detail = detail.unwrap_or(DETAILS - 1);
+    let mut spans = Vec::new();
+    let mut used = 0;
+    for share in shares {
+        let (sign, text) = entry(share, detail);
+        used += sign.width() + text.width() + 1;
         if used > width {
             break;
         }
-        spans.push(Span::styled(
-            format!(" {sign}"),
-            model.theme.owner(*owner, map.last()),
-        ));
+        let style = model.theme.owner(share.0, map.last());
+        spans.push(Span::styled(format!(" {sign}"), style));
         spans.push(Span::raw(text));
     }
     Line::from(spans)
+}
+
+/// A share of the map; what is there is never nothing.
+fn percent(pages: u64, total: u64) -> String {
+    let percent = pages as f64 * 100.0 / total.max(1) as f64;
+    if pages > 0 && percent < 0.5 {
+        return "<1%".into();
+    }
+    format!("{percent:.0}%")
 }
