@@ -81,7 +81,7 @@ fn watch_dump_look_and_roll_back_a_live_tree() {
     term.press("\r");
     term.wait_text("WHERE IN THE PAGE");
     term.press("\r");
-    term.wait_text("p n page that differs");
+    term.wait_text("Tab next difference");
     term.press("qqqsPATH=\r");
     term.wait_text("IN LAYERS");
     term.press("\r");

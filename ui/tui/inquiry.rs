@@ -223,6 +223,7 @@ impl Answer {
             KeyCode::Home | KeyCode::Char('g') => self.at = 0,
             KeyCode::End | KeyCode::Char('G') => self.at = last,
             KeyCode::Char('y') => return Step::Copy(self.text()),
+            KeyCode::Tab => self.at = self.next_difference(),
             KeyCode::Char('p') | KeyCode::Char('n') => {
                 let which = usize::from(key.code == KeyCode::Char('n'));
                 let beside = self.beside.get(which).cloned().flatten();
@@ -241,6 +242,19 @@ impl Answer {
         }
         self.at = self.at.min(last);
         Step::Stay
+    }
+
+    /// The next line of bytes that differ, around; of a list, where one is.
+    fn next_difference(&self) -> usize {
+        let Body::Bytes([(_, Ok(a)), (_, Ok(b))]) = &self.body else {
+            return self.at;
+        };
+        let lines = a.chunks(16).zip(b.chunks(16)).enumerate();
+        let mut differ = lines.filter(|(_, (a, b))| a != b).map(|(line, _)| line);
+        let first = differ.next();
+        let after = |line: &usize| *line > self.at;
+        let next = first.filter(after).or_else(|| differ.find(after));
+        next.or(first).unwrap_or(self.at)
     }
 
     /// Its lines as text.
@@ -311,8 +325,11 @@ impl Answer {
         {
             keys.push("Enter look closer");
         }
+        if matches!(self.body, Body::Bytes([(_, Ok(_)), (_, Ok(_))])) {
+            keys.push("Tab next difference");
+        }
         if self.beside.iter().any(Option::is_some) {
-            keys.push("p n page that differs");
+            keys.push("p n other page");
         }
         keys.push("arrows");
         keys.push("Esc back");
@@ -335,6 +352,28 @@ fn whose(id: PagemapId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tab_goes_from_difference_to_difference_around() {
+        let from = vec![0u8; 256];
+        let mut to = from.clone();
+        (to[35], to[36], to[200]) = (1, 1, 1);
+        let inquiry = Inquiry::Layers {
+            from: "/img/1".into(),
+            to: "/img/2".into(),
+        };
+        let mut answer = Answer {
+            body: Body::Bytes([("1".into(), Ok(from)), ("2".into(), Ok(to))]),
+            ..Answer::waits(inquiry)
+        };
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            answer.key(KeyCode::Tab.into(), 10);
+            seen.push(answer.at);
+        }
+        assert_eq!(seen, [2, 12, 2]);
+        assert!(answer.spoken().starts_with("20, different: "));
+    }
 
     #[test]
     fn a_list_begins_where_it_leads_somewhere_and_ends_at_its_last_line() {

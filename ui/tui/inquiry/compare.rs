@@ -185,8 +185,7 @@ pub(super) fn bytes(inquiry: &Inquiry, of: &Arc<Differing>, addr: Vaddr) -> Resu
         })
     };
     Ok(Answer {
-        // Two lines of what is before.
-        at: (first.unwrap_or(0) / 16).saturating_sub(2),
+        at: first.unwrap_or(0) / 16,
         body: Body::Bytes([(super::name(&of.from), from), (super::name(&of.to), to)]),
         beside: [step(here.checked_sub(1)), step(Some(here + 1))],
         ..Answer::waits(inquiry.clone())

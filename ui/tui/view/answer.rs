@@ -87,7 +87,10 @@ fn bytes(
     let end = a.len().max(b.len());
     // What one side does not have is no difference of its bytes.
     let differs = |n: usize| a.get(n).zip(b.get(n)).is_some_and(|(a, b)| a != b);
-    let first = (at * 16).min(end.saturating_sub(rows * step)) / step * step;
+    // Some lines of what is before.
+    let before = (rows / 4).min(2) * step;
+    let first = (at * 16).saturating_sub(before);
+    let first = first.min(end.saturating_sub(rows * step)) / step * step;
     for from in (first..end).step_by(step).take(rows) {
         let here = from..(from + step).min(end);
         let changed = here.clone().any(differs);

@@ -126,7 +126,10 @@ fn strategies(model: &Model, surplus: &Surplus, frame: &mut Frame<'_>, area: Rec
     let width = usize::from(inside.width);
     let head = format!("      {} PAGES   FREES  PRICE", fit("STRATEGY", 11));
     let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
-    for (n, choice) in surplus.options.iter().enumerate() {
+    // On a low screen they scroll.
+    let room = usize::from(inside.height).saturating_sub(2).max(1);
+    let from = (surplus.at + 1).saturating_sub(room);
+    for (n, choice) in surplus.options.iter().enumerate().skip(from).take(room) {
         let selected = n == surplus.at;
         let (mark, text) = price(model, choice);
         let figures = match &choice.found {
