@@ -38,6 +38,8 @@ pub struct Options {
     pub track: bool,
     /// What is done on request only.
     pub allow: Allow,
+    /// The tree gets its ids in a pid namespace that is made for it: whoever has them here is not in the way.
+    pub apart: bool,
     /// Restore even where the CPU lacks instruction sets that the layer's CPU had.
     pub any_cpu: bool,
     /// The program that serves as keeper: ourselves.

@@ -168,7 +168,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let taken: Vec<Pid> = plan
         .ids()
         .chain(tree::passing_ids(&wanted))
-        .filter(|tid| !plan.anew.pids && Path::new(&format!("/proc/{tid}")).exists())
+        .filter(|tid| {
+            !plan.anew.pids && !options.apart && Path::new(&format!("/proc/{tid}")).exists()
+        })
         .collect();
     for tid in taken {
         plan.obstacles.push(taken_by(tid));

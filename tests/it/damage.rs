@@ -99,6 +99,7 @@ fn read_all(root: &Path) {
         }
         drop(edit::flatten(dir, None));
         drop(restore::plan(&restore::Options {
+            apart: false,
             images_dir: dir.clone(),
             detach: true,
             keeper: "/nowhere".into(),

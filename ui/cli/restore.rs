@@ -88,6 +88,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             ..Allow::from(&args.tcp)
         },
         any_cpu: args.cpu_cap == CpuCap::None,
+        apart: args.new_pid_namespace,
         keeper: ourselves()?,
     };
     let plan = restore::plan(&options)?;

@@ -205,6 +205,7 @@ fn options(demo: &Demo, number: u64) -> Result<restore::Options> {
         detach: true,
         pidfile: None,
         track: true,
+        apart: false,
         any_cpu: false,
         allow: icecore::files::Allow::default(),
         keeper: ourselves()?,

@@ -31,7 +31,7 @@ impl Subject {
                 stack: parent.as_deref().and_then(above),
             },
             Wish::Each(_) => Self::default(),
-            Wish::Restore { dir, displaced } => Self {
+            Wish::Restore { dir, displaced, .. } => Self {
                 root: displaced.as_ref().map(|tree| tree.root),
                 stack: above(dir),
             },

@@ -134,6 +134,8 @@ pub(crate) enum Wish {
         dir: PathBuf,
         /// The running tree that has its pids.
         displaced: Option<Displaced>,
+        /// How.
+        manner: Manner,
     },
     /// Free what the stack of a layer stores for nothing.
     Dedup {
@@ -229,6 +231,19 @@ pub(crate) struct Displaced {
     pub(crate) start_time: u64,
     /// Keep a layer of its present state first: the way back.
     pub(crate) keep: bool,
+}
+
+/// How a layer is restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// In a pid namespace of its own, beside whoever has its ids.
+    pub(crate) apart: bool,
+    /// Files that the layer has copies of are put back.
+    pub(crate) with_files: bool,
+    /// TCP connections go on.
+    pub(crate) connected: bool,
+    /// TCP connections come back closed.
+    pub(crate) closed: bool,
 }
 
 impl Wish {

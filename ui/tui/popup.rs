@@ -78,6 +78,8 @@ pub(crate) struct Preview {
     pub(crate) title: String,
     /// What would happen.
     pub(crate) lines: Vec<(Mark, String)>,
+    /// What can be had otherwise, by the digit keys.
+    pub(crate) options: Vec<Choosable>,
     /// What can be chosen; the first is always to leave it.
     pub(crate) buttons: Vec<Button>,
     /// The button with the focus.
@@ -95,6 +97,17 @@ pub(crate) struct Button {
     pub(crate) wish: Option<Wish>,
 }
 
+/// What can be had otherwise: another plan is made for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Choosable {
+    /// What it is.
+    pub(crate) label: String,
+    /// Whether this plan has it.
+    pub(crate) on: bool,
+    /// The other wish.
+    pub(crate) other: Wish,
+}
+
 /// What a key did to a popup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -104,6 +117,8 @@ pub(crate) enum Outcome {
     Close,
     /// It goes, and this shall be done.
     Do(Wish),
+    /// It stays until another plan is there.
+    Again(Wish),
     /// It goes, and this holds for a tree.
     Order(Pid, Order),
     /// It goes, and this action is chosen.
@@ -124,6 +139,7 @@ impl Preview {
         Self {
             title: title.into(),
             lines: Vec::new(),
+            options: Vec::new(),
             buttons: vec![Button {
                 label: "Cancel".into(),
                 wish: None,
@@ -136,6 +152,12 @@ impl Preview {
     /// Adds a line.
     pub(crate) fn line(&mut self, mark: Mark, text: impl Into<String>) {
         self.lines.push((mark, text.into()));
+    }
+
+    /// Adds something that can be had otherwise.
+    pub(crate) fn option(&mut self, label: impl Into<String>, on: bool, other: Wish) {
+        let label = label.into();
+        self.options.push(Choosable { label, on, other });
     }
 
     /// Adds a button. `focused` only when choosing it by mistake does no harm.
@@ -214,6 +236,12 @@ impl Popup {
             }
             KeyCode::BackTab | KeyCode::Left | KeyCode::Char('h') => {
                 preview.focus = preview.focus.checked_sub(1).unwrap_or(last);
+            }
+            KeyCode::Char(digit @ '1'..='9') => {
+                let n = usize::try_from(u32::from(digit) - u32::from('1')).unwrap_or(usize::MAX);
+                if let Some(option) = preview.options.get(n) {
+                    return Outcome::Again(option.other.clone());
+                }
             }
             KeyCode::Down | KeyCode::Char('j') => {
                 let end = preview.lines.len().saturating_sub(1);

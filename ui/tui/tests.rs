@@ -24,7 +24,7 @@ use super::coloring::Coloring;
 use super::guide::{Guide, Step};
 use super::map::{Map, Owner};
 use super::message::{
-    Count, Displaced, Edit, Effect, Failure, Made, Msg, Part, Report, Survey, Wish,
+    Count, Displaced, Edit, Effect, Failure, Made, Manner, Msg, Part, Report, Survey, Wish,
 };
 use super::model::{Focus, Model};
 use super::popup::{Mark, Popup, Preview};
@@ -280,7 +280,7 @@ fn a_preview_lies_over_the_screen() {
     preview.line(Mark::Bad, "Task id 2208 is taken by a running process");
     preview.line(
         Mark::Hint,
-        "end it first (kill 2208), or restore in a new pid namespace",
+        "end it first (kill 2208), or restore with --new-pid-namespace",
     );
     let wish = Wish::Restore {
         dir: "/img/r/2".into(),
@@ -289,10 +289,29 @@ fn a_preview_lies_over_the_screen() {
             start_time: 77,
             keep: false,
         }),
+        manner: Manner::default(),
     };
+    let apart = Wish::Restore {
+        dir: "/img/r/2".into(),
+        displaced: None,
+        manner: Manner {
+            apart: true,
+            ..Manner::default()
+        },
+    };
+    let label = "in a new pid namespace: beside whoever has its ids";
+    preview.option(label, false, apart.clone());
     preview.offer("Kill and restore", wish, false);
     update(&mut model, Msg::Planned(JOB, Ok(preview)));
     insta::assert_snapshot!(text(&model));
+    // Another plan is made, and this one stays until that is there.
+    assert!(key(&mut model, KeyCode::Char('2')).is_empty());
+    let effects = key(&mut model, KeyCode::Char('1'));
+    assert!(
+        matches!(effects.as_slice(), [Effect::Plan(_, wish)] if *wish == apart),
+        "{effects:?}"
+    );
+    assert!(model.popup.is_some());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::export;
 use super::follow::Terms;
 use super::inquiry::Inquiry;
 use super::kept;
-use super::message::{Displaced, Edit, Effect, Failure, Msg, Survey, Wish};
+use super::message::{Displaced, Edit, Effect, Failure, Manner, Msg, Survey, Wish};
 use super::model::{Focus, Model};
 use super::palette::{self, Palette};
 use super::popup::{About, Mark, Outcome, Popup};
@@ -243,6 +243,7 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
                 model.popup = None;
                 apply(model, wish, effects);
             }
+            Outcome::Again(wish) => plan(model, wish, effects),
         }
         return;
     }
@@ -532,8 +533,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         }
         Act::Dump | Act::Restore | Act::Undo | Act::Drop | Act::Squash | Act::Flatten => {
             if let Some(wish) = wish(model, act) {
-                let id = model.board.plan(&wish, model.clock);
-                effects.push(Effect::Plan(id, wish));
+                plan(model, wish, effects);
             }
         }
         _ => travel(model, act),
@@ -571,6 +571,12 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
     }
 }
 
+/// What the wish would do is found out, and shown.
+fn plan(model: &mut Model, wish: Wish, effects: &mut Vec<Effect>) {
+    let id = model.board.plan(&wish, model.clock);
+    effects.push(Effect::Plan(id, wish));
+}
+
 fn restore(model: &Model, layer: &LayerRow) -> Option<Wish> {
     let root = i32::try_from(layer.root.unwrap_or(0)).ok()?;
     // Another program that has the pid by now is not ours to end.
@@ -583,6 +589,7 @@ fn restore(model: &Model, layer: &LayerRow) -> Option<Wish> {
             start_time: tree.start_time,
             keep: true,
         }),
+        manner: Manner::default(),
     })
 }
 

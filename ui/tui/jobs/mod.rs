@@ -1,6 +1,7 @@
 //! What the engine does for the terminal UI, in a thread: plans become previews, wishes are carried
 //! out.
 
+mod apart;
 mod dedup;
 mod dump;
 mod each;
@@ -33,7 +34,11 @@ impl Jobs {
         let mut preview = match wish {
             Wish::Dump { .. } => self.plan_dump(wish),
             Wish::Each(wishes) => Ok(self.plan_each(wishes)),
-            Wish::Restore { dir, displaced } => self.plan_restore(dir, displaced.as_ref()),
+            Wish::Restore {
+                dir,
+                displaced,
+                manner,
+            } => self.plan_restore(dir, displaced.as_ref(), *manner),
             Wish::Dedup { dir, plans } => Ok(dedup::preview(dir, plans)),
             Wish::Edit(wish) => edit::plan(wish),
         };
@@ -52,9 +57,12 @@ impl Jobs {
         let report = match wish {
             Wish::Dump { .. } => self.dump(wish, &reporter, cancel),
             Wish::Each(_) => Err(Error::new(Kind::Usage, "Each of these is a job of its own")),
-            Wish::Restore { dir, displaced } => {
-                self.restore(dir, displaced.as_ref(), &reporter, cancel)
-            }
+            Wish::Restore { dir, manner, .. } if manner.apart => apart::restore(dir, *manner),
+            Wish::Restore {
+                dir,
+                displaced,
+                manner,
+            } => self.restore(dir, displaced.as_ref(), *manner, &reporter, cancel),
             Wish::Dedup { dir, plans } => dedup::apply(dir, plans, &reporter, cancel),
             Wish::Edit(wish) => edit::apply(wish, &reporter, cancel),
         };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use icecore::files::Allow;
 use icecore::task::{self, Frozen};
 use icecore::{Cancel, Error, Event, Kind, Obstacle, PAGE_SIZE, Pid, Reporter, Result, restore};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -12,41 +13,48 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use super::{Jobs, first_line, obstacles, shown};
 use crate::cli::restore as restore_line;
 use crate::format;
-use crate::tui::message::{Displaced, Made, Report, Wish};
+use crate::tui::message::{Displaced, Made, Manner, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
 /// How long a killed tree may take to be gone.
 const GONE: Duration = Duration::from_secs(5);
 
 impl Jobs {
-    fn restore_options(&self, dir: &Path) -> restore::Options {
+    fn restore_options(&self, dir: &Path, manner: Manner) -> restore::Options {
         restore::Options {
             images_dir: dir.to_path_buf(),
             detach: true,
             pidfile: None,
             track: true,
             any_cpu: false,
-            allow: icecore::files::Allow::default(),
+            apart: manner.apart,
+            allow: Allow {
+                with_files: manner.with_files,
+                tcp_established: manner.connected,
+                tcp_close: manner.closed,
+                ..Allow::default()
+            },
             keeper: self.keeper.clone(),
         }
     }
 
     /// The plan of a restore; children of ours that ended are no obstacle.
-    fn restore_plan(&self, dir: &Path) -> Result<restore::Plan> {
-        let plan = restore::plan(&self.restore_options(dir))?;
+    fn restore_plan(&self, dir: &Path, manner: Manner) -> Result<restore::Plan> {
+        let plan = restore::plan(&self.restore_options(dir, manner))?;
         if plan.obstacles.iter().all(|o| o.kind != Kind::Busy) {
             return Ok(plan);
         }
         reap(plan.ids());
-        restore::plan(&self.restore_options(dir))
+        restore::plan(&self.restore_options(dir, manner))
     }
 
     pub(super) fn plan_restore(
         &self,
         dir: &Path,
         displaced: Option<&Displaced>,
+        manner: Manner,
     ) -> Result<Preview> {
-        let plan = self.restore_plan(dir)?;
+        let plan = self.restore_plan(dir, manner)?;
         let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
         let mut preview = Preview::new(format!(
             "Restore {} — nothing has been started yet",
@@ -79,7 +87,8 @@ impl Jobs {
                     .filter(|id| is_taken(**id))
                     .all(|id| threads.contains(id))
         });
-        let makes_room = displaced.filter(|_| covered && !taken.is_empty());
+        let in_its_place = covered && !manner.apart && !taken.is_empty();
+        let makes_room = displaced.filter(|_| in_its_place);
         let left = if makes_room.is_some() {
             others
         } else {
@@ -89,24 +98,123 @@ impl Jobs {
         if left.is_empty() {
             let layers = format::count(plan.layers as u64, "layer");
             preview.line(Mark::Good, format!("its pages are all there, in {layers}"));
+            let ids = format::count(ids.len() as u64, "task id");
+            preview.line(
+                Mark::Good,
+                match (manner.apart, makes_room) {
+                    (true, _) => format!("{ids} in a namespace of its own, whoever has them here"),
+                    (false, Some(_)) => format!("{ids}: had by the tree that makes room"),
+                    (false, None) => format!("{ids}, free"),
+                },
+            );
+            put_back(&mut preview, &plan);
             match (makes_room, running) {
                 (Some(tree), Some((tasks, _))) => {
-                    self.offer_displacing(&mut preview, dir, tree, tasks);
+                    self.offer_displacing(&mut preview, dir, tree, tasks, manner);
                 }
                 _ => {
+                    let text = "it runs on by itself, also when you leave the screen";
+                    preview.line(Mark::Plain, text);
                     let wish = Wish::Restore {
                         dir: dir.to_path_buf(),
                         displaced: None,
+                        manner,
                     };
-                    preview.offer("Restore", wish, true);
+                    // Files that are replaced are gone.
+                    preview.offer("Restore", wish, plan.put_back.is_empty());
                 }
             }
         }
+        self.options(&mut preview, dir, displaced, manner, &plan);
         Ok(preview)
     }
 
+    /// What can be had otherwise, as far as it makes a difference for this layer.
+    fn options(
+        &self,
+        preview: &mut Preview,
+        dir: &Path,
+        displaced: Option<&Displaced>,
+        manner: Manner,
+        plan: &restore::Plan,
+    ) {
+        let mut option = |label: String, on, manner| {
+            let (dir, displaced) = (dir.to_path_buf(), displaced.cloned());
+            let other = Wish::Restore {
+                dir,
+                displaced,
+                manner,
+            };
+            preview.option(label, on, other);
+        };
+        if !plan.ids().any(|id| id.as_raw() == 1) {
+            let other = Manner {
+                apart: !manner.apart,
+                ..manner
+            };
+            let label = "in a new pid namespace: beside whoever has its ids";
+            option(label.to_owned(), manner.apart, other);
+        }
+        let with_files = Manner {
+            with_files: true,
+            ..manner
+        };
+        let files = match manner.with_files {
+            true => plan.put_back.len(),
+            false => restore::plan(&self.restore_options(dir, with_files))
+                .map_or(0, |plan| plan.put_back.len()),
+        };
+        if files > 0 || manner.with_files {
+            let label = format!(
+                "put {} back as the layer has them",
+                format::count(files as u64, "file")
+            );
+            let other = Manner {
+                with_files: !manner.with_files,
+                ..manner
+            };
+            option(label, manner.with_files, other);
+        }
+        let connected = Manner {
+            connected: !manner.connected,
+            closed: false,
+            ..manner
+        };
+        let closed = Manner {
+            connected: false,
+            closed: !manner.closed,
+            ..manner
+        };
+        if manner.connected || manner.closed || self.has_connections(dir, manner, plan) {
+            option("TCP connections go on".into(), manner.connected, connected);
+            option(
+                "TCP connections come back closed".into(),
+                manner.closed,
+                closed,
+            );
+        }
+    }
+
+    /// The layer has connections: something is in the way unless they are allowed.
+    fn has_connections(&self, dir: &Path, manner: Manner, plan: &restore::Plan) -> bool {
+        let closed = Manner {
+            closed: true,
+            ..manner
+        };
+        let other = restore::plan(&self.restore_options(dir, closed));
+        !plan.obstacles.is_empty()
+            && other.is_ok_and(|other| other.obstacles.len() < plan.obstacles.len())
+    }
+
     /// The ways to restore over a running tree: with a layer of its present state, or without.
-    fn offer_displacing(&self, preview: &mut Preview, dir: &Path, tree: &Displaced, tasks: usize) {
+    fn offer_displacing(
+        &self,
+        preview: &mut Preview,
+        dir: &Path,
+        tree: &Displaced,
+        tasks: usize,
+        manner: Manner,
+    ) {
         let root = tree.root;
         preview.line(
             Mark::Warn,
@@ -121,6 +229,7 @@ impl Jobs {
                 keep,
                 ..tree.clone()
             }),
+            manner,
         };
         match self.plan_keep(root).and_then(|plan| plan.check()) {
             Ok(()) => {
@@ -151,6 +260,7 @@ impl Jobs {
         &self,
         dir: &Path,
         displaced: Option<&Displaced>,
+        manner: Manner,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Report> {
@@ -158,7 +268,7 @@ impl Jobs {
         if let Some(tree) = displaced {
             reporter.report(Event::Phase("end the running tree"));
             // Whatever else is in the way must be found before anything is lost.
-            let plan = self.restore_plan(dir)?;
+            let plan = self.restore_plan(dir, manner)?;
             let others: Vec<Obstacle> = plan
                 .obstacles
                 .into_iter()
@@ -177,7 +287,7 @@ impl Jobs {
             )),
             None => error,
         };
-        let plan = self.restore_plan(dir).map_err(back)?;
+        let plan = self.restore_plan(dir, manner).map_err(back)?;
         let outcome = restore::run(&plan, reporter, cancel).map_err(back)?;
         let line = restore_line::as_text(&outcome);
         Ok(Report {
@@ -213,6 +323,16 @@ impl Jobs {
         };
         wait_gone(tree.root, &threads)?;
         Ok(kept)
+    }
+}
+
+/// Which files would be replaced.
+fn put_back(preview: &mut Preview, plan: &restore::Plan) {
+    for file in &plan.put_back {
+        let path = format::plain(&file.path.to_string_lossy());
+        let (bytes, now) = (format::bytes(file.bytes), file.now.map(format::bytes));
+        let now = now.map_or("is not there now".into(), |now| format!("has {now} now"));
+        preview.line(Mark::Warn, format!("{path} is put back: {bytes}, {now}"));
     }
 }
 

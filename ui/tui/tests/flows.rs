@@ -47,7 +47,7 @@ fn undo_goes_back_to_the_layer_that_was_kept_and_only_then() {
     };
     update(&mut model, back(Some("/img/r/4".into())));
     let effects = key(&mut model, KeyCode::Char('u'));
-    let [Effect::Plan(_, Wish::Restore { dir, displaced })] = effects.as_slice() else {
+    let [Effect::Plan(_, Wish::Restore { dir, displaced, .. })] = effects.as_slice() else {
         panic!("{effects:?}")
     };
     assert_eq!(dir, &PathBuf::from("/img/r/4"));

@@ -232,6 +232,7 @@ fn edit() -> Wish {
     Wish::Restore {
         dir: "/img/r/12".into(),
         displaced: None,
+        manner: Manner::default(),
     }
 }
 

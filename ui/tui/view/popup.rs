@@ -32,8 +32,11 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let (title, note, mut body, buttons) = match popup {
         Popup::Preview(preview) => (
             preview.title.clone(),
-            "Tab choose  Enter do  Esc cancel",
-            marked(model, &preview.lines, columns),
+            match preview.options.is_empty() {
+                true => "Tab choose  Enter do  Esc cancel",
+                false => "digits: otherwise  Tab choose  Enter do  Esc cancel",
+            },
+            previewed(model, preview, columns),
             Some(buttons(model, preview, columns)),
         ),
         Popup::Failure(failure) => (
@@ -152,6 +155,18 @@ fn marked(model: &Model, text: &[(Mark, String)], columns: usize) -> Vec<Line<'s
                 Span::styled(part, plain),
             ]));
         }
+    }
+    lines
+}
+
+/// What would be done, and what can be had otherwise.
+fn previewed(model: &Model, preview: &Preview, columns: usize) -> Vec<Line<'static>> {
+    let mut lines = marked(model, &preview.lines, columns);
+    for (n, option) in preview.options.iter().enumerate() {
+        let sign = if option.on { "x" } else { " " };
+        let text = cut(&option.label, columns.saturating_sub(8));
+        let key = Span::styled(format!(" {} ", n + 1), model.theme.strong());
+        lines.push(Line::from(vec![key, Span::raw(format!("[{sign}] {text}"))]));
     }
     lines
 }
