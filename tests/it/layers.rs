@@ -200,3 +200,103 @@ fn for_a_screen_reader_one_line_says_what_was_selected_and_nothing_is_drawn() {
         assert!(!shown.contains(colour), "{colour}");
     }
 }
+
+#[test]
+fn the_clipboard_the_mouse_and_the_files_of_an_export_get_what_is_shown() {
+    let stack = golden();
+    let here = tempfile::tempdir().unwrap();
+    let mut command = CommandBuilder::new(ICECORE);
+    command.arg("--root");
+    command.arg(stack.path());
+    command.cwd(here.path());
+    let mut term = start(command, stack.path(), (80, 24));
+    term.wait_text("Who owns each page of 3");
+    term.press("\ty");
+    term.wait_text("copied");
+    // "Manipulate Selection Data" with the directory of the layer, in base64.
+    let shown = String::from_utf8_lossy(&term.bytes).into_owned();
+    let copied = shown.split("\u{1b}]52;c;").nth(1).unwrap();
+    let copied = copied.split('\u{1b}').next().unwrap();
+    let copied = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, copied);
+    let layer = stack.path().join("3");
+    assert_eq!(copied.unwrap(), layer.to_str().unwrap().as_bytes());
+    // A click on the map, then a drag to its end: the line below tells what is under the cursor.
+    let row = |term: &Term| {
+        let text = term.text();
+        text.lines()
+            .position(|line| line.contains("Who owns"))
+            .unwrap()
+            + 2
+    };
+    let row = row(&term);
+    term.press(&format!("\x1b[<0;2;{row}M"));
+    term.wait_text("401000 process 218");
+    term.press(&format!("\x1b[<32;13;{row}M\x1b[<0;13;{row}m"));
+    term.wait_text("7fff8b4e6000 process 218");
+    term.press("E");
+    term.wait_text("written: ");
+    term.press("q");
+    assert_eq!(term.end(), 0);
+    let files = std::fs::read_dir(here.path()).unwrap().flatten();
+    let names: Vec<String> = files
+        .map(|file| file.file_name().into_string().unwrap())
+        .collect();
+    assert!(names.iter().any(|name| name.ends_with(".svg")), "{names:?}");
+}
+
+#[test]
+fn as_many_colours_as_the_terminal_has_and_no_more() {
+    let stack = golden();
+    let config = tempfile::tempdir().unwrap();
+    let themes = config.path().join("themes");
+    std::fs::create_dir(&themes).unwrap();
+    std::fs::write(config.path().join("config.toml"), "theme = 'mine'").unwrap();
+    std::fs::write(
+        themes.join("mine.toml"),
+        "base = 'dark'\naccent = '#123456'",
+    )
+    .unwrap();
+    let config = format!(
+        "ICECORE_CONFIG={}",
+        config.path().join("config.toml").display()
+    );
+    let run = |set: &[(&str, &str)], words: &[&str]| {
+        let mut command = CommandBuilder::new("env");
+        command.args(["-u", "NO_COLOR", "-u", "COLORTERM"]);
+        command.arg(&config);
+        command.args(set.iter().map(|(name, value)| format!("{name}={value}")));
+        command.arg(ICECORE);
+        command.args(words);
+        command.arg("--root");
+        command.arg(stack.path());
+        let mut term = start(command, stack.path(), (120, 35));
+        term.wait_text("Who owns each page of 3");
+        term.press("q");
+        assert_eq!(term.end(), 0);
+        let shown = String::from_utf8(std::mem::take(&mut term.bytes)).unwrap();
+        let indexed: Vec<u16> = shown
+            .split("38;5;")
+            .skip(1)
+            .filter_map(|rest| {
+                rest.split(|c: char| !c.is_ascii_digit())
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        let rich = indexed.iter().any(|n| *n > 15);
+        (shown.contains("38;2;"), rich, !indexed.is_empty())
+    };
+    assert_eq!(run(&[("COLORTERM", "truecolor")], &[]), (true, true, true));
+    assert_eq!(run(&[], &[]), (false, true, true));
+    assert_eq!(run(&[("TERM", "linux")], &[]), (false, false, true));
+    assert_eq!(run(&[("TERM", "dumb")], &[]), (false, false, false));
+    assert_eq!(
+        run(&[("COLORTERM", "truecolor")], &["--colors", "16"]),
+        (false, false, true)
+    );
+    assert_eq!(
+        run(&[("NO_COLOR", "1"), ("COLORTERM", "24bit")], &[]),
+        (false, false, false)
+    );
+}
