@@ -108,8 +108,6 @@ pub(crate) struct Action {
     pub(crate) act: Act,
     /// Its keys, the best known first.
     pub(crate) keys: &'static [KeyCode],
-    /// In the footer; empty when it is not shown there.
-    pub(crate) short: &'static str,
     /// In the help; empty when the action before says it.
     pub(crate) help: &'static str,
     /// Why it makes no sense now, if it does not.
@@ -137,28 +135,24 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Dump,
         keys: &[KeyCode::Char('d')],
-        short: "dump",
         help: "make a layer of the selected process tree; shows the plan first",
         missing: a_process,
     },
     Action {
         act: Act::Restore,
         keys: &[KeyCode::Char('r')],
-        short: "restore",
         help: "let the selected layer run again; shows the preflight first",
         missing: a_layer,
     },
     Action {
         act: Act::Undo,
         keys: &[KeyCode::Char('u')],
-        short: "undo",
         help: "back to what ran before the last restore, where a layer of it was kept",
         missing: |model| model.undo.is_none().then_some("nothing was rolled back"),
     },
     Action {
         act: Act::Dedup,
         keys: &[KeyCode::Char('D')],
-        short: "dedup",
         help: "what the stack stores for nothing, by strategy, layer and range (again or Esc: back); Space \
                chooses strategies, Enter shows what they would do",
         missing: a_layer,
@@ -166,42 +160,36 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Watch,
         keys: &[KeyCode::Char('w')],
-        short: "watch",
         help: "count the dirty pages of the selected tree, live (again: hide)",
         missing: a_process,
     },
     Action {
         act: Act::Check,
         keys: &[KeyCode::Char('p')],
-        short: "",
         help: "all that the selected tree holds, and whether it can be dumped: yes, with an option, no",
         missing: a_process,
     },
     Action {
         act: Act::Inspect,
         keys: &[KeyCode::Char('i')],
-        short: "read",
         help: "read all about the selected layer, in tabs: from its figures to its images and digests",
         missing: a_layer,
     },
     Action {
         act: Act::Older,
         keys: &[KeyCode::Char('[')],
-        short: "",
         help: "to the layer below; on the map the cursor stays on its page",
         missing: a_layer,
     },
     Action {
         act: Act::Newer,
         keys: &[KeyCode::Char(']')],
-        short: "",
         help: "to the newest layer above",
         missing: a_layer,
     },
     Action {
         act: Act::Mark,
         keys: &[KeyCode::Char('m'), KeyCode::Char(' ')],
-        short: "",
         help: "mark the selected layer, to compare others with it, or processes, to dump, check and count \
                their trees together (again: no mark)",
         missing: |model| match model.focus {
@@ -212,7 +200,6 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Compare,
         keys: &[KeyCode::Char('c')],
-        short: "",
         help: "what differs between the marked layer (or the one below) and the selected one: mappings, Enter: \
                pages, bytes side by side",
         missing: a_layer,
@@ -220,7 +207,6 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Search,
         keys: &[KeyCode::Char('s')],
-        short: "",
         help: "search a text (0x: bytes) in the memory of the selected layer and those below, with the layers that \
                have it; Enter shows the bytes",
         missing: a_layer,
@@ -228,35 +214,30 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Verify,
         keys: &[KeyCode::Char('v')],
-        short: "",
         help: "compare every byte of the selected layer and those below with what was written",
         missing: a_layer,
     },
     Action {
         act: Act::Label,
         keys: &[KeyCode::Char('L')],
-        short: "",
         help: "call the selected layer something",
         missing: a_layer,
     },
     Action {
         act: Act::Pin,
         keys: &[KeyCode::Char('P')],
-        short: "",
         help: "keep the selected layer from dedup and pruning (again: not any more)",
         missing: a_layer,
     },
     Action {
         act: Act::Drop,
         keys: &[KeyCode::Char('X')],
-        short: "",
         help: "let the selected layer go; those above take over what they need of it",
         missing: a_layer,
     },
     Action {
         act: Act::Squash,
         keys: &[KeyCode::Char('S')],
-        short: "",
         help: "make one layer of those from the marked to the selected one",
         missing: |model| {
             let unmarked = model.marked.is_none().then_some("no other layer is marked");
@@ -266,21 +247,18 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Flatten,
         keys: &[KeyCode::Char('F')],
-        short: "",
         help: "give the selected layer all its pages, so that it needs none below",
         missing: a_layer,
     },
     Action {
         act: Act::Cancel,
         keys: &[KeyCode::Char('x')],
-        short: "cancel job",
         help: "ask a job to stop: the selected one, or else the latest; it leaves nothing half-made",
         missing: |model| model.board.jobs.is_empty().then_some("no job runs"),
     },
     Action {
         act: Act::WatchView,
         keys: &[KeyCode::Char('W')],
-        short: "",
         help: "what the selected tree writes: chart, mappings, working set, what a dump made now would \
                be (again or Esc: back); w there begins and ends tracking",
         missing: a_process,
@@ -288,7 +266,6 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Rule,
         keys: &[KeyCode::Char('A')],
-        short: "",
         help: "a rule by which the selected tree is dumped while this is open: every 10 min, when dirty > \
                200 MiB, when idle",
         missing: a_process,
@@ -296,168 +273,144 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Budget,
         keys: &[KeyCode::Char('B')],
-        short: "",
         help: "the longest freeze that a dump by rule may take",
         missing: a_process,
     },
     Action {
         act: Act::Jobs,
         keys: &[KeyCode::Char('J')],
-        short: "",
         help: "the jobs, what became of those before, and the log (again or Esc: back)",
         missing: nothing,
     },
     Action {
         act: Act::Next,
         keys: &[KeyCode::Tab],
-        short: "pane",
         help: "next pane: processes, stacks, map",
         missing: nothing,
     },
     Action {
         act: Act::Previous,
         keys: &[KeyCode::BackTab],
-        short: "",
         help: "the pane before",
         missing: nothing,
     },
     Action {
         act: Act::Palette,
         keys: &[KeyCode::Char(':')],
-        short: "",
         help: "all of this by name: type some letters of it",
         missing: nothing,
     },
     Action {
         act: Act::Filter,
         keys: &[KeyCode::Char('/')],
-        short: "filter",
         help: "show only processes, layers, or lines of the log with this text, roughly (Esc: all)",
         missing: nothing,
     },
     Action {
         act: Act::Sort,
         keys: &[KeyCode::Char('o')],
-        short: "",
         help: "sort the processes by memory, threads, name, pid in turn",
         missing: nothing,
     },
     Action {
         act: Act::Copy,
         keys: &[KeyCode::Char('y')],
-        short: "",
         help: "copy what is selected: pid, directory of the layer, address; a text that is read, whole",
         missing: nothing,
     },
     Action {
         act: Act::Export,
         keys: &[KeyCode::Char('E')],
-        short: "",
         help: "what is shown as files in the working directory: a table as CSV and JSON, map and chart as SVG",
         missing: nothing,
     },
     Action {
         act: Act::Enter,
         keys: &[KeyCode::Enter],
-        short: "",
         help: "from a process to its layers, from a layer to its map, there to the bytes",
         missing: nothing,
     },
     Action {
         act: Act::Up,
         keys: &[KeyCode::Up, KeyCode::Char('k')],
-        short: "",
         help: "move; left and right fold and unfold the process tree",
         missing: nothing,
     },
     Action {
         act: Act::Down,
         keys: &[KeyCode::Down, KeyCode::Char('j')],
-        short: "",
         help: "",
         missing: nothing,
     },
     Action {
         act: Act::Left,
         keys: &[KeyCode::Left, KeyCode::Char('h')],
-        short: "",
         help: "",
         missing: sideways,
     },
     Action {
         act: Act::Right,
         keys: &[KeyCode::Right, KeyCode::Char('l')],
-        short: "",
         help: "",
         missing: sideways,
     },
     Action {
         act: Act::PageUp,
         keys: &[KeyCode::PageUp],
-        short: "",
         help: "",
         missing: nothing,
     },
     Action {
         act: Act::PageDown,
         keys: &[KeyCode::PageDown],
-        short: "",
         help: "",
         missing: nothing,
     },
     Action {
         act: Act::Home,
         keys: &[KeyCode::Home, KeyCode::Char('g')],
-        short: "",
         help: "",
         missing: nothing,
     },
     Action {
         act: Act::End,
         keys: &[KeyCode::End, KeyCode::Char('G')],
-        short: "",
         help: "",
         missing: nothing,
     },
     Action {
         act: Act::Colors,
         keys: &[KeyCode::Char('C')],
-        short: "",
         help: "colours of the map: owner, changed since the layer below, twice there, zero, bits a byte",
         missing: a_layer,
     },
     Action {
         act: Act::Closer,
         keys: &[KeyCode::Char('+'), KeyCode::Char('=')],
-        short: "",
         help: "zoom into the map around its cursor: tree, process, mapping, page",
         missing: a_layer,
     },
     Action {
         act: Act::Farther,
         keys: &[KeyCode::Char('-')],
-        short: "",
         help: "zoom out",
         missing: a_layer,
     },
     Action {
         act: Act::Refresh,
         keys: &[KeyCode::Char('R')],
-        short: "",
         help: "read the images directory again (it is followed by itself)",
         missing: nothing,
     },
     Action {
         act: Act::Help,
         keys: &[KeyCode::Char('?'), KeyCode::F(1)],
-        short: "help",
         help: "these keys",
         missing: nothing,
     },
     Action {
         act: Act::Quit,
         keys: &[KeyCode::Char('q')],
-        short: "quit",
         help: "leave; processes and layers stay as they are",
         missing: nothing,
     },

@@ -1,13 +1,11 @@
-//! Title bar, banner of the tour, log, keys.
+//! Title bar, banner of the tour, log.
 
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::super::action::{ACTIONS, Act, Action};
 use super::super::board::{Job, Stage};
-use super::super::keymap::label;
 use super::super::model::Model;
 use super::super::popup::Mark;
 use super::super::text::{cut, fit, wrap};
@@ -92,37 +90,4 @@ pub(super) fn style(theme: Theme, mark: Mark) -> ratatui::style::Style {
         Mark::Bad => theme.bad(),
         Mark::Hint => theme.dim(),
     }
-}
-
-pub(super) fn footer(model: &Model, frame: &mut Frame<'_>, area: Rect) {
-    let told = |(row, action): (usize, &Action)| {
-        let key = model.keys.of_row(row).first()?;
-        let (key, name) = (format!(" {}", label(*key)), format!(" {} ", action.short));
-        Some((
-            action.act == Act::Help,
-            key.width() + name.width(),
-            key,
-            name,
-        ))
-    };
-    let here = ACTIONS
-        .iter()
-        .enumerate()
-        .filter(|(_, a)| !a.short.is_empty() && (a.missing)(model).is_none());
-    let told: Vec<_> = here.filter_map(told).collect();
-    // Who sees that there is help finds the rest. The blank after the last one need not be seen.
-    let help = told.iter().filter(|(help, ..)| *help);
-    let mut room = usize::from(area.width) + 1;
-    room = room.saturating_sub(help.map(|(_, width, ..)| width).sum());
-    let mut spans = Vec::new();
-    for (help, width, key, name) in told {
-        if !help && width > room {
-            room = 0;
-            continue;
-        }
-        room -= if help { 0 } else { width };
-        spans.push(Span::styled(key, model.theme.strong()));
-        spans.push(Span::raw(name));
-    }
-    super::lines(frame, area, vec![Line::from(spans)]);
 }

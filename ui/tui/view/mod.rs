@@ -3,6 +3,7 @@
 mod answer;
 mod chrome;
 mod dedup;
+mod footer;
 mod jobs;
 mod live;
 mod map;
@@ -207,7 +208,7 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
         }
         live::draw(model, frame, areas.live);
         chrome::log(model, frame, areas.log);
-        chrome::footer(model, frame, areas.footer);
+        footer::draw(model, frame, areas.footer);
         jobs::toasts(model, frame);
         popup::draw(model, frame);
     }

@@ -1,0 +1,112 @@
+//! The keys at the bottom: first what the present view is for, then what can be done everywhere, as many
+//! as there is room for, and help always.
+
+use ratatui::Frame;
+use ratatui::layout::Rect;
+use ratatui::text::{Line, Span};
+use unicode_width::UnicodeWidthStr as _;
+
+use super::super::action::{ACTIONS, Act};
+use super::super::model::{Focus, Model};
+
+/// Actions, each in a word or two.
+type Keys = &'static [(Act, &'static str)];
+
+/// What each view is for.
+const fn of(focus: Focus) -> Keys {
+    match focus {
+        Focus::Processes => &[
+            (Act::Dump, "dump"),
+            (Act::Watch, "count"),
+            (Act::WatchView, "watch"),
+            (Act::Check, "check"),
+            (Act::Sort, "sort"),
+        ],
+        Focus::Stacks => &[
+            (Act::Restore, "restore"),
+            (Act::Inspect, "read"),
+            (Act::Compare, "compare"),
+            (Act::Search, "search"),
+            (Act::Dedup, "dedup"),
+            (Act::Dump, "dump"),
+        ],
+        Focus::Map => &[
+            (Act::Enter, "bytes"),
+            (Act::Colors, "colours"),
+            (Act::Closer, "closer"),
+            (Act::Farther, "farther"),
+            (Act::Older, "below"),
+            (Act::Newer, "above"),
+            (Act::Export, "export"),
+        ],
+        Focus::Jobs => &[
+            (Act::Cancel, "cancel job"),
+            (Act::Enter, "all of it"),
+            (Act::Filter, "filter"),
+            (Act::Jobs, "back"),
+        ],
+        Focus::Watch => &[
+            (Act::Dump, "dump"),
+            (Act::Watch, "track"),
+            (Act::Rule, "rule"),
+            (Act::Budget, "budget"),
+            (Act::Export, "export"),
+            (Act::WatchView, "back"),
+        ],
+        Focus::Dedup => &[
+            (Act::Enter, "preview"),
+            (Act::Dedup, "back"),
+            (Act::Older, "layer below"),
+            (Act::Newer, "above"),
+        ],
+    }
+}
+
+/// What else can be done, whatever has the keyboard.
+const EVERYWHERE: Keys = &[
+    (Act::Cancel, "cancel job"),
+    (Act::Undo, "undo"),
+    (Act::Next, "pane"),
+    (Act::Filter, "filter"),
+    (Act::Dump, "dump"),
+    (Act::Restore, "restore"),
+    (Act::Dedup, "dedup"),
+    (Act::Inspect, "read"),
+    (Act::Jobs, "jobs"),
+    (Act::Palette, "all"),
+];
+
+/// What stays when nothing else fits.
+const ALWAYS: Keys = &[(Act::Quit, "quit"), (Act::Help, "help")];
+
+pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    let possible = |act: Act| {
+        let mut rows = ACTIONS.iter().filter(|action| action.act == act);
+        rows.any(|action| (action.missing)(model).is_none())
+    };
+    let told = |(act, name): &(Act, &str)| {
+        let keyed = !model.keys.of(*act).is_empty();
+        let key = format!(" {}", model.keys.label(*act));
+        (keyed && possible(*act)).then(|| (key, format!(" {name} ")))
+    };
+    let always: Vec<_> = ALWAYS.iter().filter_map(told).collect();
+    let wide = |(key, name): &(String, String)| key.width() + name.width();
+    // The blank after the last one need not be seen.
+    let mut room = usize::from(area.width) + 1;
+    room = room.saturating_sub(always.iter().map(wide).sum());
+    let here = of(model.focus);
+    let known = |act: Act| here.iter().any(|(known, _)| *known == act);
+    let besides = EVERYWHERE.iter().filter(|(act, _)| !known(*act));
+    let first = here.iter().chain(besides).filter_map(told);
+    let fitting = first.take_while(|keys| {
+        let fits = wide(keys) <= room;
+        room = room.saturating_sub(wide(keys));
+        fits
+    });
+    let mut spans = Vec::new();
+    for (key, name) in fitting.chain(always) {
+        spans.push(Span::styled(key, model.theme.strong()));
+        spans.push(Span::raw(name));
+    }
+    super::lines(frame, area, vec![Line::from(spans)]);
+}
