@@ -432,7 +432,7 @@ impl Drop for Group {
 }
 
 #[test]
-fn a_tree_comes_back_into_its_control_group() {
+fn a_tree_comes_back_into_its_control_group_from_each_layer() {
     if !require(&[Need::Root]) {
         return;
     }
@@ -448,15 +448,26 @@ fn a_tree_comes_back_into_its_control_group() {
         let words = format!("echo {pid} > {}", procs.display());
         sandbox.run("sh", &["-c", &words]).ok();
     }
-    dump_and_kill(&sandbox, &target, 1);
-    sandbox.icecore("restore -D 1 -d").ok();
-    let procs = std::fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
-    let members = target.members();
-    // A zombie is in no group that anybody could see.
-    let alive = members
-        .iter()
-        .filter(|pid| target.state(**pid) != Some('Z'));
-    assert_eq!(procs.lines().count(), alive.count(), "{procs}");
-    sandbox.kill(&target);
-    sandbox.wait_gone(&members);
+    let pids = target.members();
+    for (layer, mode) in [
+        (1, "-R --track-mem"),
+        (2, "-R --track-mem --prev-images-dir ../1"),
+        (3, "--prev-images-dir ../2"),
+    ] {
+        let words = format!("dump -t {} -D {layer} {mode}", target.pid);
+        sandbox.icecore(&words).ok();
+    }
+    sandbox.wait_gone(&pids);
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        let procs = std::fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
+        let members = target.members();
+        // A zombie is in no group that anybody could see.
+        let alive = members
+            .iter()
+            .filter(|pid| target.state(**pid) != Some('Z'));
+        assert_eq!(procs.lines().count(), alive.count(), "{layer}: {procs}");
+        sandbox.kill(&target);
+        sandbox.wait_gone(&members);
+    }
 }
