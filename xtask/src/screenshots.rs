@@ -54,10 +54,19 @@ pub(crate) fn run() -> Result<()> {
     screen.rest(Duration::from_secs(2))?;
     screen.picture("branch")?;
     screen.press("c")?;
-    screen.wait("From layer")?;
+    screen.wait("CHANGED")?;
     screen.picture("compare")?;
-    screen.press("q")?;
+    screen.press("\r")?;
+    screen.wait("WHERE IN THE PAGE")?;
+    screen.press("\r")?;
+    screen.wait("Tab next difference")?;
+    screen.picture("bytes")?;
+    screen.press("qqq")?;
     screen.rest(Duration::from_millis(300))?;
+    screen.press("D")?;
+    screen.wait("[x] unchanged")?;
+    screen.rest(Duration::from_secs(2))?;
+    screen.picture("dedup")?;
     screen.press("q")?;
     Ok(())
 }
