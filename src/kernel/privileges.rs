@@ -30,13 +30,14 @@ struct Right {
     consequence: &'static str,
 }
 
+const CHECKPOINT_RESTORE: (u8, &str) = (40, "CAP_CHECKPOINT_RESTORE");
 const SYS_ADMIN: (u8, &str) = (21, "CAP_SYS_ADMIN");
 const SYS_PTRACE: (u8, &str) = (19, "CAP_SYS_PTRACE");
 
 /// All rights, the most needed first.
 static RIGHTS: &[Right] = &[
     Right {
-        any: &[(40, "CAP_CHECKPOINT_RESTORE"), SYS_ADMIN],
+        any: &[CHECKPOINT_RESTORE, SYS_ADMIN],
         needed_for: "restoring with the same pids, dumping deleted files that are mapped",
         without: State::Missing,
         consequence: "processes of your own can be dumped, nothing can be restored",
@@ -114,6 +115,16 @@ impl Privileges {
     /// Whether the capability with this number is effective.
     pub fn has(&self, capability: u8) -> bool {
         self.effective.checked_shr(capability.into()).unwrap_or(0) & 1 == 1
+    }
+
+    /// Whether new processes may get ids of our choice, as far as capabilities tell.
+    pub fn may_choose_ids(&self) -> bool {
+        self.has(CHECKPOINT_RESTORE.0) || self.has(SYS_ADMIN.0)
+    }
+
+    /// Whether namespaces may be made.
+    pub fn may_make_namespaces(&self) -> bool {
+        self.has(SYS_ADMIN.0)
     }
 
     /// What they allow.

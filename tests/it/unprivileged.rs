@@ -108,6 +108,12 @@ fn what_is_refused_names_the_capability_and_the_command_that_has_it() {
     fs::set_permissions(shut.join("1"), fs::Permissions::from_mode(0o700)).unwrap();
     let shut = shut.to_str().unwrap().to_owned();
     let one = format!("{shut}/1");
+    // One that everybody may read, and nobody without rights may restore.
+    let open = dir.join("open").to_str().unwrap().to_owned();
+    sandbox
+        .icecore(&format!("dump -t {theirs} -R -D {open}"))
+        .ok();
+    sandbox.run("chmod", &["-R", "a+rX", &open]).ok();
     let new = dir.join("new").to_str().unwrap().to_owned();
     let icecore = icecore.to_str().unwrap();
     let asked: &[&[&str]] = &[
@@ -115,6 +121,7 @@ fn what_is_refused_names_the_capability_and_the_command_that_has_it() {
         &["dump", "-t", &theirs, "-R", "-D", &new],
         &["watch", &theirs],
         &["restore", "-D", &one, "-d"],
+        &["restore", "-D", &open, "--dry-run"],
         &["show", &one],
         &["verify", &shut],
         &["adopt", &shut],
