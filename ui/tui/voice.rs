@@ -413,11 +413,16 @@ fn said(popup: &Popup) -> (String, String) {
             let line = line.map_or(String::new(), |(mark, text)| {
                 format!("{}{}", word(*mark), ended(text))
             });
+            let options = preview.options.iter().enumerate().map(|(n, option)| {
+                let on = if option.on { "on" } else { "off" };
+                format!("{} {}: {on}. ", n + 1, option.label)
+            });
             (
                 preview.title.clone(),
                 format!(
-                    "Button {chosen}, {} of {buttons}. {}: {line}",
+                    "Button {chosen}, {} of {buttons}. {}{}: {line}",
                     preview.focus + 1,
+                    options.collect::<String>(),
                     format::count(preview.lines.len() as u64, "line"),
                 ),
             )

@@ -94,6 +94,23 @@ const SCENES: &[Scene] = &[
         );
         update(model, Msg::Planned(JOB, Ok(preview)));
     }),
+    ("restore-options", |model| {
+        let mut preview = Preview::new("Restore 6 \u{2014} nothing has been started yet");
+        preview.line(Mark::Good, "all pages of all 6 layers are there");
+        preview.line(
+            Mark::Warn,
+            "/var/log/redis.log was written to since: it is 2.1M longer",
+        );
+        preview.option("in a new pid namespace", false, edit());
+        preview.option(
+            "1 file put back as it was (/var/log/redis.log)",
+            true,
+            edit(),
+        );
+        preview.offer("Keep and restore", edit(), true);
+        preview.offer("Kill and restore", edit(), false);
+        update(model, Msg::Planned(JOB, Ok(preview)));
+    }),
     ("refused", |model| {
         let mut failure = failure("The process tree 2207 cannot be dumped", "icecore doctor");
         failure.obstacles = vec![
@@ -183,6 +200,12 @@ const SCENES: &[Scene] = &[
             key(model, KeyCode::Down);
         }
         key(model, KeyCode::Char(' '));
+    }),
+    ("jobs-empty", |model| drop(key(model, KeyCode::Char('J')))),
+    ("filter-none", |model| {
+        for c in "/xyzzy".chars() {
+            key(model, KeyCode::Char(c));
+        }
     }),
     ("tour", |model| {
         model.guide = Some(Guide {

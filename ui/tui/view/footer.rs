@@ -80,7 +80,17 @@ const EVERYWHERE: Keys = &[
 const ALWAYS: Keys = &[(Act::Quit, "quit"), (Act::Help, "help")];
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
+    if model.popup.is_some() {
+        // It has keys of its own, and tells them.
+        return;
+    }
+    if model.filtering {
+        return keys(model, frame, area, &typing());
+    }
     let possible = |act: Act| {
+        if (model.focus, act) == (Focus::Jobs, Act::Enter) && model.board.ended.is_empty() {
+            return false;
+        }
         let mut rows = ACTIONS.iter().filter(|action| action.act == act);
         rows.any(|action| (action.missing)(model).is_none())
     };
@@ -103,10 +113,21 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         room = room.saturating_sub(wide(keys));
         fits
     });
+    let shown: Vec<_> = fitting.chain(always).collect();
+    keys(model, frame, area, &shown);
+}
+
+/// While a filter is typed every letter belongs to it.
+fn typing() -> [(String, String); 2] {
+    [("Enter", "keep the filter"), ("Esc", "show all")]
+        .map(|(key, name)| (format!(" {key}"), format!(" {name} ")))
+}
+
+fn keys(model: &Model, frame: &mut Frame<'_>, area: Rect, shown: &[(String, String)]) {
     let mut spans = Vec::new();
-    for (key, name) in fitting.chain(always) {
-        spans.push(Span::styled(key, model.theme.strong()));
-        spans.push(Span::raw(name));
+    for (key, name) in shown {
+        spans.push(Span::styled(key.clone(), model.theme.strong()));
+        spans.push(Span::raw(name.clone()));
     }
     super::lines(frame, area, vec![Line::from(spans)]);
 }
