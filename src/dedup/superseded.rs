@@ -4,6 +4,7 @@
 //! *Unneeded* is the part of it that costs nothing: pages that no layer needs which anybody could
 //! still restore, such as those that only layers need which were given up before.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::apply::{extents, note, punch};
@@ -74,14 +75,15 @@ impl Strategy for Unneeded {
             .iter()
             .map(|level| Layer::read(level.dir()).state)
             .collect();
+        // Of one pagemap at a time: what each layer has that a restorable one needs.
+        let known: RefCell<Option<(PagemapId, Vec<Ranges>)>> = RefCell::new(None);
         free(stack, plan, cancel, |id, owner| {
-            let mut needed = Ranges::new();
-            for (index, state) in states.iter().enumerate().take(owner + 1) {
-                if !matches!(state, State::Consumed | State::PreDump) {
-                    let ownership = stack.ownership_as_of(index, id)?;
-                    needed = needed.union(&ownership.of_layer(owner));
-                }
+            let mut known = known.borrow_mut();
+            if known.as_ref().is_none_or(|(of, _)| *of != id) {
+                *known = Some((id, needed_of(stack, &states, id, cancel)?));
             }
+            let needed = known.as_ref().and_then(|(_, all)| all.get(owner));
+            let mut needed = needed.cloned().unwrap_or_default();
             if let Some(by_branches) = wanted.get(&(stack.level(owner)?.dir().to_path_buf(), id)) {
                 needed = needed.union(by_branches);
             }
@@ -98,6 +100,34 @@ impl Strategy for Unneeded {
     ) -> Result<()> {
         mark_and_punch(plan, freed, reporter, cancel)
     }
+}
+
+/// For each layer, the pages of it that layers read which can still be restored.
+fn needed_of(
+    stack: &Stack,
+    states: &[State],
+    id: PagemapId,
+    cancel: &Cancel,
+) -> Result<Vec<Ranges>> {
+    let mut all = vec![Ranges::new(); stack.depth()];
+    for (index, state) in states.iter().enumerate() {
+        cancel.check()?;
+        if matches!(state, State::Consumed | State::PreDump) {
+            continue;
+        }
+        let mut read = vec![Ranges::new(); all.len()];
+        for run in stack.ownership_as_of(index, id)?.runs() {
+            if let Some(of) = read.get_mut(run.layer) {
+                of.push(run.range);
+            }
+        }
+        for (needed, read) in all.iter_mut().zip(&read) {
+            if !read.is_empty() {
+                *needed = needed.union(read);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Plans to punch superseded pages, but for those that `spare` names: pages of a pagemap that the

@@ -7,6 +7,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
+use super::super::map::Owner;
 use super::super::message::Failure;
 use super::super::model::{Focus, Model};
 use super::super::popup::Mark;
@@ -247,8 +248,8 @@ fn pictures(model: &Model, surplus: &Surplus, frame: &mut Frame<'_>, area: Rect)
 fn glyph(model: &Model, cell: Option<Cell>) -> (&'static str, Style) {
     match cell {
         None | Some(Cell::Nothing) => ("·", model.theme.dim()),
-        Some(Cell::Stays) => ("█", model.theme.frame(true)),
-        Some(Cell::Thin) => ("▄", model.theme.frame(true)),
+        Some(Cell::Stays) => ("█", model.theme.owner(Owner::Layer(1), 1)),
+        Some(Cell::Thin) => ("▄", model.theme.owner(Owner::Layer(1), 1)),
         Some(Cell::Part) => ("x", model.theme.warn()),
         Some(Cell::Goes) => ("X", model.theme.bad()),
     }
