@@ -38,7 +38,11 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
             let code = match turn {
                 Some(Act::Up) => KeyCode::Up,
                 Some(_) => KeyCode::Down,
-                None => return,
+                None => {
+                    let row = view::row_at(answer, model.size, event.row);
+                    answer.at = row.unwrap_or(answer.at);
+                    return;
+                }
             };
             for _ in 0..NOTCH {
                 let _stays = answer.key(code.into(), NOTCH);

@@ -95,6 +95,35 @@ fn enter_leads_from_layers_to_mappings_to_pages_to_bytes_and_esc_back() {
 }
 
 #[test]
+fn a_click_selects_the_line_that_is_under_it() {
+    let mut model = model(RICH, (120, 35));
+    key(&mut model, KeyCode::Char('c'));
+    let Some(Popup::Answer(waits)) = &model.popup else {
+        panic!()
+    };
+    let inquiry = waits.inquiry.clone();
+    let row = |n: usize| Row {
+        text: format!("  line {n}."),
+        mark: Mark::Plain,
+        lead: None,
+    };
+    update(&mut model, answer(&inquiry, (0..100).map(row).collect()));
+    for _ in 0..50 {
+        key(&mut model, KeyCode::Down);
+    }
+    let shown = text(&model);
+    let at = shown.lines().position(|line| line.contains("line 42."));
+    let click = MouseEvent {
+        kind: MouseEventKind::Down(MouseButton::Left),
+        column: 20,
+        row: at.unwrap() as u16,
+        modifiers: KeyModifiers::NONE,
+    };
+    update(&mut model, Msg::Mouse(click));
+    assert!(text(&model).contains("line 43 of 100"));
+}
+
+#[test]
 fn what_was_found_is_read_and_one_comes_back_to_the_list() {
     let mut model = model(RICH, (120, 35));
     for c in ['s', 'x'] {

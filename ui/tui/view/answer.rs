@@ -12,6 +12,24 @@ use super::super::text::{cut, fit};
 use super::chrome::style;
 use super::pane;
 
+/// The first line shown of `len`, of which `at` is selected.
+fn first(at: usize, len: usize, rows: usize) -> usize {
+    let from = (at + 1 + rows / 4).saturating_sub(rows);
+    from.min(len.saturating_sub(rows))
+}
+
+/// The line of a list in a row of the screen.
+pub(crate) fn row_at(answer: &Answer, size: (u16, u16), row: u16) -> Option<usize> {
+    let Body::Rows(all) = &answer.body else {
+        return None;
+    };
+    // Title bar, frame, head; the frame below.
+    let rows = usize::from(size.1.saturating_sub(4));
+    let inside = usize::from(row.checked_sub(3)?);
+    let line = first(answer.at, all.len(), rows) + inside;
+    (inside < rows && line < all.len()).then_some(line)
+}
+
 pub(super) fn draw(model: &Model, answer: &Answer, frame: &mut Frame<'_>) {
     let screen = frame.area();
     let area = Rect {
@@ -34,8 +52,7 @@ pub(super) fn draw(model: &Model, answer: &Answer, frame: &mut Frame<'_>) {
         Body::Waits => lines.push(Line::styled(" it is being found out…", model.theme.dim())),
         Body::Rows(all) => {
             lines.push(Line::styled(fit(&answer.head, width), model.theme.dim()));
-            let from = (answer.at + 1 + rows / 4).saturating_sub(rows);
-            let from = from.min(all.len().saturating_sub(rows));
+            let from = first(answer.at, all.len(), rows);
             for (n, row) in all.iter().enumerate().skip(from).take(rows) {
                 let selected = n == answer.at;
                 let text = row.text.strip_prefix(' ').unwrap_or(&row.text);

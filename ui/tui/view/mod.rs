@@ -28,6 +28,7 @@ use super::text::{cut, hints, wrap};
 use super::theme::Theme;
 use crate::format;
 
+pub(crate) use answer::row_at;
 pub(crate) use map::grid;
 pub(crate) use reader::room as reader_room;
 
