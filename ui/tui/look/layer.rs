@@ -11,11 +11,13 @@ use icecore::inspect::{self, Backing, Task, View};
 use icecore::{PAGE_SIZE, PageRange, Result};
 
 use super::super::reader::{Look, Reader, Tab};
-use super::super::text::{age, size};
+use super::super::text::{age, fit, size};
 use crate::format::{self, plain};
 
 /// Lines of an image that are shown.
 const DECODED: usize = 500;
+/// Bytes of an image that is not made text for the screen.
+const LARGE: u64 = 1 << 20;
 /// Bytes of an environment that are shown.
 const ENVIRONMENT: u64 = 1 << 20;
 
@@ -194,7 +196,7 @@ fn threads(view: &View) -> Result<Vec<String>> {
             let blocked = own.and_then(|thread| thread.blk_sigset).unwrap_or(0);
             let at = core.thread_info.as_ref().map(|info| &info.gpregs);
             let (ip, sp) = at.map_or((0, 0), |regs| (regs.ip, regs.sp));
-            let name = super::super::text::fit(&name, 16);
+            let name = fit(&name, 16);
             lines.push(format!(
                 "{tid:>7}  {name} {ip:<#18x}  {sp:<#18x}  {}",
                 signals(blocked)
@@ -272,6 +274,18 @@ fn images(view: &View) -> Result<Vec<String>> {
             continue;
         }
         lines.push(String::new());
+        let bytes = images
+            .dir()
+            .join(&name)
+            .metadata()
+            .map_or(0, |meta| meta.len());
+        if bytes > LARGE {
+            let (bytes, name) = (size(bytes), plain(&name));
+            lines.push(format!(
+                " {name}: {bytes}, too much for here: icecore show DIR {name}"
+            ));
+            continue;
+        }
         // What has no records, or is damaged, says so in its place.
         let text = text::text(images, &name).unwrap_or_else(|e| e.one_line());
         let mut all = text.lines();
@@ -359,7 +373,8 @@ fn digests(view: &View) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for file in &noted.files {
         let (bytes, digest) = (file.bytes, Sidecar::hex(&file.blake3));
-        lines.push(format!(" {:<24} {bytes:>11}  {digest}", plain(&file.name)));
+        let name = fit(&plain(&file.name), 24);
+        lines.push(format!(" {name} {bytes:>11}  {digest}"));
     }
     for pages in &noted.pages {
         let name = format!("pages-{}.img", pages.pages_id);
@@ -472,8 +487,8 @@ fn figures(view: &View) -> Result<Vec<String>> {
         let bar = "█".repeat(usize::try_from(pages * 30 / all).unwrap_or(0));
         let bytes = size(pages * PAGE_SIZE);
         lines.push(format!(
-            "   {:<16} {pages:>9} pages {bytes:>6} {:>3}% {bar}",
-            plain(&level.name()),
+            "   {} {pages:>9} pages {bytes:>6} {:>3}% {bar}",
+            fit(&plain(&level.name()), 16),
             pages * 100 / all
         ));
     }
