@@ -200,12 +200,14 @@ fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
 pub(super) fn toasts(model: &Model, frame: &mut Frame<'_>) {
     let screen = frame.area();
     let room = usize::from(screen.width.saturating_sub(4));
+    // What a tour says is not covered.
+    let top = if model.guide.is_some() { 3 } else { 1 };
     for (n, (_, mark, text)) in model.toasts.iter().enumerate() {
         let text = cut(text, room.saturating_sub(4).min(60));
         let width = u16::try_from(text.width() + 4).unwrap_or(0);
         let area = Rect {
             x: screen.width.saturating_sub(width + 1),
-            y: 1 + u16::try_from(n).unwrap_or(0),
+            y: top + u16::try_from(n).unwrap_or(0),
             width,
             height: 1,
         };
