@@ -81,7 +81,8 @@ pub(super) enum Answer {
 
 /// Where the keeper's socket is: `$ICECORE_RUNTIME_DIR`, `/run/icecore` for root, or
 /// `$XDG_RUNTIME_DIR/icecore`. Not the latter for root: `sudo` may leave it pointing to a directory of
-/// another user, and two keepers cannot track the same process.
+/// another user, and two keepers cannot track the same process. In a pid namespace of its own (a
+/// container that shares these directories) ids mean other processes: the name has its number then.
 pub(super) fn runtime_dir() -> PathBuf {
     let of = |name: &str| {
         std::env::var_os(name)
@@ -89,10 +90,22 @@ pub(super) fn runtime_dir() -> PathBuf {
             .map(PathBuf::from)
     };
     let root = nix::unistd::geteuid().is_root();
+    let name = match foreign_pids() {
+        Some(number) => format!("icecore-pids-{number}"),
+        None => "icecore".to_owned(),
+    };
     of("ICECORE_RUNTIME_DIR")
-        .or_else(|| root.then(|| PathBuf::from("/run/icecore")))
-        .or_else(|| of("XDG_RUNTIME_DIR").map(|dir| dir.join("icecore")))
-        .unwrap_or_else(|| std::env::temp_dir().join(format!("icecore-{}", nix::unistd::geteuid())))
+        .or_else(|| root.then(|| Path::new("/run").join(&name)))
+        .or_else(|| of("XDG_RUNTIME_DIR").map(|dir| dir.join(&name)))
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("{name}-{}", nix::unistd::geteuid())))
+}
+
+/// The number of our pid namespace, unless it is the first one (`PROC_PID_INIT_INO` of
+/// `include/linux/proc_ns.h`).
+fn foreign_pids() -> Option<u64> {
+    const FIRST: u64 = 0xefff_fffc;
+    let number = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+    (number != FIRST).then_some(number)
 }
 
 pub(super) fn socket_path() -> PathBuf {
