@@ -181,11 +181,21 @@ fn established_connections_need_a_word_and_go_on_with_everything_under_way() {
 
 #[test]
 fn half_closed_connections_go_on_from_every_layer_and_can_be_dumped_again() {
+    go_on_from_every_layer("halves");
+}
+
+#[test]
+fn connections_whose_end_waits_to_be_sent_go_on_from_every_layer_and_can_be_dumped_again() {
+    go_on_from_every_layer("ending");
+}
+
+/// Three layers of TCP connections in a special state, and one of what was made anew.
+fn go_on_from_every_layer(state: &str) {
     if !require(&[Need::Root]) {
         return;
     }
     let mut sandbox = Sandbox::new();
-    let target = sandbox.specimen("internet", &["halves"]);
+    let target = sandbox.specimen("internet", &[state]);
     let pids = target.members();
     let dump = |words: &str| {
         let words = format!("dump -t {} --tcp-established {words}", target.pid);
@@ -224,7 +234,7 @@ fn connections_are_dropped_when_that_is_asked_for() {
     }
     for (dump, restore) in [("--tcp-close", ""), ("--tcp-established", "--tcp-close")] {
         let mut sandbox = Sandbox::new();
-        let target = sandbox.specimen("internet", &["connected"]);
+        let target = sandbox.specimen("internet", &["connected", "ending"]);
         let pids = target.members();
         let words = format!("dump -t {} -D 1 {dump}", target.pid);
         sandbox.icecore(&words).ok();

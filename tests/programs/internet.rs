@@ -1,6 +1,7 @@
 //! TCP and UDP sockets: listeners, bound, connected and unconnected ones, with options. With the
 //! argument `connected` also both ends of TCP connections, with bytes under way in both directions;
-//! with `halves` such that one end has closed for writing, or both have.
+//! with `halves` such that one end has closed for writing, or both have; with `ending` such whose end is
+//! said, but waits behind bytes that the other end has no room for.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -29,11 +30,41 @@ struct Internet {
     pairs: Vec<(TcpStream, TcpStream)>,
     /// The first end of each has said that it will write no more.
     halves: Vec<(TcpStream, TcpStream)>,
+    /// The second end of each has something to say before its end, this many bytes.
+    endings: Vec<(TcpStream, TcpStream, usize)>,
 }
+
+/// States of an end, as the kernel numbers them.
+const FIN_WAIT1: u8 = 4;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
 
 /// More than the other end takes at once, so that some of it was never sent.
 fn long() -> Vec<u8> {
     (0..3_000_000_u32).map(|n| (n % 251) as u8).collect()
+}
+
+/// Writes until neither end has room for more; how much that was.
+fn fill(client: &TcpStream, mut server: &TcpStream) -> usize {
+    setsockopt(client, sockopt::RcvBuf, &100_000).unwrap();
+    setsockopt(server, sockopt::SndBuf, &300_000).unwrap();
+    server.set_nonblocking(true).unwrap();
+    let rest = long();
+    let mut sent = 0;
+    while let Ok(count) = server.write(&rest[sent..]) {
+        sent += count;
+        assert!(sent < rest.len(), "the queues have no end");
+    }
+    server.set_nonblocking(false).unwrap();
+    sent
+}
+
+/// Waits for an end to get into a state.
+fn until(end: &TcpStream, wanted: u8) {
+    while state(end) != wanted {
+        std::thread::yield_now();
+    }
 }
 
 /// The state of an end, as the kernel numbers them (the first byte of `TCP_INFO`).
@@ -87,6 +118,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         fresh,
         pairs: Vec::new(),
         halves: Vec::new(),
+        endings: Vec::new(),
         listeners: [plain, six]
             .into_iter()
             .map(|listener| {
@@ -100,6 +132,9 @@ pub fn run(mut desk: Desk, args: &[String]) {
     }
     if args.iter().any(|arg| arg == "halves") {
         internet.halve();
+    }
+    if args.iter().any(|arg| arg == "ending") {
+        internet.end();
     }
     child(|| desk.beside("child").serve(&mut internet));
     desk.wait_for("child");
@@ -177,21 +212,51 @@ impl Internet {
         Ok(())
     }
 
+    /// Makes connections with an end that was said and not acknowledged.
+    fn end(&mut self) {
+        for wanted in [FIN_WAIT1, LAST_ACK, CLOSING] {
+            for (client, server) in self.ends() {
+                if wanted == LAST_ACK {
+                    client.shutdown(Shutdown::Write).unwrap();
+                    until(&server, CLOSE_WAIT);
+                }
+                let sent = fill(&client, &server);
+                server.shutdown(Shutdown::Write).unwrap();
+                if wanted == CLOSING {
+                    client.shutdown(Shutdown::Write).unwrap();
+                }
+                until(&server, wanted);
+                self.endings.push((client, server, sent));
+            }
+        }
+    }
+
+    /// Everything arrives, and then the end.
+    fn end_endings(&mut self) -> Result<(), String> {
+        for (mut client, mut server, sent) in self.endings.drain(..) {
+            let text = |e: std::io::Error| format!("ending: {e}");
+            let write = server.write(b"x").map_err(|e| e.kind());
+            same("write", &write, &Err(ErrorKind::BrokenPipe))?;
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).map_err(text)?;
+            same("length", &all.len(), &sent)?;
+            same("bytes", &(all == long()[..sent]), &true)?;
+            // Some have said so before.
+            match client.shutdown(Shutdown::Write) {
+                Err(e) if e.kind() != ErrorKind::NotConnected => return Err(text(e)),
+                _ => {}
+            }
+            same("end", &server.read(&mut [0; 8]).map_err(text)?, &0)?;
+        }
+        Ok(())
+    }
+
     fn connect(&mut self) {
         for (client, server) in self.ends() {
             (&client).write_all(b"question").unwrap();
             (&server).write_all(b"answer").unwrap();
             // To the brim.
-            setsockopt(&client, sockopt::RcvBuf, &100_000).unwrap();
-            setsockopt(&server, sockopt::SndBuf, &300_000).unwrap();
-            server.set_nonblocking(true).unwrap();
-            let rest = long();
-            let mut sent = 0;
-            while let Ok(count) = (&server).write(&rest[sent..]) {
-                sent += count;
-                assert!(sent < rest.len(), "the queues have no end");
-            }
-            server.set_nonblocking(false).unwrap();
+            fill(&client, &server);
             self.pairs.push((client, server));
         }
     }
@@ -258,7 +323,12 @@ impl Program for Internet {
     /// `talk` uses everything; `dropped` finds all connections at their end.
     fn command(&mut self, words: &[&str]) -> Answer {
         if words == ["dropped"] {
-            for (client, server) in &self.pairs {
+            let ending = self
+                .endings
+                .iter()
+                .map(|(client, server, _)| (client, server));
+            let pairs = self.pairs.iter().map(|(client, server)| (client, server));
+            for (client, server) in pairs.chain(ending) {
                 for mut end in [client, server] {
                     same("end", &end.read(&mut [0; 8]).map_err(|e| e.kind()), &Ok(0))?;
                     let write = end.write(b"x").map_err(|e| e.kind());
@@ -268,6 +338,7 @@ impl Program for Internet {
             return Ok(String::new());
         }
         self.end_halves()?;
+        self.end_endings()?;
         let text = |e: std::io::Error| format!("group: {e}");
         let (bound, connected) = (&self.bound.0, &self.connected.0);
         bound

@@ -327,14 +327,19 @@ pub(super) fn is_half_closed(state: u32) -> bool {
     has_ended_here(state) || state == CLOSE_WAIT
 }
 
-/// Closes what was closed of a connection that goes on; nothing, when it is so already.
+/// Closes what was closed of a connection that goes on; nothing, when it is so already, or when the
+/// connection was dropped.
 pub(super) fn close_halves(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
+    let close = |half| match shutdown(socket.as_raw_fd(), half) {
+        Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
+        Err(errno) => Err(errno),
+    };
     let ended_there = matches!(entry.state, CLOSE_WAIT | LAST_ACK | CLOSING);
     if ended_there || entry.shutdown.is_some() {
-        shutdown(socket.as_raw_fd(), Shutdown::Read)?;
+        close(Shutdown::Read)?;
     }
     if has_ended_here(entry.state) {
-        shutdown(socket.as_raw_fd(), Shutdown::Write)?;
+        close(Shutdown::Write)?;
     }
     Ok(())
 }
