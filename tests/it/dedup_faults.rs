@@ -193,7 +193,7 @@ fn a_dedup_killed_at_any_call_leaves_every_layer_as_it_was_or_marked() {
     if require(&[Need::Strace]) {
         let killed = |point: &Point, words: &[&str]| killed_at(point, ICECORE, words);
         everywhere(Path::new("/dev/shm"), &STRATEGIES, CHANGES, &killed);
-        if let Some((xfs, _dir)) = xfs() {
+        if let Some(xfs) = xfs() {
             everywhere(&xfs.0, &["content"], CHANGES, &killed);
         }
     }
@@ -206,7 +206,7 @@ fn a_dedup_on_a_full_or_broken_disk_leaves_every_layer_as_it_was_or_marked() {
         for errno in ["ENOSPC", "EIO"] {
             let failing = |point: &Point, words: &[&str]| failing_at(point, errno, ICECORE, words);
             everywhere(Path::new("/dev/shm"), &STRATEGIES, FALLIBLE, &failing);
-            if let Some((xfs, _dir)) = &xfs {
+            if let Some(xfs) = &xfs {
                 everywhere(&xfs.0, &["content"], FALLIBLE, &failing);
             }
         }
@@ -219,8 +219,8 @@ fn run(program: &str, args: &[&Path]) {
     assert!(done.status.success(), "{program} {args:?}: {done:?}");
 }
 
-/// A file system in `image`, mounted at `at` until it is dropped.
-struct Mounted(PathBuf);
+/// A file system in `image`, mounted at `at` until it is dropped; after that the directory goes that it is in.
+struct Mounted(PathBuf, Option<TempDir>);
 
 impl Mounted {
     fn new(image: &Path, at: &Path) -> Self {
@@ -238,7 +238,7 @@ impl Mounted {
     fn with(image: &Path, at: &Path, options: &str) -> Self {
         fs::create_dir_all(at).unwrap();
         run("mount", &[Path::new("-o"), Path::new(options), image, at]);
-        Self(at.to_path_buf())
+        Self(at.to_path_buf(), None)
     }
 }
 
@@ -253,7 +253,7 @@ impl Drop for Mounted {
 }
 
 /// A file system whose files can share blocks; none where it cannot be made.
-fn xfs() -> Option<(Mounted, TempDir)> {
+fn xfs() -> Option<Mounted> {
     let dir = scratch();
     let image = dir.path().join("image");
     fs::File::create(&image)
@@ -265,8 +265,9 @@ fn xfs() -> Option<(Mounted, TempDir)> {
         eprintln!("skipped: no xfs can be made here");
         return None;
     }
-    let mounted = Mounted::new(&image, &dir.path().join("at"));
-    Some((mounted, dir))
+    let mut mounted = Mounted::new(&image, &dir.path().join("at"));
+    mounted.1 = Some(dir);
+    Some(mounted)
 }
 
 #[test]

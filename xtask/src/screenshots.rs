@@ -67,7 +67,11 @@ pub(crate) fn run() -> Result<()> {
     screen.wait("[x] unchanged")?;
     screen.rest(Duration::from_secs(2))?;
     screen.picture("dedup")?;
+    // Out of the view, and out of the demo, which removes what it made.
     screen.press("q")?;
+    screen.rest(Duration::from_millis(300))?;
+    screen.press("q")?;
+    screen.child.wait()?;
     Ok(())
 }
 
