@@ -31,7 +31,7 @@ mod snap;
 mod squash;
 pub(crate) mod stacks;
 pub(crate) mod verify;
-mod watch;
+pub(crate) mod watch;
 
 use std::io::Write as _;
 use std::path::PathBuf;

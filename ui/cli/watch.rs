@@ -211,10 +211,10 @@ fn as_text(sample: &Sample, rate: Option<f64>, expected: &[Prediction]) -> Strin
     )
 }
 
-/// `; a dump now: tracked, 1.2 MiB, frozen 3.1 ms (2.0 ms to 4.0 ms)`.
-fn in_words(p: &Prediction) -> String {
-    let freeze = match p.freeze {
-        None => "freeze unknown before the first".into(),
+/// `frozen 3.1 ms (2.0 ms to 4.0 ms)`.
+pub(crate) fn freeze(p: &Prediction) -> String {
+    match p.freeze {
+        None => "freeze unknown before the first dump".into(),
         Some(f) if f.borrowed => format!("frozen about {}", format::duration(f.expected)),
         Some(f) => format!(
             "frozen {} ({} to {})",
@@ -222,7 +222,12 @@ fn in_words(p: &Prediction) -> String {
             format::duration(f.low),
             format::duration(f.high)
         ),
-    };
+    }
+}
+
+/// `; a dump now: tracked, 1.2 MiB, frozen 3.1 ms (2.0 ms to 4.0 ms)`.
+fn in_words(p: &Prediction) -> String {
+    let freeze = freeze(p);
     let at_most = if p.at_most { "at most " } else { "" };
     let (mode, bytes) = (p.mode.as_str(), format::bytes(p.bytes()));
     format!("; a dump now: {mode}, {at_most}{bytes}, {freeze}")

@@ -5,12 +5,11 @@ mod layer;
 use std::path::{Path, PathBuf};
 
 use icecore::chain::{self, Catalog, Depth, Stack};
-use icecore::dump::{self, After};
-use icecore::files::Allow;
 use icecore::image::PagemapId;
 use icecore::inspect::{Source, Space, View};
 use icecore::{Cancel, PAGE_SIZE, PageRange, Pid, Result, Vaddr};
 
+use super::probe::held;
 use super::reader::{Look, Reader, Tab};
 use crate::cli::verify;
 use crate::format::{self, plain};
@@ -77,19 +76,7 @@ fn all_checked(pids: &[Pid]) -> Result<Reader> {
 
 /// The table of `icecore check`.
 fn checked(pid: Pid) -> Result<Reader> {
-    let options = dump::Options {
-        root: pid,
-        // Nothing is made; an absent directory is in nobody's way.
-        images_dir: "/proc/nowhere".into(),
-        prev_images_dir: None,
-        after: After::Run,
-        track: true,
-        auto_dedup: false,
-        allow: Allow::default(),
-        label: None,
-        keeper: crate::cli::ourselves()?,
-    };
-    let report = dump::check(&options, false)?;
+    let report = held(pid, &crate::cli::ourselves()?)?;
     let text = crate::cli::check::as_text(&report, pid.as_raw());
     let lines = text.lines().map(|line| format!(" {line}")).collect();
     Ok(Reader::of_text(&format!("What process {pid} holds"), lines))

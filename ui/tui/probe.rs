@@ -95,22 +95,25 @@ fn judge(pid: Pid, keeper: &Path) -> Dumpable {
     })
 }
 
+/// What a tree holds, each with whether it can be dumped.
+pub(super) fn held(pid: Pid, keeper: &Path) -> Result<dump::Report> {
+    let options = Options {
+        root: pid,
+        // Nothing is made; an absent directory is in nobody's way.
+        images_dir: "/proc/nowhere".into(),
+        prev_images_dir: None,
+        after: After::Run,
+        track: true,
+        auto_dedup: false,
+        allow: Allow::default(),
+        label: None,
+        keeper: keeper.to_path_buf(),
+    };
+    dump::check(&options, false)
+}
+
 fn checked(pid: Pid, keeper: &Path) -> Result<Dumpable> {
-    let report = dump::check(
-        &Options {
-            root: pid,
-            // Nothing is made; an absent directory is in nobody's way.
-            images_dir: "/proc/nowhere".into(),
-            prev_images_dir: None,
-            after: After::Run,
-            track: true,
-            auto_dedup: false,
-            allow: Allow::default(),
-            label: None,
-            keeper: keeper.to_path_buf(),
-        },
-        false,
-    )?;
+    let report = held(pid, keeper)?;
     // What is worst comes first.
     let worst = report.lines.first();
     Ok(match worst {

@@ -10,6 +10,7 @@ use icecore::{Cancel, Error, Kind, Obstacle, PAGE_SIZE, Pid, Reporter, Result, t
 
 use super::{Jobs, first_line, obstacles, shown};
 use crate::cli::dump as dump_line;
+use crate::cli::watch::freeze;
 use crate::format;
 use crate::home::{next_free, parent_of, past, stack_name};
 use crate::tui::message::{Made, Report, Wish};
@@ -246,16 +247,7 @@ impl Jobs {
 
 /// `at most 120 pages (480 KiB), frozen 3.1 ms (2.0 ms to 4.0 ms)`.
 pub(crate) fn expected(p: &Prediction) -> String {
-    let freeze = match p.freeze {
-        None => "freeze unknown before the first dump".into(),
-        Some(f) if f.borrowed => format!("frozen about {}", format::duration(f.expected)),
-        Some(f) => format!(
-            "frozen {} ({} to {})",
-            format::duration(f.expected),
-            format::duration(f.low),
-            format::duration(f.high)
-        ),
-    };
+    let freeze = freeze(p);
     format!(
         "{}{} ({}), {freeze}",
         if p.at_most { "at most " } else { "" },
