@@ -14,4 +14,4 @@ pub use asleep::Restarting;
 pub use freeze::{Frozen, await_ends, may_suspend_seccomp, seize};
 pub use ids::{Ids, is_inside};
 pub use tree::{Life, Process, members, process};
-pub use trees::{Tree, trees};
+pub use trees::{Roster, Tree, trees};

@@ -2,13 +2,16 @@
 //! read as bytes first.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Read as _};
 
 use procfs::process::{Stat, Status};
 use procfs::{FromBufRead as _, FromRead as _};
 
 use crate::error::{Error, Kind, Result};
 use crate::units::Pid;
+
+/// Bytes that most files of /proc fit in.
+const ROOM: usize = 2048;
 
 /// `/proc/PID/task/TID/status`.
 pub(crate) fn status(pid: Pid, tid: Pid) -> Result<Status> {
@@ -20,6 +23,13 @@ pub(crate) fn status(pid: Pid, tid: Pid) -> Result<Status> {
 /// `/proc/PID/task/TID/stat`.
 pub(crate) fn stat(pid: Pid, tid: Pid) -> Result<Stat> {
     let path = format!("/proc/{pid}/task/{tid}/stat");
+    let text = text(&path)?;
+    Stat::from_read(Cursor::new(text)).map_err(|e| unreadable(&path, e))
+}
+
+/// `/proc/PID/stat`, of the process as a whole.
+pub(crate) fn stat_of_process(pid: Pid) -> Result<Stat> {
+    let path = format!("/proc/{pid}/stat");
     let text = text(&path)?;
     Stat::from_read(Cursor::new(text)).map_err(|e| unreadable(&path, e))
 }
@@ -59,7 +69,10 @@ pub(crate) fn of_threads<T>(
 }
 
 fn text(path: &str) -> Result<String> {
-    let bytes = fs::read(path).map_err(|e| match e.raw_os_error() {
+    let mut bytes = Vec::with_capacity(ROOM);
+    // Without a limit it asks for the size, which /proc does not tell, and begins with small pieces.
+    let read = fs::File::open(path).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes));
+    read.map_err(|e| match e.raw_os_error() {
         // The directory, or the task behind the open file, is gone.
         Some(libc::ENOENT | libc::ESRCH) => Error::path("read", path, e).kinded(Kind::TargetGone),
         _ => Error::path("read", path, e),

@@ -5,15 +5,20 @@
 //! skipped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use procfs::process::Process as Proc;
 use serde::Serialize;
 
+use super::proc;
 use crate::error::{Error, Result};
 use crate::units::Pid;
 
 /// Kernel thread (`PF_KTHREAD` of linux/sched.h).
 const KERNEL_THREAD: u32 = 0x0020_0000;
+/// Every so often a [`Roster`] believes nothing that it knew.
+const AFRESH: u32 = 10;
 
 /// One running process with its children.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -81,44 +86,110 @@ impl Tree {
 /// # Errors
 /// When `/proc` cannot be read at all.
 pub fn trees() -> Result<Vec<Tree>> {
-    let all = procfs::process::all_processes().map_err(|e| {
-        Error::new(crate::Kind::Failed, "Cannot list the processes in /proc")
-            .because(e)
-            .hint("mount -t proc proc /proc")
-    })?;
-    let mut found = BTreeMap::new();
-    for proc in all.flatten() {
-        if let Some(tree) = read(&proc) {
-            found.insert(tree.pid.as_raw(), tree);
-        }
-    }
-    Ok(assemble(found))
+    Roster::default().trees()
 }
 
-/// One process without its children; none when it is gone or a kernel thread.
-fn read(proc: &Proc) -> Option<Tree> {
-    let stat = proc.stat().ok()?;
-    if stat.flags & KERNEL_THREAD != 0 {
-        return None;
+/// Lists the processes again and again, and reads again only what may have changed: whoever shows
+/// them every second shall not cost anything.
+#[derive(Debug, Default)]
+pub struct Roster {
+    /// How often they have been listed.
+    rounds: u32,
+    /// By their pids.
+    known: BTreeMap<i32, Known>,
+}
+
+/// What is remembered of a process.
+#[derive(Debug)]
+enum Known {
+    /// It has no memory, and never will.
+    KernelThread,
+    /// A process, by its start time and name: a new program has another one, as a rule.
+    Process {
+        start_time: u64,
+        comm: String,
+        cmdline: String,
+        uid: u32,
+    },
+}
+
+impl Roster {
+    /// The trees of all running processes, by the pid of the root. A process that gave itself other
+    /// arguments or another owner without a new name shows it with every tenth call.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read at all.
+    pub fn trees(&mut self) -> Result<Vec<Tree>> {
+        let entries = fs::read_dir("/proc").map_err(|e| {
+            Error::new(crate::Kind::Failed, "Cannot list the processes in /proc")
+                .because(e)
+                .hint("mount -t proc proc /proc")
+        })?;
+        let pids: BTreeSet<i32> = entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        if self.rounds.is_multiple_of(AFRESH) {
+            self.known.clear();
+        }
+        self.rounds = self.rounds.wrapping_add(1);
+        self.known.retain(|pid, _| pids.contains(pid));
+        let mut found = BTreeMap::new();
+        for pid in pids {
+            if let Some(tree) = self.read(Pid::from_raw(pid)) {
+                found.insert(pid, tree);
+            }
+        }
+        Ok(assemble(found))
     }
-    let arguments = proc.cmdline().unwrap_or_default();
-    let cmdline = if arguments.is_empty() {
-        format!("[{}]", stat.comm)
-    } else {
-        arguments.join(" ")
-    };
-    Some(Tree {
-        pid: Pid::from_raw(stat.pid),
-        ppid: Pid::from_raw(stat.ppid),
-        cmdline,
-        rss: stat.rss.saturating_mul(procfs::page_size()),
-        threads: u64::try_from(stat.num_threads).unwrap_or(0),
-        uid: proc.uid().unwrap_or(u32::MAX),
-        state: stat.state,
-        start_time: stat.starttime,
-        comm: stat.comm,
-        children: Vec::new(),
-    })
+
+    /// One process without its children; none when it is gone or a kernel thread.
+    fn read(&mut self, pid: Pid) -> Option<Tree> {
+        let known = self.known.get(&pid.as_raw());
+        if matches!(known, Some(Known::KernelThread)) {
+            return None;
+        }
+        let stat = proc::stat_of_process(pid).ok()?;
+        if stat.flags & KERNEL_THREAD != 0 {
+            self.known.insert(pid.as_raw(), Known::KernelThread);
+            return None;
+        }
+        let (cmdline, uid) = match known {
+            Some(Known::Process {
+                start_time,
+                comm,
+                cmdline,
+                uid,
+            }) if *start_time == stat.starttime && *comm == stat.comm => (cmdline.clone(), *uid),
+            _ => {
+                let arguments = Proc::new(pid.as_raw()).and_then(|proc| proc.cmdline());
+                let cmdline = match arguments {
+                    Ok(arguments) if !arguments.is_empty() => arguments.join(" "),
+                    _ => format!("[{}]", stat.comm),
+                };
+                let uid = fs::metadata(format!("/proc/{pid}")).map_or(u32::MAX, |m| m.uid());
+                let known = Known::Process {
+                    start_time: stat.starttime,
+                    comm: stat.comm.clone(),
+                    cmdline: cmdline.clone(),
+                    uid,
+                };
+                self.known.insert(pid.as_raw(), known);
+                (cmdline, uid)
+            }
+        };
+        Some(Tree {
+            pid,
+            ppid: Pid::from_raw(stat.ppid),
+            cmdline,
+            rss: stat.rss.saturating_mul(procfs::page_size()),
+            threads: u64::try_from(stat.num_threads).unwrap_or(0),
+            uid,
+            state: stat.state,
+            start_time: stat.starttime,
+            comm: stat.comm,
+            children: Vec::new(),
+        })
+    }
 }
 
 /// Hangs every process below its parent.
@@ -154,6 +225,10 @@ fn raw<S: serde::Serializer>(pid: &Pid, serializer: S) -> std::result::Result<S:
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn tree(pid: i32, ppid: i32) -> (i32, Tree) {
@@ -193,5 +268,33 @@ mod tests {
         assert!(found.rss > 0);
         assert!(found.threads >= 1);
         assert!(!found.cmdline.is_empty());
+    }
+
+    #[test]
+    fn a_roster_follows_processes_that_begin_change_and_end() {
+        let mut roster = Roster::default();
+        let before = roster.trees().unwrap();
+        // Its name tells when it has become the other program.
+        let mut child = Command::new("sh")
+            .args(["-c", "read line; exec cat"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let find = |trees: &[Tree]| trees.iter().find_map(|tree| tree.find(pid)).cloned();
+        assert_eq!(find(&before), None);
+        let mut input = child.stdin.take().unwrap();
+        let mut seen = roster.trees().unwrap();
+        // Known by now.
+        assert_eq!(find(&seen).unwrap().ppid, Pid::this());
+        input.write_all(b"\n").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while find(&seen).unwrap().cmdline != "cat" {
+            assert!(Instant::now() < deadline, "{:?}", find(&seen));
+            seen = roster.trees().unwrap();
+        }
+        drop(input);
+        child.wait().unwrap();
+        assert_eq!(find(&roster.trees().unwrap()), None);
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossterm::event::{self, Event as Input};
 use icecore::chain::Catalog;
-use icecore::task;
+use icecore::task::{self, Roster};
 use icecore::track::{self, Watch};
 use icecore::{Error, Pid, Result};
 use notify::{RecursiveMode, Watcher as _};
@@ -32,10 +32,12 @@ use super::stacks;
 const SURVEY: Duration = Duration::from_millis(1000);
 /// How often dirty pages are counted.
 const COUNT: Duration = Duration::from_millis(700);
+/// How often it is looked for trees that somebody else began to track, while there are none.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long to wait for more changes in the image directories.
 const QUIET: Duration = Duration::from_millis(150);
 /// How often the stop flag is looked at while there is no key.
-const KEYS: Duration = Duration::from_millis(100);
+const KEYS: Duration = Duration::from_secs(1);
 /// Trees counted at the same time.
 const COUNTED: usize = 12;
 /// Mappings reported of each.
@@ -214,9 +216,10 @@ fn survey(
     requests: &Receiver<()>,
     messages: &Sender<Msg>,
 ) {
+    let mut roster = Roster::default();
     while !stop.load(Ordering::Relaxed) {
         let survey = Survey {
-            trees: task::trees().unwrap_or_default(),
+            trees: roster.trees().unwrap_or_default(),
             tracked: track::list()
                 .unwrap_or_default()
                 .into_iter()
@@ -299,7 +302,8 @@ impl Counter {
 
     fn run(&mut self, requests: &Receiver<Tracking>, messages: &Sender<Msg>) {
         loop {
-            match requests.recv_timeout(COUNT) {
+            let wait = if self.watches.is_empty() { LOOK } else { COUNT };
+            match requests.recv_timeout(wait) {
                 Ok(Tracking::End(root)) => {
                     self.watches.remove(&root.as_raw());
                     // Who is gone, or was not tracked, is not tracked.

@@ -33,6 +33,7 @@ mod map;
 mod message;
 mod model;
 mod mouse;
+mod news;
 mod owned;
 mod palette;
 mod popup;
@@ -183,6 +184,7 @@ fn turn(
     while !model.quit {
         let Ok(first) = inbox.recv() else { break };
         model.clock = started.elapsed();
+        let mut seen = news::is_news(model, &first);
         runner.run(update(model, first), screen)?;
         // Everything that waits, and what comes until the next frame is due.
         loop {
@@ -190,13 +192,16 @@ fn turn(
             let Ok(next) = inbox.recv_timeout(wait) else {
                 break;
             };
+            seen |= news::is_news(model, &next);
             runner.run(update(model, next), screen)?;
             if model.quit || drawn.elapsed() > FRAME * 4 {
                 break;
             }
         }
-        frames.draw(screen, model)?;
-        drawn = Instant::now();
+        if seen {
+            frames.draw(screen, model)?;
+            drawn = Instant::now();
+        }
     }
     Ok(())
 }

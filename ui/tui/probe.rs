@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use icecore::dump::{self, After, Options, Verdict};
 use icecore::files::Allow;
 use icecore::{Kind, Pid, Result};
+use nix::unistd::{AccessFlags, access};
 
 use super::message::Msg;
 use crate::format;
@@ -75,9 +76,8 @@ pub(super) fn answer(keeper: &Path, requests: &Receiver<Vec<Who>>, messages: &Se
             known.insert(who, (Instant::now(), judge(who.0, keeper)));
         }
         let found = rows.iter().map(|who| {
-            let descriptors = fs::read_dir(format!("/proc/{}/fd", who.0));
             let probe = Probe {
-                descriptors: descriptors.ok().map(Iterator::count),
+                descriptors: descriptors(who.0),
                 dump: known.get(who).map(|(_, dump)| dump.clone()),
             };
             (who.0.as_raw(), probe)
@@ -85,6 +85,18 @@ pub(super) fn answer(keeper: &Path, requests: &Receiver<Vec<Who>>, messages: &Se
         if messages.send(Msg::Probed(found.collect())).is_err() {
             return;
         }
+    }
+}
+
+/// How many descriptors a process has open.
+fn descriptors(pid: Pid) -> Option<usize> {
+    let path = format!("/proc/{pid}/fd");
+    // Whom we may not ask is not told by the size.
+    access(path.as_str(), AccessFlags::R_OK).ok()?;
+    // Since Linux 6.2 the directory says how many it has; before, it has the size 0.
+    match fs::metadata(&path).ok()?.len() {
+        0 => Some(fs::read_dir(&path).ok()?.count()),
+        n => usize::try_from(n).ok(),
     }
 }
 

@@ -4,6 +4,7 @@ mod dedup;
 mod flows;
 mod inquiry;
 mod marks;
+mod news;
 mod screens;
 
 use std::path::PathBuf;
