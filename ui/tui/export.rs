@@ -8,6 +8,7 @@ use serde_json::{Map as Fields, Value, json};
 
 use super::map::Owner;
 use super::model::{Focus, Model};
+use super::probe::Dumpable;
 use super::theme::{Colors, Theme};
 use crate::cli::schema::SCHEMA;
 
@@ -27,10 +28,33 @@ pub(crate) fn export(model: &Model) -> Vec<Export> {
     match model.focus {
         Focus::Processes => table("processes", processes(model)),
         Focus::Stacks => table("layers", layers(model)),
-        Focus::Jobs => table("log", log(model)),
+        Focus::Jobs => [table("jobs", jobs(model)), table("log", log(model))].concat(),
         Focus::Map => picture("map", map(model)),
-        Focus::Watch => picture("writes", chart(model)),
+        Focus::Watch => [
+            picture("writes", chart(model)),
+            table("written", written(model)),
+        ]
+        .concat(),
         Focus::Dedup => table("ranges", ranges(model)),
+    }
+}
+
+/// A table where there are rows of one, and the text as it is shown otherwise.
+pub(crate) fn table_or_text(name: &str, rows: &[Value], text: String) -> Vec<Export> {
+    match (rows, text.is_empty()) {
+        ([], true) => Vec::new(),
+        ([], false) => vec![file(name, "txt", text)],
+        (rows, _) => table(name, rows.to_vec()),
+    }
+}
+
+fn file(name: &str, extension: &'static str, text: String) -> Export {
+    // What a tab is called may be more than one word.
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    Export {
+        stem: format!("icecore-{name}"),
+        extension,
+        text,
     }
 }
 
@@ -40,6 +64,9 @@ fn processes(model: &Model) -> Vec<Value> {
         let dirty = live
             .and_then(|live| live.last.as_ref())
             .map(|count| count.dirty);
+        // Known of those that were seen.
+        let probe = model.probes.get(&row.pid.as_raw());
+        let verdict = probe.and_then(|probe| probe.dump.as_ref());
         json!({
             "pid": row.pid.as_raw(),
             "name": row.comm,
@@ -49,6 +76,9 @@ fn processes(model: &Model) -> Vec<Value> {
             "resident_bytes": row.rss,
             "tracked": model.tracked.contains_key(&row.pid.as_raw()),
             "dirty_pages": dirty,
+            "descriptors": probe.and_then(|probe| probe.descriptors),
+            "dump": verdict.map(Dumpable::word),
+            "why": verdict.and_then(Dumpable::why),
         })
     };
     model.processes.iter().map(row).collect()
@@ -102,6 +132,39 @@ fn ranges(model: &Model) -> Vec<Value> {
     found.ranges.iter().map(row).collect()
 }
 
+/// The mappings that are written to, as the bars show them.
+fn written(model: &Model) -> Vec<Value> {
+    let live = model
+        .target()
+        .and_then(|(pid, _)| model.live.get(&pid.as_raw()));
+    let Some(count) = live.and_then(|live| live.last.as_ref()) else {
+        return Vec::new();
+    };
+    let row = |part: &super::message::Part| {
+        json!({
+            "process_and_mapping": part.name,
+            "dirty_pages": part.dirty,
+            "resident_pages": part.resident,
+            "tracked": part.tracked,
+        })
+    };
+    count.top.iter().map(row).collect()
+}
+
+/// The jobs that are over, the latest first.
+fn jobs(model: &Model) -> Vec<Value> {
+    let row = |job: &super::board::Ended| {
+        json!({
+            "job": job.id,
+            "what": job.title,
+            "end": format!("{:?}", job.end).to_lowercase(),
+            "took_ms": u64::try_from(job.took.as_millis()).unwrap_or(u64::MAX),
+            "result": job.text,
+        })
+    };
+    model.board.ended.iter().map(row).collect()
+}
+
 fn log(model: &Model) -> Vec<Value> {
     let row = |(second, mark, text): &(u64, super::popup::Mark, String)| json!({ "second_of_day": second, "kind": format!("{mark:?}").to_lowercase(), "text": text });
     model.log.iter().map(row).collect()
@@ -124,14 +187,9 @@ fn table(name: &str, rows: Vec<Value>) -> Vec<Export> {
     let mut all = Fields::new();
     all.insert("schema".into(), SCHEMA.into());
     all.insert(name.into(), rows.into());
-    let file = |extension, text| Export {
-        stem: format!("icecore-{name}"),
-        extension,
-        text,
-    };
     vec![
-        file("csv", String::from_utf8_lossy(&text).into_owned()),
-        file("json", format!("{:#}\n", Value::Object(all))),
+        file(name, "csv", String::from_utf8_lossy(&text).into_owned()),
+        file(name, "json", format!("{:#}\n", Value::Object(all))),
     ]
 }
 
@@ -146,12 +204,9 @@ fn cell(row: &Fields<String, Value>, column: &str) -> String {
 }
 
 fn picture(name: &str, text: Option<String>) -> Vec<Export> {
-    let file = |text| Export {
-        stem: format!("icecore-{name}"),
-        extension: "svg",
-        text,
-    };
-    text.map(file).into_iter().collect()
+    text.map(|text| file(name, "svg", text))
+        .into_iter()
+        .collect()
 }
 
 /// Units of a picture: a pixel of the map, the height of a line, the margin.
@@ -282,6 +337,18 @@ mod tests {
             ("icecore-layers", "json")
         );
         assert!(table("layers", Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_table_is_a_text() {
+        let files = table_or_text("process 7", &[], "line\n".into());
+        assert_eq!(files[0].stem, "icecore-process-7");
+        assert_eq!((files[0].extension, &*files[0].text), ("txt", "line\n"));
+        assert_eq!(
+            table_or_text("x", &[json!({ "a": 1 })], "line\n".into()).len(),
+            2
+        );
+        assert!(table_or_text("x", &[], String::new()).is_empty());
     }
 
     #[test]

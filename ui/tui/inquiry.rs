@@ -11,7 +11,9 @@ use crossterm::event::{KeyCode, KeyEvent};
 use icecore::image::PagemapId;
 use icecore::inspect::Pages;
 use icecore::{Cancel, Result, Vaddr};
+use serde_json::Value;
 
+use super::export::{self, Export};
 use super::popup::Mark;
 use super::reader::Look;
 use crate::format;
@@ -71,6 +73,8 @@ pub(crate) enum Lead {
 pub(crate) struct Row {
     /// What it says.
     pub(crate) text: String,
+    /// The same as a row of a file; none where it only explains.
+    pub(crate) cells: Option<Value>,
     /// How it is marked.
     pub(crate) mark: Mark,
     /// Where it leads.
@@ -121,6 +125,8 @@ pub(crate) enum Step {
     Instead(Inquiry),
     /// This goes to the clipboard.
     Copy(String),
+    /// These are written.
+    Save(Vec<Export>),
 }
 
 impl Inquiry {
@@ -148,6 +154,16 @@ impl Inquiry {
                 let text = format::plain(text);
                 format!("“{text}” in layer {} and those below", name(dir))
             }
+        }
+    }
+
+    /// What files of it are called.
+    fn topic(&self) -> &'static str {
+        match self {
+            Self::Layers { .. } => "differing-mappings",
+            Self::Pages(_) => "differing-pages",
+            Self::Bytes { .. } => "differing-bytes",
+            Self::Search { .. } => "found",
         }
     }
 
@@ -223,6 +239,7 @@ impl Answer {
             KeyCode::Home | KeyCode::Char('g') => self.at = 0,
             KeyCode::End | KeyCode::Char('G') => self.at = last,
             KeyCode::Char('y') => return Step::Copy(self.text()),
+            KeyCode::Char('E') => return Step::Save(self.exported()),
             KeyCode::Tab => self.at = self.next_difference(),
             KeyCode::Char('p') | KeyCode::Char('n') => {
                 let which = usize::from(key.code == KeyCode::Char('n'));
@@ -280,6 +297,15 @@ impl Answer {
         }
     }
 
+    /// As files: a table where it is one.
+    fn exported(&self) -> Vec<Export> {
+        let cells: Vec<Value> = match &self.body {
+            Body::Rows(rows) => rows.iter().filter_map(|row| row.cells.clone()).collect(),
+            Body::Waits | Body::Bytes(_) => Vec::new(),
+        };
+        export::table_or_text(self.inquiry.topic(), &cells, self.text())
+    }
+
     /// Where one is in it.
     pub(crate) fn spoken(&self) -> String {
         match &self.body {
@@ -332,6 +358,9 @@ impl Answer {
             keys.push("p n other page");
         }
         keys.push("arrows");
+        if matches!(self.body, Body::Rows(_)) {
+            keys.push("E export");
+        }
         keys.push("Esc back");
         keys.join("  ")
     }
@@ -385,6 +414,7 @@ mod tests {
         let lead = Lead::Look(Look::Verify(dir));
         let row = |lead: Option<&Lead>| Row {
             text: "line".into(),
+            cells: None,
             mark: Mark::Plain,
             lead: lead.cloned(),
         };

@@ -8,6 +8,7 @@ use icecore::chain::{self, Catalog, Depth, Stack};
 use icecore::image::PagemapId;
 use icecore::inspect::{Source, Space, View};
 use icecore::{Cancel, PAGE_SIZE, PageRange, Pid, Result, Vaddr};
+use serde_json::json;
 
 use super::probe::held;
 use super::reader::{Look, Reader, Tab};
@@ -52,6 +53,7 @@ fn tab(name: &str, head: &str, lines: Vec<String>) -> Tab {
         name: name.into(),
         head: head.into(),
         lines,
+        cells: Vec::new(),
         read: true,
     }
 }
@@ -64,11 +66,11 @@ fn all_checked(pids: &[Pid]) -> Result<Reader> {
     let mut tabs = Vec::new();
     for pid in pids {
         // One that has ended meanwhile is no reason to say nothing of the others.
-        let lines = match checked(*pid) {
-            Ok(reader) => reader.tabs.into_iter().flat_map(|tab| tab.lines).collect(),
-            Err(error) => vec![format!(" {}", plain(&error.one_line()))],
-        };
-        tabs.push(tab(&format!("process {pid}"), "", lines));
+        let name = format!("process {pid}");
+        tabs.push(match held_by(*pid) {
+            Ok(held) => Tab { name, ..held },
+            Err(error) => tab(&name, "", vec![format!(" {}", plain(&error.one_line()))]),
+        });
     }
     let trees = format::count(pids.len() as u64, "tree");
     Ok(reader(format!("What {trees} hold"), tabs))
@@ -76,10 +78,28 @@ fn all_checked(pids: &[Pid]) -> Result<Reader> {
 
 /// The table of `icecore check`.
 fn checked(pid: Pid) -> Result<Reader> {
+    Ok(reader(
+        format!("What process {pid} holds"),
+        vec![held_by(pid)?],
+    ))
+}
+
+fn held_by(pid: Pid) -> Result<Tab> {
     let report = held(pid, &crate::cli::ourselves()?)?;
     let text = crate::cli::check::as_text(&report, pid.as_raw());
     let lines = text.lines().map(|line| format!(" {line}")).collect();
-    Ok(Reader::of_text(&format!("What process {pid} holds"), lines))
+    let cells = report.lines.iter().map(|line| {
+        json!({
+            "verdict": line.verdict,
+            "count": line.count,
+            "what": line.what,
+            "hint": line.hint,
+        })
+    });
+    Ok(Tab {
+        cells: cells.collect(),
+        ..tab("held", "", lines)
+    })
 }
 
 /// The same in the layer below and in the newest one above.

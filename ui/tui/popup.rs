@@ -8,6 +8,7 @@ use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::Act;
+use super::export::Export;
 use super::follow::{Order, Terms};
 use super::inquiry::{Answer, Inquiry, Lead, Step};
 use super::message::{Edit, Failure, Wish};
@@ -125,6 +126,8 @@ pub(crate) enum Outcome {
     Act(Act),
     /// It stays, and this goes to the clipboard.
     Copy(String),
+    /// It stays, and these are written.
+    Save(Vec<Export>),
     /// It stays until this can be shown instead.
     Look(Look),
     /// It goes; this is asked.
@@ -182,6 +185,7 @@ impl Popup {
                     Turn::Close => Outcome::Close,
                     Turn::Look(look) => Outcome::Look(look),
                     Turn::Copy(text) => Outcome::Copy(text),
+                    Turn::Save(files) => Outcome::Save(files),
                 };
             }
             Self::Answer(answer) => {
@@ -192,6 +196,7 @@ impl Popup {
                     Step::Lead(Lead::Look(look)) => Outcome::Look(look),
                     Step::Instead(inquiry) => Outcome::Instead(inquiry),
                     Step::Copy(text) => Outcome::Copy(text),
+                    Step::Save(files) => Outcome::Save(files),
                 };
             }
             Self::Order { root, terms, text } => match key.code {

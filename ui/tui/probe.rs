@@ -51,6 +51,14 @@ impl Dumpable {
             Self::No(_) => "no",
         }
     }
+
+    /// Which option, or why not.
+    pub(crate) fn why(&self) -> Option<&str> {
+        match self {
+            Self::Yes => None,
+            Self::Option(why) | Self::No(why) => Some(why),
+        }
+    }
 }
 
 /// A process: a pid is nobody's for ever.

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use crossterm::event::{KeyCode, KeyEvent};
 use icecore::image::PagemapId;
 use icecore::{Pid, Vaddr};
+use serde_json::Value;
+
+use super::export::{self, Export};
 
 /// What to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(crate) struct Tab {
     pub(crate) head: String,
     /// The others.
     pub(crate) lines: Vec<String>,
+    /// The rows of a table as a file has them; none where it is a text.
+    pub(crate) cells: Vec<Value>,
     /// It has been read; of layers, only what somebody looks at is.
     pub(crate) read: bool,
 }
@@ -75,6 +80,8 @@ pub(crate) enum Turn {
     Look(Look),
     /// This goes to the clipboard.
     Copy(String),
+    /// These are written.
+    Save(Vec<Export>),
 }
 
 impl Reader {
@@ -84,6 +91,7 @@ impl Reader {
             name: title.to_lowercase(),
             head: String::new(),
             lines,
+            cells: Vec::new(),
             read: true,
         };
         Self {
@@ -120,6 +128,7 @@ impl Reader {
             KeyCode::Home | KeyCode::Char('g') => self.scroll = 0,
             KeyCode::End | KeyCode::Char('G') => self.scroll = end,
             KeyCode::Char('y') => return Turn::Copy(self.copied()),
+            KeyCode::Char('E') => return Turn::Save(self.exported()),
             KeyCode::Char(c) => {
                 let look = match c {
                     'p' => &self.beside[0],
@@ -179,6 +188,14 @@ impl Reader {
             .collect()
     }
 
+    /// The tab shown as files: a table where it is one.
+    fn exported(&self) -> Vec<Export> {
+        let Some(tab) = self.tabs.get(self.at) else {
+            return Vec::new();
+        };
+        export::table_or_text(&tab.name, &tab.cells, self.copied())
+    }
+
     /// Scrolls by lines, down or (negative) up.
     pub(crate) fn scroll(&mut self, lines: isize, room: usize) {
         let tab = self.tabs.get(self.at);
@@ -199,6 +216,13 @@ impl Reader {
             keys.push("[ ] layer below, above");
         }
         keys.push("arrows scroll");
+        if self
+            .tabs
+            .get(self.at)
+            .is_some_and(|tab| !tab.cells.is_empty())
+        {
+            keys.push("E export");
+        }
         keys.push("Esc close");
         keys.join("  ")
     }
@@ -213,6 +237,7 @@ mod tests {
             name: name.into(),
             head: String::new(),
             lines: (0..lines).map(|n| n.to_string()).collect(),
+            cells: Vec::new(),
             read: true,
         };
         Reader {

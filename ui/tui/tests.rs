@@ -1,6 +1,7 @@
 //! The screen on a made-up model: what keys do, what it looks like, and that nothing makes it panic.
 
 mod dedup;
+mod exports;
 mod flows;
 mod inquiry;
 mod marks;
@@ -234,6 +235,7 @@ fn reader(tabs: usize, lines: usize) -> Reader {
         lines: (0..lines)
             .map(|line| format!(" line {line} of {n}"))
             .collect(),
+        cells: Vec::new(),
         read: true,
     };
     Reader {

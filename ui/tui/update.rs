@@ -16,7 +16,7 @@ use tui_input::backend::crossterm::EventHandler as _;
 
 use super::action::{self, Act};
 use super::board::Job;
-use super::export;
+use super::export::{self, Export};
 use super::follow::Terms;
 use super::inquiry::Inquiry;
 use super::kept;
@@ -224,6 +224,7 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             Outcome::Instead(wanted) => inquiry::instead(model, wanted, effects),
             Outcome::Look(wanted) => look(model, wanted, effects),
             Outcome::Copy(text) => copy(model, text, "the text", effects),
+            Outcome::Save(files) => save(model, files, effects),
             Outcome::Act(act) => {
                 model.popup = None;
                 attempt(model, act, action::missing(act, model), effects);
@@ -336,6 +337,15 @@ fn looked(model: &mut Model, look: &Look, result: Result<Box<Reader>, Failure>) 
     model.popup = Some(Popup::Reader(reader));
 }
 
+/// Writes what is shown, if there is something.
+fn save(model: &mut Model, files: Vec<Export>, effects: &mut Vec<Effect>) {
+    if files.is_empty() {
+        model.note(Mark::Plain, "there is nothing to write here");
+    } else {
+        effects.push(Effect::Save(files));
+    }
+}
+
 /// What the cursor on the map stands on.
 fn page_under_cursor(model: &Model) -> Option<Look> {
     let map = model.map.as_ref()?;
@@ -413,11 +423,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Palette => model.popup = Some(Popup::Palette(Palette::default())),
         Act::Export => {
             let files = export::export(model);
-            if files.is_empty() {
-                model.note(Mark::Plain, "there is nothing to write here");
-            } else {
-                effects.push(Effect::Save(files));
-            }
+            save(model, files, effects);
         }
         Act::Colors => {
             model.coloring = model.coloring.next();

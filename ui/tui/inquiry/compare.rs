@@ -6,6 +6,7 @@ use std::sync::Arc;
 use icecore::image::PagemapId;
 use icecore::inspect::{self, Diff, Pages, Source, Space, View};
 use icecore::{Cancel, PAGE_SIZE, Result, Vaddr};
+use serde_json::json;
 
 use super::{Answer, Body, Differing, Inquiry, Lead, Row, Side};
 use crate::cli::diff;
@@ -41,8 +42,24 @@ pub(super) fn layers(inquiry: &Inquiry, from: &Path, to: &Path) -> Result<Answer
             id,
             pages: pages.clone(),
         };
+        let (process, segment) = match id {
+            PagemapId::Task(pid) => (Some(pid), None),
+            PagemapId::Shared(shmid) => (None, Some(shmid)),
+        };
+        let cells = json!({
+            "process": process,
+            "shared_segment": segment,
+            "start": format!("{:x}", pages.mapping.start),
+            "end": format!("{:x}", pages.mapping.end),
+            "name": name,
+            "changed_pages": pages.changed.pages(),
+            "changed_bytes": pages.bytes,
+            "new_pages": pages.appeared.pages(),
+            "gone_pages": pages.gone.pages(),
+        });
         rows.push(Row {
             text,
+            cells: Some(cells),
             mark: Mark::Plain,
             lead: Some(Lead::Inquiry(Inquiry::Pages(Arc::new(of)))),
         });
@@ -74,6 +91,7 @@ pub(super) fn layers(inquiry: &Inquiry, from: &Path, to: &Path) -> Result<Answer
     if rows.is_empty() {
         rows.push(Row {
             text: " nothing differs".into(),
+            cells: None,
             mark: Mark::Good,
             lead: None,
         });
@@ -90,6 +108,7 @@ fn said(about: &Diff) -> Vec<Row> {
     let text = diff::text(about);
     let row = |line: &str| Row {
         text: format!(" {line}"),
+        cells: None,
         mark: Mark::Hint,
         lead: None,
     };
@@ -130,6 +149,13 @@ pub(super) fn pages(inquiry: &Inquiry, of: &Arc<Differing>, cancel: &Cancel) -> 
     for (addr, what) in all.iter().copied().take(LISTED) {
         cancel.check()?;
         let mut text = format!("  {addr:<16x} {what:<8}");
+        let mut cells = json!({
+            "page": format!("{addr:x}"),
+            "what": what,
+            "changed_bytes": null,
+            "first": null,
+            "last": null,
+        });
         if what == "changed" {
             let (a, b) = (side(a.as_ref(), addr)?, side(b.as_ref(), addr)?);
             let differ: Vec<usize> = match (&a, &b) {
@@ -138,6 +164,9 @@ pub(super) fn pages(inquiry: &Inquiry, of: &Arc<Differing>, cancel: &Cancel) -> 
             };
             if let (Some(first), Some(last)) = (differ.first(), differ.last()) {
                 text.push_str(&format!(" {:>5}   {first:03x} to {last:03x}", differ.len()));
+                cells["changed_bytes"] = differ.len().into();
+                cells["first"] = (*first).into();
+                cells["last"] = (*last).into();
             }
         }
         let lead = Lead::Inquiry(Inquiry::Bytes {
@@ -146,6 +175,7 @@ pub(super) fn pages(inquiry: &Inquiry, of: &Arc<Differing>, cancel: &Cancel) -> 
         });
         rows.push(Row {
             text,
+            cells: Some(cells),
             mark: Mark::Plain,
             lead: Some(lead),
         });
@@ -154,6 +184,7 @@ pub(super) fn pages(inquiry: &Inquiry, of: &Arc<Differing>, cancel: &Cancel) -> 
         let text = format!("  {} more", format::count(more as u64, "page"));
         rows.push(Row {
             text,
+            cells: None,
             mark: Mark::Hint,
             lead: None,
         });

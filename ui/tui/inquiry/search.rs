@@ -6,6 +6,7 @@ use std::path::Path;
 use icecore::image::PagemapId;
 use icecore::inspect::{self, Pattern, Place, View};
 use icecore::{Cancel, PAGE_SIZE, Result, Vaddr};
+use serde_json::json;
 
 use super::{Answer, Inquiry, Lead, Row};
 use crate::cli::search;
@@ -75,6 +76,7 @@ pub(super) fn search(inquiry: &Inquiry, dir: &Path, text: &str, cancel: &Cancel)
     for text in unread {
         rows.push(Row {
             text: format!(" not searched: layer {}", format::plain(&text)),
+            cells: None,
             mark: Mark::Warn,
             lead: None,
         });
@@ -128,8 +130,22 @@ fn row(dirs: &[&Path], layers: &[usize], found: &inspect::Found) -> Row {
             addr: found.addr - found.addr % PAGE_SIZE,
         })
     });
+    let (process, segment) = match found.place {
+        Place::Task(pid) => (Some(pid), None),
+        Place::Segment(shmid) => (None, Some(shmid)),
+    };
+    let layers: Vec<String> = names().map(|dir| super::name(dir)).collect();
+    let cells = json!({
+        "layers": layers.join(" "),
+        "process": process,
+        "shared_segment": segment,
+        "address": format!("{:x}", found.addr),
+        "mapping": format::plain(&found.mapping),
+        "bytes": found.bytes.escape_ascii().to_string(),
+    });
     Row {
         text,
+        cells: Some(cells),
         mark: Mark::Plain,
         lead,
     }

@@ -9,6 +9,7 @@ use icecore::image::proto::{CoreEntry, MmEntry, StatsEntry};
 use icecore::image::{Sidecar, text};
 use icecore::inspect::{self, Backing, Task, View};
 use icecore::{PAGE_SIZE, PageRange, Result};
+use serde_json::{Value, json};
 
 use super::super::reader::{Look, Reader, Tab};
 use super::super::text::{age, fit, size};
@@ -25,7 +26,14 @@ const ENVIRONMENT: u64 = 1 << 20;
 struct Topic {
     name: &'static str,
     head: &'static str,
-    lines: fn(&View) -> Result<Vec<String>>,
+    rows: fn(&View) -> Result<Vec<Row>>,
+}
+
+/// A line, and the same as a row of a file; null where it only explains.
+type Row = (String, Value);
+
+fn words(text: impl Into<String>) -> Row {
+    (text.into(), Value::Null)
 }
 
 /// All tabs, in their order.
@@ -33,52 +41,52 @@ static TABS: &[Topic] = &[
     Topic {
         name: "figures",
         head: "",
-        lines: figures,
+        rows: figures,
     },
     Topic {
         name: "processes",
         head: "    PID    PPID    PGID     SID  THREADS  NAME",
-        lines: processes,
+        rows: processes,
     },
     Topic {
         name: "mappings",
         head: "  ADDRESSES                  PROT   SIZE    HERE   BELOW  NAME   (pages stored here, in layers below)",
-        lines: mappings,
+        rows: mappings,
     },
     Topic {
         name: "files",
         head: "  OPEN  MAPPED  PATH   (descriptors and mappings of it)",
-        lines: files,
+        rows: files,
     },
     Topic {
         name: "threads",
         head: "    TID  NAME             INSTRUCTION         STACK               BLOCKED SIGNALS",
-        lines: threads,
+        rows: threads,
     },
     Topic {
         name: "descriptors",
         head: "     FD  WHAT",
-        lines: descriptors,
+        rows: descriptors,
     },
     Topic {
         name: "environment",
         head: "",
-        lines: environment,
+        rows: environment,
     },
     Topic {
         name: "images",
         head: "",
-        lines: images,
+        rows: images,
     },
     Topic {
         name: "statistics",
         head: "",
-        lines: statistics,
+        rows: statistics,
     },
     Topic {
         name: "digests",
         head: " FILE                           BYTES  BLAKE3",
-        lines: digests,
+        rows: digests,
     },
 ];
 
@@ -88,15 +96,18 @@ pub(super) fn layer(dir: &Path, wanted: usize) -> Result<Reader> {
     let mut tabs = Vec::new();
     for (n, topic) in TABS.iter().enumerate() {
         let read = n == wanted;
-        let lines = if read {
-            (topic.lines)(&view)?
+        let rows = if read {
+            (topic.rows)(&view)?
         } else {
             Vec::new()
         };
+        let (lines, mut cells): (Vec<String>, Vec<Value>) = rows.into_iter().unzip();
+        cells.retain(|cells| !cells.is_null());
         tabs.push(Tab {
             name: topic.name.into(),
             head: topic.head.into(),
             lines,
+            cells,
             read,
         });
     }
@@ -109,27 +120,36 @@ pub(super) fn layer(dir: &Path, wanted: usize) -> Result<Reader> {
 }
 
 /// What each process that has memory has of something, under its name.
-fn of_each(view: &View, mut what: impl FnMut(&Task) -> Result<Vec<String>>) -> Result<Vec<String>> {
+fn of_each(view: &View, mut what: impl FnMut(&Task) -> Result<Vec<Row>>) -> Result<Vec<Row>> {
     let mut lines = Vec::new();
     for task in view.tasks().iter().filter(|task| task.alive) {
-        lines.push(format!(" process {} {}", task.pid, plain(&task.comm)));
+        lines.push(words(format!(
+            " process {} {}",
+            task.pid,
+            plain(&task.comm)
+        )));
         lines.extend(what(task)?);
     }
     Ok(lines)
 }
 
-fn processes(view: &View) -> Result<Vec<String>> {
+fn processes(view: &View) -> Result<Vec<Row>> {
     let line = |task: &Task| {
         let (pid, ppid, pgid, sid) = (task.pid, task.ppid, task.pgid, task.sid);
         let threads = task.threads.len();
         let state = if task.alive { "" } else { "  (zombie)" };
         let comm = plain(&task.comm);
-        format!("{pid:>7} {ppid:>7} {pgid:>7} {sid:>7} {threads:>8}  {comm}{state}")
+        let cells = json!({
+            "pid": pid, "ppid": ppid, "pgid": pgid, "sid": sid,
+            "threads": threads, "name": comm, "alive": task.alive,
+        });
+        let text = format!("{pid:>7} {ppid:>7} {pgid:>7} {sid:>7} {threads:>8}  {comm}{state}");
+        (text, cells)
     };
     Ok(view.tasks().iter().map(line).collect())
 }
 
-fn mappings(view: &View) -> Result<Vec<String>> {
+fn mappings(view: &View) -> Result<Vec<Row>> {
     of_each(view, |task| {
         let space = view.space(task.pid)?;
         let line = |m: &inspect::Mapping| {
@@ -144,14 +164,24 @@ fn mappings(view: &View) -> Result<Vec<String>> {
             }
             let (range, length) = (m.range.to_string(), size(m.range.bytes()));
             let (bits, name) = (m.permissions(), plain(&m.name));
-            format!("  {range:<26} {bits} {length:>6} {here:>7} {below:>7}  {name}")
+            let cells = json!({
+                "process": task.pid,
+                "start": format!("{:x}", m.range.start),
+                "end": format!("{:x}", m.range.end),
+                "permissions": bits,
+                "pages_stored_here": here,
+                "pages_stored_below": below,
+                "name": name,
+            });
+            let text = format!("  {range:<26} {bits} {length:>6} {here:>7} {below:>7}  {name}");
+            (text, cells)
         };
         Ok(space.mappings().iter().map(line).collect())
     })
 }
 
 /// Files by path, with who has them open or mapped.
-fn files(view: &View) -> Result<Vec<String>> {
+fn files(view: &View) -> Result<Vec<Row>> {
     let mut files: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for task in view.tasks().iter().filter(|task| task.alive) {
         for (_, what) in view.descriptors(task.pid)? {
@@ -168,23 +198,28 @@ fn files(view: &View) -> Result<Vec<String>> {
         }
     }
     let line = |(path, (open, mapped)): (&String, &(usize, usize))| {
-        format!("{open:>6} {mapped:>7}  {}", plain(path))
+        let path = plain(path);
+        let cells = json!({ "descriptors": open, "mappings": mapped, "path": path });
+        (format!("{open:>6} {mapped:>7}  {path}"), cells)
     };
-    let mut lines: Vec<String> = files.iter().map(line).collect();
+    let mut lines: Vec<Row> = files.iter().map(line).collect();
     let noted = view.stack().tip().sidecar();
     let saved = noted.map_or(&[][..], |noted| &noted.saved);
     if !saved.is_empty() {
-        lines.push(String::new());
-        lines.push(" Files whose contents are in the layer:".into());
+        lines.push(words(""));
+        lines.push(words(" Files whose contents are in the layer:"));
         lines.extend(saved.iter().map(|file| {
             let (bytes, path) = (size(file.bytes), plain(&file.path));
-            format!("  {bytes:>6}  saved-file-{}.img  {path}", file.number)
+            words(format!(
+                "  {bytes:>6}  saved-file-{}.img  {path}",
+                file.number
+            ))
         }));
     }
     Ok(lines)
 }
 
-fn threads(view: &View) -> Result<Vec<String>> {
+fn threads(view: &View) -> Result<Vec<Row>> {
     let images = view.stack().tip().images();
     of_each(view, |task| {
         let mut lines = Vec::new();
@@ -196,11 +231,18 @@ fn threads(view: &View) -> Result<Vec<String>> {
             let blocked = own.and_then(|thread| thread.blk_sigset).unwrap_or(0);
             let at = core.thread_info.as_ref().map(|info| &info.gpregs);
             let (ip, sp) = at.map_or((0, 0), |regs| (regs.ip, regs.sp));
+            let blocked = signals(blocked);
+            let cells = json!({
+                "process": task.pid,
+                "tid": tid,
+                "name": name,
+                "instruction": format!("{ip:x}"),
+                "stack": format!("{sp:x}"),
+                "blocked_signals": blocked,
+            });
             let name = fit(&name, 16);
-            lines.push(format!(
-                "{tid:>7}  {name} {ip:<#18x}  {sp:<#18x}  {}",
-                signals(blocked)
-            ));
+            let text = format!("{tid:>7}  {name} {ip:<#18x}  {sp:<#18x}  {blocked}");
+            lines.push((text, cells));
         }
         Ok(lines)
     })
@@ -221,48 +263,56 @@ fn signals(set: u64) -> String {
     names.collect::<Vec<String>>().join(" ")
 }
 
-fn descriptors(view: &View) -> Result<Vec<String>> {
+fn descriptors(view: &View) -> Result<Vec<Row>> {
     of_each(view, |task| {
         let all = view.descriptors(task.pid)?.into_iter();
-        let line = |(number, what): (u32, String)| format!("  {number:>5}  {}", plain(&what));
+        let line = |(number, what): (u32, String)| {
+            let what = plain(&what);
+            let cells = json!({ "process": task.pid, "descriptor": number, "what": what });
+            (format!("  {number:>5}  {what}"), cells)
+        };
         Ok(all.map(line).collect())
     })
 }
 
 /// What each process was given as its environment, from its memory as of the layer: a program may have
 /// written over it.
-fn environment(view: &View) -> Result<Vec<String>> {
+fn environment(view: &View) -> Result<Vec<Row>> {
     let images = view.stack().tip().images();
     of_each(view, |task| {
         let mm: MmEntry = images.one(&format!("mm-{}.img", task.pid))?;
         let end = mm.mm_env_end.min(mm.mm_env_start + ENVIRONMENT);
         if mm.mm_env_start >= end {
-            return Ok(vec!["   it has none".into()]);
+            return Ok(vec![words("   it has none")]);
         }
         let mut bytes = Vec::new();
         let range = PageRange::new(mm.mm_env_start, end);
         let read = inspect::cat(&view.space(task.pid)?, range, &mut bytes)?;
         if let Some(part) = read.absent.first() {
             let why = part.source.absence().unwrap_or_default();
-            return Ok(vec![format!("   it cannot be read: {why}")]);
+            return Ok(vec![words(format!("   it cannot be read: {why}"))]);
         }
-        let words = bytes.split(|byte| *byte == 0);
-        let words = words.filter(|word| !word.is_empty());
-        let mut lines: Vec<String> = words
-            .map(|word| format!("   {}", plain(&String::from_utf8_lossy(word))))
-            .collect();
+        let variables = bytes.split(|byte| *byte == 0);
+        let variables = variables.filter(|bytes| !bytes.is_empty());
+        let variable = |bytes: &[u8]| {
+            let word = plain(&String::from_utf8_lossy(bytes));
+            let (name, value) = word.split_once('=').unwrap_or((&word, ""));
+            let cells = json!({ "process": task.pid, "variable": name, "value": value });
+            (format!("   {word}"), cells)
+        };
+        let mut lines: Vec<Row> = variables.map(variable).collect();
         if lines.is_empty() {
-            lines.push("   it is empty".into());
+            lines.push(words("   it is empty"));
         }
         if end < mm.mm_env_end {
-            lines.push("   … and more: icecore cat shows all of it".into());
+            lines.push(words("   … and more: icecore cat shows all of it"));
         }
         Ok(lines)
     })
 }
 
 /// The files of the layer, then all of them as text, without the pages.
-fn images(view: &View) -> Result<Vec<String>> {
+fn images(view: &View) -> Result<Vec<Row>> {
     let images = view.stack().tip().images();
     let listed = text::list_text(images)?;
     let mut lines: Vec<String> = listed
@@ -298,13 +348,17 @@ fn images(view: &View) -> Result<Vec<String>> {
             ));
         }
     }
-    Ok(lines)
+    Ok(lines.into_iter().map(words).collect())
 }
 
-fn statistics(view: &View) -> Result<Vec<String>> {
+fn statistics(view: &View) -> Result<Vec<Row>> {
     let tip = view.stack().tip();
     let mut lines = Vec::new();
-    let mut say = |what: &str, text: String| lines.push(format!(" {what:<34} {text:>14}"));
+    let mut say = |what: &str, text: String| {
+        let line = format!(" {what:<34} {text:>14}").trim_end().to_owned();
+        let figure = (!text.is_empty()).then(|| json!({ "what": what, "figure": text }));
+        lines.push((line, figure.unwrap_or_default()));
+    };
     let noted = tip.sidecar().cloned().unwrap_or_default();
     let time = |ns: u64| format::duration(Duration::from_nanos(ns));
     let figures = [
@@ -358,23 +412,23 @@ fn statistics(view: &View) -> Result<Vec<String>> {
         }
     }
     if lines.is_empty() {
-        lines.push(" this layer has no statistics".into());
+        lines.push(words(" this layer has no statistics"));
     }
-    let trim = |line: String| line.trim_end().to_owned();
-    Ok(lines.into_iter().map(trim).collect())
+    Ok(lines)
 }
 
-fn digests(view: &View) -> Result<Vec<String>> {
+fn digests(view: &View) -> Result<Vec<Row>> {
     let Some(noted) = view.stack().tip().sidecar() else {
-        return Ok(vec![
-            " this layer has none: icecore adopt makes them".into(),
-        ]);
+        return Ok(vec![words(
+            " this layer has none: icecore adopt makes them",
+        )]);
     };
     let mut lines = Vec::new();
     for file in &noted.files {
         let (bytes, digest) = (file.bytes, Sidecar::hex(&file.blake3));
-        let name = fit(&plain(&file.name), 24);
-        lines.push(format!(" {name} {bytes:>11}  {digest}"));
+        let name = plain(&file.name);
+        let text = format!(" {} {bytes:>11}  {digest}", fit(&name, 24));
+        lines.push((text, of_block(&name, None, &digest)));
     }
     for pages in &noted.pages {
         let name = format!("pages-{}.img", pages.pages_id);
@@ -393,19 +447,26 @@ fn digests(view: &View) -> Result<Vec<String>> {
                 let _infallible = write!(what, "; {} {why}", size(bytes));
             }
         }
-        lines.push(what);
+        lines.push(words(what));
         for (n, digest) in blocks.iter().enumerate().take(DECODED) {
-            lines.push(format!("   block {n:>28}  {}", Sidecar::hex(digest)));
+            let digest = Sidecar::hex(digest);
+            let text = format!("   block {n:>28}  {digest}");
+            lines.push((text, of_block(&name, Some(n), &digest)));
         }
         if blocks.len() > DECODED {
             let more = blocks.len() - DECODED;
-            lines.push(format!("               … and {more} more"));
+            lines.push(words(format!("               … and {more} more")));
         }
     }
     if lines.is_empty() {
-        lines.push(" this layer has none: icecore adopt makes them".into());
+        lines.push(words(" this layer has none: icecore adopt makes them"));
     }
     Ok(lines)
+}
+
+/// The digest of a file, or of a block of pages.
+fn of_block(name: &str, block: Option<usize>, digest: &str) -> Value {
+    json!({ "file": name, "block": block, "blake3": digest })
 }
 
 /// Its bytes.
@@ -413,13 +474,15 @@ fn extent(extent: &icecore::image::proto::icecore::Extent) -> u64 {
     extent.bytes
 }
 
-fn figures(view: &View) -> Result<Vec<String>> {
+fn figures(view: &View) -> Result<Vec<Row>> {
     let stack = view.stack();
     let tip = stack.tip();
     let mut lines = Vec::new();
     let mut say = |what: &str, text: String| {
         if !text.is_empty() {
-            lines.push(format!(" {what:<16} {}", plain(&text)));
+            let text = plain(&text);
+            let cells = json!({ "what": what, "figure": text });
+            lines.push((format!(" {what:<16} {text}"), cells));
         }
     };
     say("directory", tip.dir().display().to_string());
@@ -465,8 +528,8 @@ fn figures(view: &View) -> Result<Vec<String>> {
     if noted.pinned == Some(true) {
         say("pinned", "dedup may not free what it needs".into());
     }
-    lines.push(String::new());
-    lines.push(" A restore of this layer takes its pages from".into());
+    lines.push(words(""));
+    lines.push(words(" A restore of this layer takes its pages from"));
     let mut shares = vec![0u64; stack.levels().len()];
     let mut missing = 0;
     for id in tip.images().pagemaps()? {
@@ -486,17 +549,20 @@ fn figures(view: &View) -> Result<Vec<String>> {
     for (level, pages) in stack.levels().iter().zip(shares) {
         let bar = "█".repeat(usize::try_from(pages * 30 / all).unwrap_or(0));
         let bytes = size(pages * PAGE_SIZE);
-        lines.push(format!(
+        let name = plain(&level.name());
+        let text = format!(
             "   {} {pages:>9} pages {bytes:>6} {:>3}% {bar}",
-            fit(&plain(&level.name()), 16),
+            fit(&name, 16),
             pages * 100 / all
-        ));
+        );
+        let what = format!("pages from layer {name}");
+        lines.push((text, json!({ "what": what, "figure": pages.to_string() })));
     }
     if missing > 0 {
-        lines.push(format!(
+        lines.push(words(format!(
             "   {:<16} {missing:>9} pages: it cannot be restored",
             "NOWHERE"
-        ));
+        )));
     }
     Ok(lines)
 }

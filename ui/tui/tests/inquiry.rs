@@ -74,6 +74,7 @@ fn enter_leads_from_layers_to_mappings_to_pages_to_bytes_and_esc_back() {
     let bytes = Inquiry::Bytes { of, addr };
     let row = |lead: &Inquiry| Row {
         text: "  a line".into(),
+        cells: None,
         mark: Mark::Plain,
         lead: Some(Lead::Inquiry(lead.clone())),
     };
@@ -104,6 +105,7 @@ fn a_click_selects_the_line_that_is_under_it() {
     let inquiry = waits.inquiry.clone();
     let row = |n: usize| Row {
         text: format!("  line {n}."),
+        cells: None,
         mark: Mark::Plain,
         lead: None,
     };
@@ -140,6 +142,7 @@ fn what_was_found_is_read_and_one_comes_back_to_the_list() {
     };
     let row = Row {
         text: "  3 2 a place".into(),
+        cells: None,
         mark: Mark::Plain,
         lead: Some(Lead::Look(page.clone())),
     };

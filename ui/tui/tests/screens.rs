@@ -278,6 +278,7 @@ fn layer_read() -> Reader {
         name: name.into(),
         head: head.into(),
         lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        cells: Vec::new(),
         read: true,
     };
     let mut read = reader(1, 0);

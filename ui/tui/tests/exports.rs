@@ -1,0 +1,126 @@
+//! Every table that is shown can be written, and says what it shows. The layers are CRIU's.
+
+use icecore::Cancel;
+use serde_json::Value;
+
+use super::super::export::Export;
+use super::super::inquiry::Inquiry;
+use super::super::look::look;
+use super::*;
+
+fn golden(layer: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(layer)
+}
+
+/// What `E` writes of a popup.
+fn written(popup: Popup) -> Vec<Export> {
+    let mut model = model(RICH, (120, 35));
+    model.popup = Some(popup);
+    let effects = key(&mut model, KeyCode::Char('E'));
+    assert!(model.popup.is_some(), "it stays");
+    let Some(Effect::Save(files)) = effects.into_iter().next() else {
+        panic!("nothing is written")
+    };
+    files
+}
+
+/// The rows of the one table that a popup shows.
+fn rows(popup: Popup) -> Vec<Value> {
+    let files = written(popup);
+    let [csv, json] = files.as_slice() else {
+        panic!("{files:?}")
+    };
+    assert_eq!((csv.extension, json.extension), ("csv", "json"));
+    let all: Value = serde_json::from_str(&json.text).unwrap();
+    let rows = all.as_object().unwrap().values().find_map(Value::as_array);
+    let rows = rows.unwrap().clone();
+    assert_eq!(csv.text.lines().count(), rows.len() + 1);
+    rows
+}
+
+fn answered(inquiry: &Inquiry) -> Popup {
+    Popup::Answer(Box::new(inquiry.answer(&Cancel::default()).unwrap()))
+}
+
+#[test]
+fn each_tab_of_a_layer_is_written_as_a_table_or_a_text() {
+    let dir = golden("criu-4.1-stack/3");
+    let first = look(&Look::Layer {
+        dir: dir.clone(),
+        tab: 0,
+    });
+    for tab in 0..first.unwrap().tabs.len() {
+        let read = look(&Look::Layer {
+            dir: dir.clone(),
+            tab,
+        });
+        let read = read.unwrap();
+        let name = read.tabs[tab].name.clone();
+        let files = written(Popup::Reader(Box::new(read)));
+        // Images are records in records; CRIU makes no digests.
+        let is_text = ["images", "digests"].contains(&&*name);
+        let kinds: Vec<&str> = files.iter().map(|file| file.extension).collect();
+        let expected: &[&str] = if is_text { &["txt"] } else { &["csv", "json"] };
+        assert_eq!(kinds, expected, "{name}");
+        assert_eq!(files[0].stem, format!("icecore-{name}"));
+    }
+}
+
+#[test]
+fn mappings_of_a_layer_are_written_with_their_addresses_and_pages() {
+    let read = look(&Look::Layer {
+        dir: golden("criu-4.1-stack/3"),
+        tab: 2,
+    });
+    let rows = rows(Popup::Reader(Box::new(read.unwrap())));
+    let stack = rows.iter().find(|row| row["name"] == "[stack]").unwrap();
+    let hex = |name: &str| u64::from_str_radix(stack[name].as_str().unwrap(), 16).unwrap();
+    assert!(hex("start") < hex("end"));
+    assert_eq!(stack["permissions"], "rw-p");
+    let pages = |what: &str| stack[what].as_u64().unwrap();
+    assert!(pages("pages_stored_here") + pages("pages_stored_below") > 0);
+}
+
+#[test]
+fn a_comparison_is_written_by_mapping_and_by_page_and_a_search_by_place() {
+    let (from, to) = (golden("criu-4.1-stack/1"), golden("criu-4.1-stack/3"));
+    let layers = Inquiry::Layers {
+        from,
+        to: to.clone(),
+    };
+    let popup = answered(&layers);
+    let Popup::Answer(answer) = &popup else {
+        unreachable!()
+    };
+    let super::super::inquiry::Body::Rows(listed) = &answer.body else {
+        panic!("{answer:?}")
+    };
+    let lead = listed.iter().find_map(|row| row.lead.clone()).unwrap();
+    let mappings = rows(popup);
+    let changed: u64 = mappings
+        .iter()
+        .map(|row| row["changed_pages"].as_u64().unwrap())
+        .sum();
+    assert!(changed > 0, "{mappings:?}");
+    let super::super::inquiry::Lead::Inquiry(pages) = lead else {
+        panic!("{lead:?}")
+    };
+    let pages = rows(answered(&pages));
+    let first = &mappings[0];
+    let differing: u64 = ["changed_pages", "new_pages", "gone_pages"]
+        .map(|what| first[what].as_u64().unwrap())
+        .iter()
+        .sum();
+    assert_eq!(pages.len() as u64, differing);
+    let found = rows(answered(&Inquiry::Search {
+        dir: to,
+        text: "rounds".into(),
+    }));
+    assert!(
+        found
+            .iter()
+            .all(|row| row["bytes"].as_str().unwrap().contains("rounds"))
+    );
+}
