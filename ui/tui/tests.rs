@@ -302,7 +302,7 @@ fn a_preview_lies_over_the_screen() {
             ..Manner::default()
         },
     };
-    let label = "in a new pid namespace: beside whoever has its ids";
+    let label = "in a new pid namespace: its ids there, whoever has them here";
     preview.option(label, false, apart.clone());
     preview.offer("Kill and restore", wish, false);
     update(&mut model, Msg::Planned(JOB, Ok(preview)));

@@ -2,6 +2,7 @@
 //! out.
 
 mod apart;
+pub(super) mod checklist;
 mod dedup;
 mod dump;
 mod each;

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use icecore::files::Allow;
 use icecore::task::{self, Frozen};
-use icecore::{Cancel, Error, Event, Kind, Obstacle, PAGE_SIZE, Pid, Reporter, Result, restore};
+use icecore::{Cancel, Error, Event, Kind, Obstacle, Pid, Reporter, Result, restore};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 
-use super::{Jobs, first_line, obstacles, shown};
+use super::checklist::{Checklist, Otherwise, Replaced, Room};
+use super::{Jobs, first_line, shown};
 use crate::cli::restore as restore_line;
-use crate::format;
-use crate::tui::message::{Displaced, Made, Manner, Report, Wish};
-use crate::tui::popup::{Mark, Preview};
+use crate::tui::message::{Displaced, Made, Manner, Report};
+use crate::tui::popup::Preview;
 
 /// How long a killed tree may take to be gone.
 const GONE: Duration = Duration::from_secs(5);
@@ -55,22 +55,6 @@ impl Jobs {
         manner: Manner,
     ) -> Result<Preview> {
         let plan = self.restore_plan(dir, manner)?;
-        let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
-        let mut preview = Preview::new(format!(
-            "Restore {} — nothing has been started yet",
-            format::plain(&name)
-        ));
-        preview.line(
-            Mark::Plain,
-            format!(
-                "process {} with {} and {}, {} from {}",
-                plan.root,
-                format::count(plan.tasks as u64, "task"),
-                format::count(plan.threads as u64, "thread"),
-                format::bytes(plan.pages * PAGE_SIZE),
-                format::count(plan.layers as u64, "layer")
-            ),
-        );
         // The pids are taken by the very tree that is to be rolled back: it makes room.
         let (taken, others): (Vec<_>, Vec<_>) = plan
             .obstacles
@@ -78,82 +62,50 @@ impl Jobs {
             .cloned()
             .partition(|obstacle| obstacle.kind == Kind::Busy);
         let ids: BTreeSet<i32> = plan.ids().map(Pid::as_raw).collect();
-        let running = displaced.and_then(|d| running_tree(d.root, d.start_time));
         let ourselves = Pid::this().as_raw();
-        let covered = running.as_ref().is_some_and(|(_, threads)| {
-            !threads.contains(&ourselves)
-                && ids
-                    .iter()
-                    .filter(|id| is_taken(**id))
-                    .all(|id| threads.contains(id))
+        let room = displaced
+            .filter(|_| !manner.apart && !taken.is_empty())
+            .and_then(|d| Some((d.root, running_tree(d.root, d.start_time)?)))
+            .filter(|(_, (_, threads))| {
+                let mut taken = ids.iter().filter(|id| is_taken(**id));
+                !threads.contains(&ourselves) && taken.all(|id| threads.contains(id))
+            })
+            .map(|(root, (tasks, _))| Room {
+                tasks,
+                lost: self.lost(root),
+            });
+        let replaced = plan.put_back.iter().map(|file| Replaced {
+            path: file.path.to_string_lossy().into_owned(),
+            bytes: file.bytes,
+            now: file.now,
         });
-        let in_its_place = covered && !manner.apart && !taken.is_empty();
-        let makes_room = displaced.filter(|_| in_its_place);
-        let left = if makes_room.is_some() {
-            others
-        } else {
-            plan.obstacles.clone()
+        let checklist = Checklist {
+            dir: dir.to_path_buf(),
+            manner,
+            root: plan.root,
+            tasks: plan.tasks,
+            threads: plan.threads,
+            ids: ids.len(),
+            pages: plan.pages,
+            layers: plan.layers,
+            obstacles: match room {
+                Some(_) => others,
+                None => plan.obstacles.clone(),
+            },
+            warnings: plan.warnings.clone(),
+            replaced: replaced.collect(),
+            displaced: displaced.cloned(),
+            room,
+            options: self.options(dir, manner, &plan),
         };
-        obstacles(&mut preview, &left, &plan.warnings);
-        if left.is_empty() {
-            let layers = format::count(plan.layers as u64, "layer");
-            preview.line(Mark::Good, format!("its pages are all there, in {layers}"));
-            let ids = format::count(ids.len() as u64, "task id");
-            preview.line(
-                Mark::Good,
-                match (manner.apart, makes_room) {
-                    (true, _) => format!("{ids} in a namespace of its own, whoever has them here"),
-                    (false, Some(_)) => format!("{ids}: had by the tree that makes room"),
-                    (false, None) => format!("{ids}, free"),
-                },
-            );
-            put_back(&mut preview, &plan);
-            match (makes_room, running) {
-                (Some(tree), Some((tasks, _))) => {
-                    self.offer_displacing(&mut preview, dir, tree, tasks, manner);
-                }
-                _ => {
-                    let text = "it runs on by itself, also when you leave the screen";
-                    preview.line(Mark::Plain, text);
-                    let wish = Wish::Restore {
-                        dir: dir.to_path_buf(),
-                        displaced: None,
-                        manner,
-                    };
-                    // Files that are replaced are gone.
-                    preview.offer("Restore", wish, plan.put_back.is_empty());
-                }
-            }
-        }
-        self.options(&mut preview, dir, displaced, manner, &plan);
-        Ok(preview)
+        Ok(checklist.preview())
     }
 
     /// What can be had otherwise, as far as it makes a difference for this layer.
-    fn options(
-        &self,
-        preview: &mut Preview,
-        dir: &Path,
-        displaced: Option<&Displaced>,
-        manner: Manner,
-        plan: &restore::Plan,
-    ) {
-        let mut option = |label: String, on, manner| {
-            let (dir, displaced) = (dir.to_path_buf(), displaced.cloned());
-            let other = Wish::Restore {
-                dir,
-                displaced,
-                manner,
-            };
-            preview.option(label, on, other);
-        };
+    fn options(&self, dir: &Path, manner: Manner, plan: &restore::Plan) -> Vec<Otherwise> {
+        let mut options = Vec::new();
         if !plan.ids().any(|id| id.as_raw() == 1) {
-            let other = Manner {
-                apart: !manner.apart,
-                ..manner
-            };
-            let label = "in a new pid namespace: beside whoever has its ids";
-            option(label.to_owned(), manner.apart, other);
+            options.push(Otherwise::Apart);
         }
         let with_files = Manner {
             with_files: true,
@@ -165,34 +117,12 @@ impl Jobs {
                 .map_or(0, |plan| plan.put_back.len()),
         };
         if files > 0 || manner.with_files {
-            let label = format!(
-                "put {} back as the layer has them",
-                format::count(files as u64, "file")
-            );
-            let other = Manner {
-                with_files: !manner.with_files,
-                ..manner
-            };
-            option(label, manner.with_files, other);
+            options.push(Otherwise::Files(files));
         }
-        let connected = Manner {
-            connected: !manner.connected,
-            closed: false,
-            ..manner
-        };
-        let closed = Manner {
-            connected: false,
-            closed: !manner.closed,
-            ..manner
-        };
         if manner.connected || manner.closed || self.has_connections(dir, manner, plan) {
-            option("TCP connections go on".into(), manner.connected, connected);
-            option(
-                "TCP connections come back closed".into(),
-                manner.closed,
-                closed,
-            );
+            options.extend([Otherwise::Connected, Otherwise::Closed]);
         }
+        options
     }
 
     /// The layer has connections: something is in the way unless they are allowed.
@@ -206,54 +136,12 @@ impl Jobs {
             && other.is_ok_and(|other| other.obstacles.len() < plan.obstacles.len())
     }
 
-    /// The ways to restore over a running tree: with a layer of its present state, or without.
-    fn offer_displacing(
-        &self,
-        preview: &mut Preview,
-        dir: &Path,
-        tree: &Displaced,
-        tasks: usize,
-        manner: Manner,
-    ) {
-        let root = tree.root;
-        preview.line(
-            Mark::Warn,
-            format!(
-                "process {root} runs: it and everything below it ({}) ends first",
-                format::count(tasks as u64, "task")
-            ),
-        );
-        let wish = |keep| Wish::Restore {
-            dir: dir.to_path_buf(),
-            displaced: Some(Displaced {
-                keep,
-                ..tree.clone()
-            }),
-            manner,
-        };
-        match self.plan_keep(root).and_then(|plan| plan.check()) {
-            Ok(()) => {
-                preview.line(
-                    Mark::Good,
-                    "its present state can be kept as a layer: u takes you back",
-                );
-                preview.offer("Keep and restore", wish(true), false);
-            }
-            Err(error) => {
-                preview.line(
-                    Mark::Warn,
-                    format!("its present state cannot be kept: {}", error.one_line()),
-                );
-                for obstacle in error.obstacles() {
-                    preview.line(Mark::Warn, format::plain(&obstacle.what));
-                }
-            }
-        }
-        preview.line(
-            Mark::Warn,
-            "killed without a layer, what it did since its last one is lost",
-        );
-        preview.offer("Kill and restore", wish(false), false);
+    /// Why the present state of a running tree cannot be kept.
+    fn lost(&self, root: Pid) -> Option<Vec<String>> {
+        let error = self.plan_keep(root).and_then(|plan| plan.check()).err()?;
+        let why = format!("its present state cannot be kept: {}", error.one_line());
+        let obstacles = error.obstacles().iter().map(|o| o.what.clone());
+        Some(std::iter::once(why).chain(obstacles).collect())
     }
 
     pub(super) fn restore(
@@ -323,16 +211,6 @@ impl Jobs {
         };
         wait_gone(tree.root, &threads)?;
         Ok(kept)
-    }
-}
-
-/// Which files would be replaced.
-fn put_back(preview: &mut Preview, plan: &restore::Plan) {
-    for file in &plan.put_back {
-        let path = format::plain(&file.path.to_string_lossy());
-        let (bytes, now) = (format::bytes(file.bytes), file.now.map(format::bytes));
-        let now = now.map_or("is not there now".into(), |now| format!("has {now} now"));
-        preview.line(Mark::Warn, format!("{path} is put back: {bytes}, {now}"));
     }
 }
 
