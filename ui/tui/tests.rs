@@ -1,6 +1,7 @@
 //! The screen on a made-up model: what keys do, what it looks like, and that nothing makes it panic.
 
 mod dedup;
+mod dialogs;
 mod exports;
 mod flows;
 mod inquiry;

@@ -7,12 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::tui::jobs::checklist::{Checklist, Otherwise, Replaced, Room};
 use crate::tui::owned::Use;
 use crate::tui::probe::{Dumpable, Probe};
 use crate::tui::voice::{self, Voice};
 use icecore::dump::{Mode, Past};
-use icecore::{Kind, Obstacle};
 use ratatui::buffer::{Buffer, Cell};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -70,97 +68,10 @@ const SCENES: &[Scene] = &[
         );
         update(model, Msg::Counted(Pid::from_raw(2207), Err(failure)));
     }),
-    ("dump-preview", |model| {
-        let mut preview = Preview::new("Dump redis-server 2207 \u{2014} nothing has been done yet");
-        for (mark, text) in [
-            (Mark::Plain, "into redis-server-2207/13"),
-            (Mark::Plain, "2 tasks, 6 threads, 1.19 GiB in memory"),
-            (
-                Mark::Good,
-                "incremental on layer 12: about 9837 pages changed (38.4 MiB)",
-            ),
-            (
-                Mark::Plain,
-                "unchanged pages: uffd-wp (armed when the parent layer was made)",
-            ),
-            (
-                Mark::Plain,
-                "expected: 9837 pages (38.4 MiB), frozen 21.4 ms (18.0 ms to 26.1 ms)",
-            ),
-            (
-                Mark::Warn,
-                "redis-server (pid 2207) has rings of asynchronous I/O",
-            ),
-            (
-                Mark::Hint,
-                "requests that are under way are lost: the kernel does not tell of them",
-            ),
-            (Mark::Plain, "The processes stop for a moment and go on."),
-        ] {
-            preview.line(mark, text);
-        }
-        preview.offer("Dump", edit(), true);
-        preview.offer("Dump and kill", edit(), false);
-        update(model, Msg::Planned(JOB, Ok(preview)));
-    }),
-    ("restore-obstacles", |model| {
-        let taken = |what: &str, hint: &str| Obstacle::new(Kind::Busy, what, hint);
-        let list = Checklist {
-            obstacles: vec![taken(
-                "Task id 2208 is taken by sleep",
-                "end it first (kill 2208), or restore with --new-pid-namespace",
-            )],
-            options: vec![Otherwise::Apart],
-            ..checklist()
-        };
-        update(model, Msg::Planned(JOB, Ok(list.preview())));
-    }),
-    ("restore-options", |model| {
-        let list = Checklist {
-            manner: Manner {
-                with_files: true,
-                closed: true,
-                ..Manner::default()
-            },
-            replaced: vec![Replaced {
-                path: "/var/lib/redis/appendonly.aof".into(),
-                bytes: 3 << 20,
-                now: Some(5 << 20),
-            }],
-            displaced: Some(Displaced {
-                root: Pid::from_raw(2207),
-                start_time: 77,
-                keep: false,
-            }),
-            room: Some(Room {
-                tasks: 2,
-                lost: None,
-            }),
-            options: vec![
-                Otherwise::Apart,
-                Otherwise::Files(1),
-                Otherwise::Connected,
-                Otherwise::Closed,
-            ],
-            ..checklist()
-        };
-        update(model, Msg::Planned(JOB, Ok(list.preview())));
-    }),
-    ("refused", |model| {
-        let mut failure = failure("The process tree 2207 cannot be dumped", "icecore doctor");
-        failure.obstacles = vec![
-            (
-                "redis-server (pid 2208) has an io_uring instance (anon_inode:[io_uring]) as descriptor 9".into(),
-                "have the program close it before the dump, or run it without this feature".into(),
-            ),
-            (
-                "Process 2207 maps a device at 7f20c0000000-7f20c0200000 (/dev/nvidia0)".into(),
-                "run the program without what uses it".into(),
-            ),
-        ];
-        failure.target = Some("running as before".into());
-        update(model, Msg::Done(JOB, Err(failure)));
-    }),
+    ("dump-preview", dialogs::dump_preview),
+    ("restore-obstacles", dialogs::restore_obstacles),
+    ("restore-options", dialogs::restore_options),
+    ("refused", dialogs::refused),
     ("search-asked", |model| {
         key(model, KeyCode::Char('s'));
         for c in "caf\u{e9} \u{6f22}".chars() {
@@ -276,45 +187,13 @@ fn start(model: &mut Model, dir: &str, seconds: u64, (done, total): (u64, u64)) 
 
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 35), (200, 60)];
 
-fn failure(text: &str, hint: &str) -> Failure {
+pub(super) fn failure(text: &str, hint: &str) -> Failure {
     Failure {
         text: text.into(),
         obstacles: Vec::new(),
         target: None,
         hint: Some(hint.into()),
         cancelled: false,
-    }
-}
-
-/// The restore of layer 6, with nothing in its way.
-fn checklist() -> Checklist {
-    Checklist {
-        dir: "/img/r/6".into(),
-        manner: Manner::default(),
-        root: Pid::from_raw(2207),
-        tasks: 2,
-        threads: 6,
-        ids: 6,
-        pages: 311_224,
-        layers: 6,
-        obstacles: Vec::new(),
-        warnings: vec![Obstacle::new(
-            Kind::Differs,
-            "File /var/log/redis/redis-server.log was written to since the layer was made",
-            "the restored process will find the new contents",
-        )],
-        replaced: Vec::new(),
-        displaced: None,
-        room: None,
-        options: Vec::new(),
-    }
-}
-
-fn edit() -> Wish {
-    Wish::Restore {
-        dir: "/img/r/12".into(),
-        displaced: None,
-        manner: Manner::default(),
     }
 }
 
