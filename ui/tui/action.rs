@@ -207,7 +207,7 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Search,
         keys: &[KeyCode::Char('s')],
-        help: "search a text (0x: bytes) in the memory of the selected layer and those below, with the layers that \
+        help: "search text, bytes or a regular expression in the memory of the selected layer and those below, with the layers that \
                have it; Enter shows the bytes",
         missing: a_layer,
     },

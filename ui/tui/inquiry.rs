@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use crossterm::event::{KeyCode, KeyEvent};
 use icecore::image::PagemapId;
-use icecore::inspect::Pages;
+use icecore::inspect::{Pages, Pattern};
 use icecore::{Cancel, Result, Vaddr};
 use serde_json::Value;
 
 use super::export::{self, Export};
 use super::popup::Mark;
 use super::reader::Look;
+use crate::cli::search as search_line;
 use crate::format;
 
 /// What is asked.
@@ -41,9 +42,55 @@ pub(crate) enum Inquiry {
     Search {
         /// The layer.
         dir: PathBuf,
-        /// A text, or bytes: `0x` and hexadecimal digits.
+        /// What was typed.
         text: String,
+        /// What that means.
+        sought: Sought,
     },
+}
+
+/// What a typed text stands for in a search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Sought {
+    /// Itself.
+    #[default]
+    Text,
+    /// Bytes, in hexadecimal digits.
+    Bytes,
+    /// All that a regular expression means.
+    Regex,
+}
+
+impl Sought {
+    /// What it is called.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Bytes => "hexadecimal bytes",
+            Self::Regex => "regular expression",
+        }
+    }
+
+    /// The next one, around.
+    pub(crate) fn next(self) -> Self {
+        match self {
+            Self::Text => Self::Bytes,
+            Self::Bytes => Self::Regex,
+            Self::Regex => Self::Text,
+        }
+    }
+
+    /// What is looked for.
+    ///
+    /// # Errors
+    /// When `text` makes no sense so.
+    pub(crate) fn pattern(self, text: &str) -> Result<Pattern> {
+        match self {
+            Self::Text => Pattern::text(text),
+            Self::Bytes => Pattern::bytes(&search_line::bytes(text)?),
+            Self::Regex => Pattern::regex(text),
+        }
+    }
 }
 
 /// Pages of a mapping that differ between two layers.
@@ -150,9 +197,13 @@ impl Inquiry {
                 name(&of.from),
                 name(&of.to)
             ),
-            Self::Search { dir, text } => {
+            Self::Search { dir, text, sought } => {
+                let what = match sought {
+                    Sought::Text => String::new(),
+                    other => format!("{} ", other.name()),
+                };
                 let text = format::plain(text);
-                format!("“{text}” in layer {} and those below", name(dir))
+                format!("{what}“{text}” in layer {} and those below", name(dir))
             }
         }
     }
@@ -176,7 +227,9 @@ impl Inquiry {
             Self::Layers { from, to } => compare::layers(self, from, to),
             Self::Pages(of) => compare::pages(self, of, cancel),
             Self::Bytes { of, addr } => compare::bytes(self, of, *addr),
-            Self::Search { dir, text } => search::search(self, dir, text, cancel),
+            Self::Search { dir, text, sought } => {
+                search::search(self, dir, &sought.pattern(text)?, cancel)
+            }
         }
     }
 }
@@ -410,6 +463,7 @@ mod tests {
         let inquiry = Inquiry::Search {
             dir: dir.clone(),
             text: "x".into(),
+            sought: Sought::Text,
         };
         let lead = Lead::Look(Look::Verify(dir));
         let row = |lead: Option<&Lead>| Row {

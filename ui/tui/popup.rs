@@ -10,7 +10,7 @@ use tui_input::backend::crossterm::EventHandler as _;
 use super::action::Act;
 use super::export::Export;
 use super::follow::{Order, Terms};
-use super::inquiry::{Answer, Inquiry, Lead, Step};
+use super::inquiry::{Answer, Inquiry, Lead, Sought, Step};
 use super::message::{Edit, Failure, Wish};
 use super::palette::{Choice, Palette};
 use super::reader::{Look, Reader, Turn};
@@ -51,8 +51,8 @@ pub(crate) enum Popup {
 /// What a text is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
-    /// To search it in the memory of a layer.
-    Search,
+    /// To search it in the memory of a layer, as that.
+    Search(Sought),
     /// To call the layer by it.
     Label,
 }
@@ -211,7 +211,7 @@ impl Popup {
                     return Outcome::Stay;
                 }
             },
-            Self::Ask { dir, about, text } => return ask(key, dir, *about, text),
+            Self::Ask { dir, about, text } => return ask(key, dir, about, text),
             Self::Palette(palette) => {
                 return match palette.key(key) {
                     Choice::None => Outcome::Stay,
@@ -267,13 +267,20 @@ impl Popup {
     }
 }
 
-fn ask(key: KeyEvent, dir: &Path, about: About, text: &mut Input) -> Outcome {
+fn ask(key: KeyEvent, dir: &Path, about: &mut About, text: &mut Input) -> Outcome {
     match key.code {
         KeyCode::Esc => return Outcome::Close,
+        KeyCode::Tab => {
+            if let About::Search(sought) = about {
+                *sought = sought.next();
+            }
+        }
         KeyCode::Enter if !text.value().is_empty() => {
             let (dir, text) = (dir.to_path_buf(), text.value().to_owned());
-            return match about {
-                About::Search => Outcome::Ask(Inquiry::Search { dir, text }),
+            return match *about {
+                // What makes no sense is explained while it is typed.
+                About::Search(sought) if sought.pattern(&text).is_err() => Outcome::Stay,
+                About::Search(sought) => Outcome::Ask(Inquiry::Search { dir, text, sought }),
                 About::Label => Outcome::Do(Wish::Edit(Edit::Label { dir, text })),
             };
         }

@@ -18,7 +18,7 @@ use super::action::{self, Act};
 use super::board::Job;
 use super::export::{self, Export};
 use super::follow::Terms;
-use super::inquiry::Inquiry;
+use super::inquiry::{Inquiry, Sought};
 use super::kept;
 use super::message::{Displaced, Edit, Effect, Failure, Manner, Msg, Survey, Wish};
 use super::model::{Focus, Model};
@@ -489,7 +489,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Search => {
             model.popup = model.layer().map(|layer| Popup::Ask {
                 dir: layer.dir.clone(),
-                about: About::Search,
+                about: About::Search(Sought::default()),
                 text: Input::default(),
             });
         }

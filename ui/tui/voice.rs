@@ -469,10 +469,10 @@ fn said(popup: &Popup) -> (String, String) {
         }
         Popup::Ask { about, text, .. } => {
             let about = match about {
-                About::Search => "Search in the layer",
-                About::Label => "What to call the layer",
+                About::Search(sought) => format!("Search in the layer, {}", sought.name()),
+                About::Label => "What to call the layer".into(),
             };
-            (about.into(), format!("Typed: {}", plain(text.value())))
+            (about, format!("Typed: {}", plain(text.value())))
         }
         Popup::Order { terms, text, .. } => {
             use super::follow::Terms;

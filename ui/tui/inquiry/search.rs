@@ -9,7 +9,6 @@ use icecore::{Cancel, PAGE_SIZE, Result, Vaddr};
 use serde_json::json;
 
 use super::{Answer, Inquiry, Lead, Row};
-use crate::cli::search;
 use crate::format;
 use crate::tui::popup::Mark;
 use crate::tui::reader::Look;
@@ -26,11 +25,12 @@ const SHOWN: usize = 48;
 type Spot = (bool, u64, Vaddr);
 
 /// Looks through the memory as of each layer.
-pub(super) fn search(inquiry: &Inquiry, dir: &Path, text: &str, cancel: &Cancel) -> Result<Answer> {
-    let pattern = match text.strip_prefix("0x") {
-        Some(hex) => Pattern::bytes(&search::bytes(hex)?)?,
-        None => Pattern::text(text)?,
-    };
+pub(super) fn search(
+    inquiry: &Inquiry,
+    dir: &Path,
+    pattern: &Pattern,
+    cancel: &Cancel,
+) -> Result<Answer> {
     let tip = View::open(dir)?;
     let dirs: Vec<_> = tip
         .stack()
@@ -53,7 +53,7 @@ pub(super) fn search(inquiry: &Inquiry, dir: &Path, text: &str, cancel: &Cancel)
             }
             Err(error) => return Err(error),
         };
-        inspect::search(&view, &pattern, &mut |found| {
+        inspect::search(&view, pattern, &mut |found| {
             let spot = match found.place {
                 Place::Task(pid) => (false, u64::from(pid), found.addr),
                 Place::Segment(shmid) => (true, shmid, found.addr),

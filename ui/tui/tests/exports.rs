@@ -4,7 +4,7 @@ use icecore::Cancel;
 use serde_json::Value;
 
 use super::super::export::Export;
-use super::super::inquiry::Inquiry;
+use super::super::inquiry::{Inquiry, Sought};
 use super::super::look::look;
 use super::*;
 
@@ -117,6 +117,7 @@ fn a_comparison_is_written_by_mapping_and_by_page_and_a_search_by_place() {
     let found = rows(answered(&Inquiry::Search {
         dir: to,
         text: "rounds".into(),
+        sought: Sought::Text,
     }));
     assert!(
         found

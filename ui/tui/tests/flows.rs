@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::tui::action;
-use crate::tui::inquiry::Inquiry;
+use crate::tui::inquiry::{Inquiry, Sought};
 use crate::tui::keymap::Keymap;
 use unicode_width::UnicodeWidthStr as _;
 
@@ -273,8 +273,37 @@ fn a_text_is_asked_for_and_searched() {
     let wanted = Inquiry::Search {
         dir: "/img/r/3".into(),
         text: "aq".into(),
+        sought: Sought::Text,
     };
     assert_eq!(effects, [Effect::Inquire(Some(wanted))]);
+}
+
+#[test]
+fn what_is_typed_means_itself_bytes_or_a_regular_expression_and_nonsense_is_explained() {
+    let mut model = model(RICH, (80, 24));
+    for c in ['s', '0', 'x', '('] {
+        key(&mut model, KeyCode::Char(c));
+    }
+    assert!(text(&model).contains("Search text in layer 3"));
+    key(&mut model, KeyCode::Tab);
+    assert!(text(&model).contains("Search hexadecimal bytes in layer 3"));
+    assert!(text(&model).contains("no list of hexadecimal bytes"));
+    assert!(key(&mut model, KeyCode::Enter).is_empty(), "it stays");
+    key(&mut model, KeyCode::Tab);
+    assert!(text(&model).contains("is no regular expression"));
+    assert!(key(&mut model, KeyCode::Enter).is_empty(), "it stays");
+    key(&mut model, KeyCode::Tab);
+    let effects = key(&mut model, KeyCode::Enter);
+    let wanted = Inquiry::Search {
+        dir: "/img/r/3".into(),
+        text: "0x(".into(),
+        sought: Sought::Text,
+    };
+    assert_eq!(
+        effects,
+        [Effect::Inquire(Some(wanted))],
+        "any text is found"
+    );
 }
 
 #[test]

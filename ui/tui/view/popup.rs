@@ -71,16 +71,23 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             let name = dir.file_name().unwrap_or_default().to_string_lossy();
             let name = crate::format::plain(&name);
             let (title, keys) = match about {
-                About::Search => (
-                    format!("Search in layer {name} and those below"),
-                    "0x and hex digits: bytes  Enter search  Esc cancel",
+                About::Search(sought) => (
+                    format!("Search {} in layer {name} and those below", sought.name()),
+                    "Tab text, bytes, regex  Enter search  Esc cancel",
                 ),
                 About::Label => (
                     format!("What to call layer {name}"),
                     "Enter call it so  Esc cancel",
                 ),
             };
-            (title, keys, vec![field(model, text, columns)], None)
+            let mut body = vec![field(model, text, columns)];
+            if let About::Search(sought) = about
+                && !text.value().is_empty()
+                && let Err(error) = sought.pattern(text.value())
+            {
+                body.extend(marked(model, &explain(&Failure::from(&error)), columns));
+            }
+            (title, keys, body, None)
         }
         Popup::Palette(palette) => (
             "What to do".into(),
