@@ -3,8 +3,8 @@
 
 use std::io::Write as _;
 
-use icecore::{Error, TargetState};
-use serde_json::json;
+use icecore::{Error, Kind, Obstacle, TargetState};
+use serde_json::{Value, json};
 
 use crate::cli::schema::SCHEMA;
 use crate::rights;
@@ -69,11 +69,78 @@ fn as_json(error: &Error) -> String {
     .to_string()
 }
 
+/// Every kind and every state of a target.
+const KINDS: [Kind; 12] = [
+    Kind::Failed,
+    Kind::Usage,
+    Kind::NotFound,
+    Kind::Corrupt,
+    Kind::Unsupported,
+    Kind::Permission,
+    Kind::Busy,
+    Kind::TargetGone,
+    Kind::NoSpace,
+    Kind::Differs,
+    Kind::FreezeBudget,
+    Kind::Cancelled,
+];
+const STATES: [TargetState; 5] = [
+    TargetState::Untouched,
+    TargetState::Running,
+    TargetState::Stopped,
+    TargetState::Killed,
+    TargetState::Unknown,
+];
+
+/// The error that another icecore told with `--json`: the last line of what it wrote.
+pub(crate) fn of_json(text: &str) -> Option<Error> {
+    let told: Value = serde_json::from_str(text.lines().last()?).ok()?;
+    let what = told["error"].as_str()?;
+    let code = told["code"].as_u64();
+    let kind = KINDS
+        .into_iter()
+        .find(|kind| Some(kind.exit_code().into()) == code);
+    let kind = kind.unwrap_or(Kind::Failed);
+    let word = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
+    let obstacles = told["obstacles"].as_array().into_iter().flatten();
+    let obstacles: Vec<Obstacle> = obstacles
+        .map(|o| Obstacle::new(kind, word(o, "what"), word(o, "try")))
+        .collect();
+    let state = STATES
+        .into_iter()
+        .find(|state| told["target"] == state.to_string());
+    let error = match obstacles.is_empty() {
+        true => Error::new(kind, what),
+        false => Error::refused(what, obstacles),
+    };
+    let error = error.target(state.unwrap_or(TargetState::Unknown));
+    Some(match told["try"].as_str() {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use icecore::{Kind, Obstacle};
-
     use super::*;
+
+    #[test]
+    fn what_another_icecore_told_is_the_same_error() {
+        let there = Error::new(Kind::Busy, "it").because(std::io::Error::other("no"));
+        let errors = [
+            there.hint("wait").target(TargetState::Killed),
+            Error::refused(
+                "No",
+                vec![Obstacle::new(Kind::Permission, "a port", "wait")],
+            ),
+            Error::new(Kind::Cancelled, "stopped"),
+        ];
+        for error in errors {
+            let again = of_json(&format!("a line\n{}\n", as_json(&error))).unwrap();
+            assert_eq!(as_json(&again), as_json(&error));
+        }
+        assert!(of_json("killed\n").is_none() && of_json("").is_none());
+    }
 
     #[test]
     fn what_to_try_is_said_once_for_several_in_a_row() {

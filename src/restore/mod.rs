@@ -12,6 +12,7 @@
 mod heirs;
 mod plan;
 mod process;
+mod rights;
 mod run;
 mod tree;
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Options;
+use super::rights;
 use super::tree::{self, Wanted};
 use crate::chain::{self, Held, Stack};
 use crate::error::{Error, Kind, Obstacle, Result};
@@ -11,7 +12,6 @@ use crate::image::proto::{
     TaskKobjIdsEntry,
 };
 use crate::image::{Images, PagemapId};
-use crate::kernel::privileges::Privileges;
 use crate::memory::{huge, space, sysv};
 use crate::state::namespaces::{self, Anew};
 use crate::state::seccomp::Filters;
@@ -145,7 +145,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
     obstacles.extend(refused);
     let wanted: Vec<Wanted> = processes.iter().map(|p| p.wanted.clone()).collect();
     obstacles.extend(tree::obstacles(&wanted));
-    obstacles.extend(no_right(options.apart || anew.pids)?);
+    obstacles.extend(rights::missing(options.apart || anew.pids)?);
     let mut plan = Plan {
         options: options.clone(),
         tasks: processes.len(),
@@ -235,24 +235,6 @@ fn lesser_cpu(plan: &Plan) -> Result<Option<Obstacle>> {
             "programs may have chosen code for them: restore on such a CPU, or with --cpu-cap none",
         )
     }))
-}
-
-/// What this user may not do, so that no restore can be: choosing ids (clone(2), `set_tid`), and making a pid
-/// namespace for them, where there is to be one. Inside a user namespace rights may turn out to be less.
-fn no_right(namespace: bool) -> Result<Option<Obstacle>> {
-    let privileges = Privileges::read()?;
-    let what = if namespace && !privileges.may_make_namespaces() {
-        "A new pid namespace cannot be made: that takes CAP_SYS_ADMIN"
-    } else if !privileges.may_choose_ids() {
-        "The task ids cannot be chosen: that takes CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN"
-    } else {
-        return Ok(None);
-    };
-    Ok(Some(Obstacle::new(
-        Kind::Permission,
-        what,
-        "run it as root",
-    )))
 }
 
 /// What has a task id that is needed.

@@ -8,8 +8,12 @@
 //! ambient ones while the permitted set is still large; the permitted and effective sets last,
 //! because everything else needs them.
 
+mod mapped;
 mod plan;
 
+use std::fs;
+
+use nix::unistd::{getegid, geteuid};
 use procfs::process::Status;
 
 use self::plan::{Step, plan};
@@ -149,12 +153,32 @@ impl Resource for Credentials {
     fn check_image(&self, tid: Pid, core: &CoreEntry) -> Vec<Obstacle> {
         let creds = core.thread_core.as_ref().and_then(|t| t.creds.as_ref());
         let profile = creds.and_then(|c| c.lsm_profile.as_ref());
-        profile.map_or_else(Vec::new, |profile| {
-            vec![Obstacle::unsupported(
+        let profile = profile.map(|profile| {
+            Obstacle::unsupported(
                 format!("Thread {tid} was confined by the security module as {profile:?}"),
                 "such profiles cannot be restored yet; use criu restore",
-            )]
-        })
+            )
+        });
+        let maps =
+            ["uid_map", "gid_map"].map(|map| fs::read_to_string(format!("/proc/self/{map}")));
+        let [Ok(uids), Ok(gids)] = maps else {
+            return profile.into_iter().collect();
+        };
+        let own = [geteuid().as_raw(), getegid().as_raw()];
+        let unknown = creds.map_or_else(Vec::new, |creds| {
+            mapped::unknown(&Creds::from(creds), [&uids, &gids], own)
+        });
+        let unknown = unknown.into_iter().map(|(what, id)| {
+            Obstacle::new(
+                Kind::Permission,
+                format!(
+                    "Thread {tid} has the {what} id {id}, which this user namespace does not know"
+                ),
+                "restore outside of it as root; processes of your own keep their ids with unshare \
+                 --map-current-user --keep-caps",
+            )
+        });
+        profile.into_iter().chain(unknown).collect()
     }
 
     fn ask(&self, questions: &mut Questions) {
@@ -172,12 +196,23 @@ impl Resource for Credentials {
         let Some(entry) = task.thread().and_then(|t| t.creds.as_ref()) else {
             return Ok(());
         };
-        let wanted = Creds::from(entry);
+        let mut wanted = Creds::from(entry);
         let get = [PR_GET_SECUREBITS];
         let securebits = task
             .remote
             .call("prctl(PR_GET_SECUREBITS)", libc::SYS_prctl, &get)?;
         let present = Creds::new(&proc::status(task.pid, task.tid)?, securebits);
+        if wanted.groups != present.groups && mapped::groups_are_fixed() {
+            task.warnings.push(Obstacle::new(
+                Kind::Permission,
+                format!(
+                    "The supplementary groups of {} are those of this user",
+                    task.who()
+                ),
+                "a user namespace without root outside forbids setgroups(2)",
+            ));
+            wanted.groups.clone_from(&present.groups);
+        }
         let (steps, lost) = plan(&present, &wanted);
         if present.no_new_privs && !wanted.no_new_privs {
             task.warnings.push(Obstacle::new(

@@ -7,6 +7,7 @@ pub mod events;
 pub mod extents;
 pub mod kcmp;
 pub mod names;
+pub mod namespace;
 pub mod pagemap;
 pub mod pidfd;
 pub mod prctl;

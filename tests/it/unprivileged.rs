@@ -95,6 +95,64 @@ fn a_process_of_ones_own_is_dumped_without_any_right() {
 }
 
 #[test]
+fn a_user_restores_a_process_of_ones_own_in_a_user_namespace_that_keeps_the_ids() {
+    let Some((mut sandbox, dir, icecore)) = open() else {
+        return;
+    };
+    let keeping = ["unshare", "--map-current-user", "--keep-caps"];
+    if run_as_user(&sandbox, &[&keeping[..], &["true"]].concat()).code != 0 {
+        eprintln!("skipped: users may not have namespaces of their own here");
+        return;
+    }
+    let words = as_user(&["sleep", "1000"]);
+    let mut program = vec!["setpriv"];
+    program.extend(words.iter().map(String::as_str));
+    let pid = sandbox.start("sleeper", &program);
+    crate::support::wait_until("sleep runs", || {
+        let comm = fs::read_to_string(sandbox.proc(&format!("{pid}/comm"))).ok()?;
+        (comm == "sleep\n").then_some(())
+    });
+    // Its output is a file of its own.
+    fs::set_permissions(sandbox.path("sleeper"), fs::Permissions::from_mode(0o666)).unwrap();
+    let (layer, target) = (dir.join("1"), pid.to_string());
+    let (layer, icecore) = (layer.to_str().unwrap(), icecore.to_str().unwrap());
+    run_as_user(&sandbox, &[icecore, "dump", "-t", &target, "-D", layer]).ok();
+    sandbox.wait_gone(&[pid]);
+    let restore = [icecore, "restore", "-D", layer, "-d"];
+    // Everywhere it is said what would do, before anything is tried.
+    let refused = run_as_user(&sandbox, &restore);
+    assert_eq!(refused.code, 6, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&keeping.join(" ")),
+        "{}",
+        refused.stderr
+    );
+    let others_ids = run_as_user(&sandbox, &[&keeping[..], &restore[..]].concat());
+    assert_eq!(others_ids.code, 6, "{}", others_ids.stderr);
+    assert!(
+        others_ids.stderr.contains("--new-pid-namespace"),
+        "{}",
+        others_ids.stderr
+    );
+    let apart = [&restore[..], &["--new-pid-namespace"]].concat();
+    let as_root = run_as_user(&sandbox, &[&["unshare", "-r"], &apart[..]].concat());
+    assert_eq!(as_root.code, 6, "{}", as_root.stderr);
+    let unknown = format!("user id {USER}, which this user namespace does not know");
+    assert!(as_root.stderr.contains(&unknown), "{}", as_root.stderr);
+    let runs = run_as_user(&sandbox, &[&keeping[..], &apart[..], &["--json"]].concat()).ok();
+    let told: serde_json::Value = serde_json::from_str(&runs.stdout).unwrap();
+    assert_eq!(told["root_inside"], pid);
+    let root = told["root"].as_i64().unwrap();
+    let status = fs::read_to_string(sandbox.proc(&format!("{root}/status"))).unwrap();
+    assert!(status.contains("Name:\tsleep\n"), "{status}");
+    assert!(status.contains(&format!("Uid:\t{USER}\t")), "{status}");
+    let first = told["first_process"].as_i64().unwrap();
+    sandbox.run("kill", &["-9", &first.to_string()]).ok();
+    let gone = [root, first].map(|pid| i32::try_from(pid).unwrap());
+    sandbox.wait_gone(&gone);
+}
+
+#[test]
 fn what_is_refused_names_the_capability_and_the_command_that_has_it() {
     let Some((mut sandbox, dir, icecore)) = open() else {
         return;

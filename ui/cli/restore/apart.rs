@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use super::{Args, CpuCap, code_of};
 use crate::cli::output::output;
 use crate::cli::{line, ourselves};
-use crate::format;
+use crate::{error, format};
 
 /// Ids of our own inside begin here, if the tree leaves the room: the first 300 are never given twice.
 const LOWEST: i32 = 300;
@@ -52,6 +52,10 @@ pub(super) fn run(args: &Args, plan: &Plan) -> Result<ExitCode> {
         print(&text)?;
         return wait(&mut first);
     };
+    if let Some(error) = error::of_json(&text) {
+        wait(&mut first)?;
+        return Err(error);
+    }
     let outside = Pid::from_raw(first.id().cast_signed());
     // It may have ended already.
     let root = child_of(outside);
@@ -148,6 +152,11 @@ fn print(text: &str) -> Result<()> {
     written.map_err(output)
 }
 
+/// Passes on what was said to a terminal or a log; where that is closed, nobody wants it.
+fn eprint(text: &str) {
+    let _closed = std::io::stderr().write_all(text.as_bytes());
+}
+
 fn as_text(told: &Value) -> String {
     let number = |name: &str| told[name].as_u64().unwrap_or_default();
     let root = told["root"].as_u64();
@@ -188,10 +197,21 @@ pub(crate) fn first(args: &FirstArgs) -> Result<ExitCode> {
     let program = ourselves()?;
     let done = Command::new(&program)
         .args(&args.words)
-        .stderr(Stdio::inherit())
         .output()
         .map_err(|e| Error::path("start", &program, e))?;
     print(&String::from_utf8_lossy(&done.stdout))?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    // The error goes to whoever made the namespace, and tells it as it was asked to.
+    let (before, last) = said
+        .trim_end()
+        .rsplit_once('\n')
+        .unwrap_or(("", said.trim_end()));
+    if error::of_json(last).is_some() {
+        eprint(before);
+        print(last)?;
+    } else {
+        eprint(&said);
+    }
     let told: Option<Value> = serde_json::from_slice(&done.stdout).ok();
     let root = told.and_then(|told| i32::try_from(told["root"].as_i64()?).ok());
     let Some(root) = root.filter(|_| done.status.success()) else {

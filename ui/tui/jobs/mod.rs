@@ -18,7 +18,7 @@ use icecore::{Cancel, Error, Event, Kind, Obstacle, Result};
 use super::message::{Msg, Wish};
 use super::popup::{Mark, Preview};
 use super::{feed, surplus};
-use crate::{error, format};
+use crate::{error, format, rights};
 
 /// What jobs need to know.
 #[derive(Clone, Debug)]
@@ -125,6 +125,13 @@ fn obstacles(preview: &mut Preview, obstacles: &[Obstacle], warnings: &[Obstacle
                 preview.line(Mark::Hint, format::plain(hint));
             }
         }
+    }
+    let denied = obstacles.iter().any(|o| o.kind == Kind::Permission);
+    if let Some(command) = rights::as_root().filter(|_| denied) {
+        preview.line(
+            Mark::Hint,
+            format!("with the rights: leave, then {}", format::plain(&command)),
+        );
     }
 }
 
