@@ -122,6 +122,42 @@ fn a_process_of_another_user_needs_permission() {
 }
 
 #[test]
+fn a_command_line_that_makes_no_sense_is_told_as_json_where_that_is_asked_for() {
+    let icecore = |words: &[&str]| {
+        let run = std::process::Command::new(env!("CARGO_BIN_EXE_icecore"))
+            .args(words)
+            .output()
+            .unwrap();
+        assert_eq!(run.status.code(), Some(2));
+        String::from_utf8(run.stderr).unwrap()
+    };
+    for words in [
+        &["dump", "--no-such-option", "--json"][..],
+        &["dump", "-t", "x", "--json"],
+        &["dump", "--json"],
+        &["nosuch", "--json"],
+        // A word of CRIU's.
+        &["pre-dump", "--json"],
+    ] {
+        let text = icecore(words);
+        let told: serde_json::Value = serde_json::from_str(&text).expect(&text);
+        assert_eq!(
+            (&told["schema"], &told["code"]),
+            (&"icecore/v1".into(), &2.into())
+        );
+        assert!(
+            told["error"].as_str().is_some_and(|e| !e.is_empty()),
+            "{text}"
+        );
+        assert!(
+            told["try"].as_str().is_some_and(|e| !e.is_empty()),
+            "{text}"
+        );
+    }
+    assert!(icecore(&["nosuch"]).starts_with("error: "));
+}
+
+#[test]
 fn an_option_that_does_not_exist_is_a_usage_error() {
     let Some((sandbox, target)) = small() else {
         return;

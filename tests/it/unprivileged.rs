@@ -95,6 +95,38 @@ fn a_process_of_ones_own_is_dumped_without_any_right() {
 }
 
 #[test]
+fn the_configuration_of_somebody_else_is_passed_over_and_named() {
+    let Some((sandbox, dir, icecore)) = open() else {
+        return;
+    };
+    let home = dir.join("home");
+    fs::create_dir_all(home.join(".config/icecore")).unwrap();
+    fs::write(home.join(".config/icecore/config.toml"), "nonsense").unwrap();
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    let home = format!("HOME={}", home.display());
+    let icecore = icecore.to_str().unwrap();
+    let words = [
+        "env",
+        "-u",
+        "ICECORE_CONFIG",
+        "-u",
+        "XDG_CONFIG_HOME",
+        &home,
+    ];
+    let words = [&words[..], &[icecore, "config"]].concat();
+    let said = run_as_user(&sandbox, &words).ok().stdout;
+    assert!(
+        said.contains("unread  Cannot read the configuration"),
+        "{said}"
+    );
+    assert!(said.contains("theme   auto"), "{said}");
+    // A file that was asked for is another matter.
+    let named = home.replace("HOME=", "ICECORE_CONFIG=") + "/.config/icecore/config.toml";
+    let run = run_as_user(&sandbox, &["env", &named, icecore, "config"]);
+    assert_eq!(run.code, 6, "{}", run.stderr);
+}
+
+#[test]
 fn a_user_restores_a_process_of_ones_own_in_a_user_namespace_that_keeps_the_ids() {
     let Some((mut sandbox, dir, icecore)) = open() else {
         return;

@@ -68,6 +68,7 @@ pub(crate) fn run(args: &Args, settings: Settings) -> Result<()> {
         let all = json!({
             "schema": SCHEMA,
             "files": files,
+            "unread": config.unread,
             "root": root.to_string_lossy(),
             "theme": config.theme_name,
             "light": config.theme.palette == LIGHT,
@@ -99,6 +100,9 @@ pub(crate) fn run(args: &Args, settings: Settings) -> Result<()> {
     } else {
         files.join(", ")
     };
+    for unread in &config.unread {
+        line(&format!("unread  {}", crate::format::plain(unread)))?;
+    }
     for (name, value) in [
         ("files", files),
         ("root", root.display().to_string()),

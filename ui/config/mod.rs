@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) state: bool,
     /// It is for a screen reader.
     pub(crate) screen_reader: bool,
+    /// Files that we may not read, each with the reason.
+    pub(crate) unread: Vec<String>,
 }
 
 impl Config {
@@ -51,17 +53,24 @@ impl Config {
     pub(crate) fn load(flags: Settings) -> Result<Self> {
         let paths = paths();
         let of = |name: &str| std::env::var(name).unwrap_or_default();
-        Self::of(&paths, flags, Theme::of_environment(of))
+        let config = Self::of(&paths, flags, Theme::of_environment(of))?;
+        match config.unread.first() {
+            Some(why) if std::env::var_os("ICECORE_CONFIG").is_some() => {
+                Err(Error::new(Kind::Permission, why))
+            }
+            _ => Ok(config),
+        }
     }
 
     fn of(paths: &[PathBuf], flags: Settings, environment: Theme) -> Result<Self> {
         let mut settings = Settings::default();
         let mut key_files = Vec::new();
+        let mut unread = Vec::new();
         for path in paths {
-            if let Some(file) = File::read(path)? {
+            if let Some(file) = permitted(path, &mut unread)? {
                 settings = Settings::of(&file)?.over(settings);
             }
-            key_files.extend(File::read(&path.with_file_name("keys.toml"))?);
+            key_files.extend(permitted(&path.with_file_name("keys.toml"), &mut unread)?);
         }
         let settings = flags.over(settings);
         let theme_name = settings.theme.unwrap_or_else(|| "auto".into());
@@ -91,7 +100,20 @@ impl Config {
             mouse: settings.mouse.unwrap_or(true),
             state: settings.state.unwrap_or(true),
             screen_reader: settings.screen_reader.unwrap_or(false),
+            unread,
         })
+    }
+}
+
+/// Reads a file. One that we may not read is not ours (sudo and su may leave the home of another user), and no
+/// reason not to start.
+fn permitted(path: &Path, unread: &mut Vec<String>) -> Result<Option<File>> {
+    match File::read(path) {
+        Err(e) if e.kind() == Kind::Permission => {
+            unread.push(e.one_line());
+            Ok(None)
+        }
+        read => read,
     }
 }
 
@@ -104,7 +126,7 @@ fn theme_file(paths: &[PathBuf], name: &str) -> Result<File> {
         .collect();
     if !name.contains('/') {
         for place in &places {
-            if let Some(file) = File::read(place)? {
+            if let Some(file) = permitted(place, &mut Vec::new())? {
                 return Ok(file);
             }
         }

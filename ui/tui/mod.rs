@@ -65,6 +65,7 @@ use icecore::{Cancel, Error, Kind, Pid, Result};
 
 use crate::config::Config;
 pub(crate) use guide::{Facts, Guide, Step};
+use popup::Mark;
 
 use feed::Feed;
 use gate::Gate;
@@ -150,6 +151,14 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     model.now = SystemTime::now();
     model.voice = speaks.then(Voice::default);
     model.resume(kept, damage.or(said));
+    for unread in &options.config.unread {
+        let text = format!(
+            "not configured by this file: {}",
+            crate::format::plain(unread)
+        );
+        model.toast(Mark::Warn, text.clone());
+        model.note(Mark::Warn, text);
+    }
     let gate = Gate::default();
     let keeper = jobs.keeper.clone();
     let feed = Feed::start(root, keeper, options.status, gate.clone(), &messages)?;
