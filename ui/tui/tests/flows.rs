@@ -639,3 +639,16 @@ fn what_is_shown_becomes_files() {
     assert!(files(Focus::Watch)[0].text.contains("polyline"));
     assert!(files(Focus::Watch)[0].text.contains("redis-server 2207"));
 }
+
+#[test]
+fn what_has_just_ended_covers_no_head_of_a_column() {
+    let mut model = model(RICH, (80, 24));
+    let heads = |model: &Model| text(model).lines().nth(2).unwrap().to_owned();
+    let before = heads(&model);
+    for text in ["layer 4 is made", "layer 5 is made", "layer 6 is made"] {
+        model.toast(Mark::Good, text);
+    }
+    assert_eq!(heads(&model), before);
+    let shown = text(&model);
+    assert!(shown.contains("layer 6 is made (+2)"), "{shown}");
+}

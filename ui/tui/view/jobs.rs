@@ -196,29 +196,34 @@ fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     lines(frame, inside, shown.collect());
 }
 
-/// What has just ended, at the upper right; it goes away.
+/// What has just ended, the latest, at the upper right on a frame, where it covers nothing that is read; it goes
+/// away. The log has all of them.
 pub(super) fn toasts(model: &Model, frame: &mut Frame<'_>) {
+    let Some((_, mark, text)) = model.toasts.back() else {
+        return;
+    };
     let screen = frame.area();
     let room = usize::from(screen.width.saturating_sub(4));
-    // What a tour says is not covered.
-    let top = if model.guide.is_some() { 3 } else { 1 };
-    for (n, (_, mark, text)) in model.toasts.iter().enumerate() {
-        let text = cut(text, room.saturating_sub(4).min(60));
-        let width = u16::try_from(text.width() + 4).unwrap_or(0);
-        let area = Rect {
-            x: screen.width.saturating_sub(width + 1),
-            y: top + u16::try_from(n).unwrap_or(0),
-            width,
-            height: 1,
-        };
-        if area.bottom() >= screen.height {
-            return;
-        }
-        frame.render_widget(Clear, area);
-        let line = Line::from(vec![
-            Span::styled(format!(" {} ", sign(*mark)), style(model.theme, *mark)),
-            Span::raw(format!("{text} ")),
-        ]);
-        lines(frame, area, vec![line.style(model.theme.bar())]);
+    let more = match model.toasts.len() {
+        1 => String::new(),
+        n => format!("(+{}) ", n - 1),
+    };
+    let text = cut(text, room.saturating_sub(4 + more.len()).min(60));
+    let width = u16::try_from(text.width() + more.len() + 4).unwrap_or(0);
+    let area = Rect {
+        x: screen.width.saturating_sub(width + 1),
+        // What a tour says is not covered.
+        y: if model.guide.is_some() { 3 } else { 1 },
+        width,
+        height: 1,
+    };
+    if area.bottom() >= screen.height {
+        return;
     }
+    frame.render_widget(Clear, area);
+    let line = Line::from(vec![
+        Span::styled(format!(" {} ", sign(*mark)), style(model.theme, *mark)),
+        Span::raw(format!("{text} {more}")),
+    ]);
+    lines(frame, area, vec![line.style(model.theme.bar())]);
 }
