@@ -148,3 +148,80 @@ fn count(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use icecore::edit;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A copy of a stack of CRIU's: three layers, each on top of the one before.
+    fn stack() -> TempDir {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/criu-4.1-stack");
+        let copy = tempfile::tempdir().unwrap();
+        for layer in ["1", "2", "3"] {
+            let to = copy.path().join(layer);
+            fs::create_dir(&to).unwrap();
+            for file in fs::read_dir(from.join(layer)).unwrap() {
+                let file = file.unwrap();
+                let to = to.join(file.file_name());
+                match file.file_type().unwrap().is_symlink() {
+                    true => symlink(fs::read_link(file.path()).unwrap(), to).unwrap(),
+                    false => drop(fs::copy(file.path(), to).unwrap()),
+                }
+            }
+        }
+        copy
+    }
+
+    /// Pages owned and superseded, by layer.
+    fn counted(stack: &TempDir) -> BTreeMap<String, Option<(u64, u64)>> {
+        let catalog = Catalog::scan(stack.path()).unwrap();
+        let trees = catalog.trees();
+        let uses = trees.iter().flat_map(|tree| {
+            let layers: Vec<usize> = tree.iter().map(|(layer, _)| *layer).collect();
+            of_tree(&catalog, &layers)
+        });
+        let pages = |of: Use| (of.owned / PAGE_SIZE, of.superseded / PAGE_SIZE);
+        uses.map(|(dir, of)| {
+            let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+            (name, of.map(pages))
+        })
+        .collect()
+    }
+
+    #[test]
+    fn each_page_of_the_newest_layer_is_owned_once_and_the_others_are_superseded() {
+        let stack = stack();
+        let counted = counted(&stack);
+        assert_eq!(counted["3"], Some((3, 0)));
+        assert_eq!(counted["2"], Some((1, 2)));
+        assert_eq!(counted["1"], Some((8, 4)));
+    }
+
+    #[test]
+    fn what_only_a_branch_reads_is_owned_too() {
+        let stack = stack();
+        let at = |name: &str| stack.path().join(name);
+        edit::branch(&at("1"), &at("other"), None).unwrap();
+        let counted = counted(&stack);
+        // The branch reads all of it.
+        assert_eq!(counted["1"], Some((12, 0)));
+        assert_eq!(counted["2"], Some((1, 2)), "as before");
+        assert_eq!(counted["other"], Some((0, 0)));
+    }
+
+    #[test]
+    fn of_a_damaged_layer_nothing_is_claimed() {
+        let stack = stack();
+        fs::write(stack.path().join("3/pagemap-218.img"), b"nonsense").unwrap();
+        let counted = counted(&stack);
+        assert_eq!(counted["3"], None);
+        assert_eq!(counted["2"], Some((3, 0)), "the newest that can be read");
+    }
+}

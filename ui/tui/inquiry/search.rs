@@ -85,12 +85,11 @@ pub(super) fn search(
     let head = match (count, full) {
         (0, _) => format!(" it is nowhere in the memory of {searched}"),
         (_, true) => format!(" the first {FOUND} places in {searched}"),
-        (n, false) => format!(
-            "  {} {:>10} {:<14} MAPPING   {} in {searched}",
+        (_, false) => format!(
+            "  {} {:>10} {:<14} MAPPING, BYTES",
             fit("IN LAYERS", LAYERS),
             "TASK",
             "ADDRESS",
-            format::count(n as u64, "place")
         ),
     };
     Ok(Answer::of_rows(inquiry, head, rows))

@@ -1,11 +1,13 @@
 //! What differs between two layers, down to the bytes, and the way back.
 
-use icecore::PageRange;
+use std::path::Path;
+
 use icecore::chain::Ranges;
 use icecore::inspect::Pages;
+use icecore::{Cancel, PageRange};
 
 use super::*;
-use crate::tui::inquiry::{Answer, Body, Differing, Inquiry, Lead, Row};
+use crate::tui::inquiry::{Answer, Body, Differing, Inquiry, Lead, Row, Sought};
 
 fn differing() -> Arc<Differing> {
     let page = |n: u64| Ranges::from(PageRange::of_pages(0x55d2_c000_0000 + n * 4096, 1));
@@ -31,6 +33,34 @@ fn answer(inquiry: &Inquiry, rows: Vec<Row>) -> Msg {
         ..Answer::waits(inquiry.clone())
     };
     Msg::Answered(inquiry.clone(), Ok(Box::new(answer)))
+}
+
+/// What the engine answers of a stack of CRIU's.
+fn real(model: &mut Model, inquiry: Inquiry) {
+    let found = inquiry.answer(&Cancel::default()).unwrap();
+    model.popup = Some(Popup::Answer(Box::new(Answer::waits(inquiry.clone()))));
+    update(model, Msg::Answered(inquiry, Ok(Box::new(found))));
+}
+
+fn golden(layer: &str) -> PathBuf {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    all.join("criu-4.1-stack").join(layer)
+}
+
+/// Two layers, by mapping.
+pub(super) fn compared(model: &mut Model) {
+    let (from, to) = (golden("1"), golden("3"));
+    real(model, Inquiry::Layers { from, to });
+}
+
+/// Where a text is.
+pub(super) fn found(model: &mut Model) {
+    let search = Inquiry::Search {
+        dir: golden("3"),
+        text: "/usr/bin/".into(),
+        sought: Sought::Text,
+    };
+    real(model, search);
 }
 
 /// A page of two layers, in which some bytes differ.

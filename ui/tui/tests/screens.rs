@@ -138,6 +138,8 @@ const SCENES: &[Scene] = &[
         model.toast(Mark::Good, "dump postgres 1031: done");
         key(model, KeyCode::Char('J'));
     }),
+    ("compare", inquiry::compared),
+    ("found", inquiry::found),
     ("bytes", inquiry::bytes),
     ("dedup", |model| {
         model.focus = Focus::Stacks;
