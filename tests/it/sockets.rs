@@ -180,6 +180,25 @@ fn established_connections_need_a_word_and_go_on_with_everything_under_way() {
 }
 
 #[test]
+fn who_has_the_addresses_of_a_connection_is_in_the_way_before_anything_is_made() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &["connected"]);
+    let words = format!("dump -t {} -D 1 -R --tcp-established", target.pid);
+    sandbox.icecore(&words).ok();
+    let apart = "restore -D 1 -d --new-pid-namespace";
+    let run = sandbox
+        .icecore(&format!("{apart} --tcp-established"))
+        .fails(7);
+    assert!(run.stderr.contains("is in use"), "{}", run.stderr);
+    assert!(run.stderr.contains("--tcp-close"), "{}", run.stderr);
+    assert_eq!(target.check(), "2 connections");
+    target.ask_at("child", "talk");
+}
+
+#[test]
 fn half_closed_connections_go_on_from_every_layer_and_can_be_dumped_again() {
     go_on_from_every_layer("halves");
 }

@@ -14,6 +14,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
     SockaddrStorage, bind, connect, getpeername, getsockname, listen, shutdown, socket,
 };
+use procfs::net::TcpState;
 
 mod multicast;
 pub(in crate::files) mod tcp;
@@ -500,6 +501,11 @@ fn check(entry: &InetSkEntry, findings: &mut Findings<'_>) -> Result<()> {
                 ),
                 "restore with --tcp-established to go on with it, with --tcp-close to drop it",
             ));
+        } else if saved
+            && !findings.allow.tcp_close
+            && let Some(obstacle) = taken(entry)?
+        {
+            findings.obstacle(obstacle);
         }
         return Ok(());
     }
@@ -526,6 +532,44 @@ fn check(entry: &InetSkEntry, findings: &mut Findings<'_>) -> Result<()> {
     let what = format!("The address of {} {what}", shown(entry));
     findings.obstacle(Obstacle::new(Kind::Busy, what, hint));
     Ok(())
+}
+
+/// What has the addresses of a connection that is to go on. What the keeper holds makes room.
+fn taken(entry: &InetSkEntry) -> Result<Option<Obstacle>> {
+    let end = |words: &[u32], port: u32| {
+        let port = u16::try_from(port).ok()?;
+        ip(words).map(|ip| SocketAddr::new(ip, port))
+    };
+    let ends = [
+        end(&entry.src_addr, entry.src_port),
+        end(&entry.dst_addr, entry.dst_port),
+    ];
+    // No table where the kernel has no such protocol.
+    let tables = [procfs::net::tcp(), procfs::net::tcp6()];
+    let mut there = tables.into_iter().flatten().flatten();
+    let Some(found) =
+        there.find(|other| [Some(other.local_address), Some(other.remote_address)] == ends)
+    else {
+        return Ok(None);
+    };
+    let name = shown(entry);
+    if connections::list()?.iter().any(|held| held.ends == name) {
+        return Ok(None);
+    }
+    let (kind, state) = match (found.inode, &found.state) {
+        // Nobody has a descriptor of it any more, and the other end does not answer.
+        (0, TcpState::FinWait1 | TcpState::LastAck | TcpState::Closing) => {
+            (Kind::Failed, "is still being closed")
+        }
+        // What only waits for its time to pass makes room.
+        (0, _) => return Ok(None),
+        _ => (Kind::Busy, "is in use"),
+    };
+    Ok(Some(Obstacle::new(
+        kind,
+        format!("The connection of {name} {state}"),
+        "wait for its end (ss -tanp shows it), or restore with --tcp-close",
+    )))
 }
 
 /// A socket in words.

@@ -77,6 +77,16 @@ pub(crate) enum Otherwise {
 }
 
 impl Otherwise {
+    /// The option of the command line.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Apart => "--new-pid-namespace",
+            Self::Files(_) => "--with-files",
+            Self::Connected => "--tcp-established",
+            Self::Closed => "--tcp-close",
+        }
+    }
+
     /// What it is called, whether it is so, and the other way.
     fn of(self, manner: Manner) -> (String, bool, Manner) {
         match self {
@@ -130,6 +140,15 @@ impl Checklist {
         }
     }
 
+    /// An obstacle whose hint speaks of what is to be pressed here, instead of the command line.
+    fn on_screen(&self, obstacle: &Obstacle) -> Obstacle {
+        let mut hint = obstacle.hint.clone();
+        for (n, option) in self.options.iter().enumerate() {
+            hint = hint.replace(option.word(), &format!("{} below", n + 1));
+        }
+        Obstacle::new(obstacle.kind, obstacle.what.clone(), hint)
+    }
+
     /// As it is asked.
     pub(crate) fn preview(&self) -> Preview {
         let name = self.dir.file_name().unwrap_or(self.dir.as_os_str());
@@ -148,7 +167,8 @@ impl Checklist {
                 format::bytes(self.pages * PAGE_SIZE),
             ),
         );
-        obstacles(&mut preview, &self.obstacles, &self.warnings);
+        let here = |all: &[Obstacle]| all.iter().map(|o| self.on_screen(o)).collect::<Vec<_>>();
+        obstacles(&mut preview, &here(&self.obstacles), &here(&self.warnings));
         if self.obstacles.is_empty() {
             preview.line(Mark::Good, format!("its pages are all there, in {layers}"));
             let ids = format::count(self.ids as u64, "task id");
@@ -215,6 +235,18 @@ impl Checklist {
                     preview.line(Mark::Warn, format::plain(line));
                 }
             }
+        }
+        if self.manner.connected {
+            // Its end would be told to the other ends of the very connections.
+            preview.line(
+                Mark::Warn,
+                "killed without a layer, its connections end: then none can go on",
+            );
+            preview.line(
+                Mark::Warn,
+                "a connection that carried anything since the layer was made hangs",
+            );
+            return;
         }
         preview.line(
             Mark::Warn,

@@ -13,7 +13,7 @@ use crate::cli::dump as dump_line;
 use crate::cli::watch::freeze;
 use crate::format;
 use crate::home::{next_free, parent_of, past, stack_name};
-use crate::tui::message::{Made, Report, Wish};
+use crate::tui::message::{Made, Manner, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
 /// What a dump does to its target.
@@ -79,22 +79,26 @@ impl Jobs {
         Ok((wish, past))
     }
 
-    /// What a last layer of a tree would be, before it ends: see [`Jobs::keep`].
-    pub(super) fn plan_keep(&self, root: Pid) -> Result<dump::Plan> {
-        dump::plan(&self.dump_options(&self.resolve(root, true)?.0)?)
+    /// What a last layer of a tree would be, before it ends: see [`Jobs::keep`]. Its connections are saved when
+    /// those of the layer to be restored are spoken of.
+    pub(super) fn plan_keep(&self, root: Pid, manner: Manner) -> Result<dump::Plan> {
+        let mut options = self.dump_options(&self.resolve(root, true)?.0)?;
+        options.allow.tcp_established = manner.connected || manner.closed;
+        dump::plan(&options)
     }
 
     /// Makes a last layer of a tree, durable before the tree is killed.
     pub(super) fn keep(
         &self,
         root: Pid,
+        manner: Manner,
         label: String,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<PathBuf> {
-        let mut options = self.dump_options(&self.resolve(root, true)?.0)?;
-        options.label = Some(label);
-        let outcome = dump::run(&dump::plan(&options)?, reporter, cancel)?;
+        let mut plan = self.plan_keep(root, manner)?;
+        plan.options.label = Some(label);
+        let outcome = dump::run(&plan, reporter, cancel)?;
         Ok(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir))
     }
 

@@ -72,7 +72,7 @@ impl Jobs {
             })
             .map(|(root, (tasks, _))| Room {
                 tasks,
-                lost: self.lost(root),
+                lost: self.lost(root, manner),
             });
         let replaced = plan.put_back.iter().map(|file| Replaced {
             path: file.path.to_string_lossy().into_owned(),
@@ -137,8 +137,11 @@ impl Jobs {
     }
 
     /// Why the present state of a running tree cannot be kept.
-    fn lost(&self, root: Pid) -> Option<Vec<String>> {
-        let error = self.plan_keep(root).and_then(|plan| plan.check()).err()?;
+    fn lost(&self, root: Pid, manner: Manner) -> Option<Vec<String>> {
+        let error = self
+            .plan_keep(root, manner)
+            .and_then(|plan| plan.check())
+            .err()?;
         let why = format!("its present state cannot be kept: {}", error.one_line());
         let obstacles = error.obstacles().iter().map(|o| o.what.clone());
         Some(std::iter::once(why).chain(obstacles).collect())
@@ -166,7 +169,7 @@ impl Jobs {
                 let what = format!("Layer {} cannot be restored", dir.display());
                 return Err(Error::refused(what, others));
             }
-            kept = self.end_tree(tree, dir, reporter, cancel)?;
+            kept = self.end_tree(tree, dir, manner, reporter, cancel)?;
         }
         let back = |error: Error| match &kept {
             Some(kept) => error.hint(format!(
@@ -195,6 +198,7 @@ impl Jobs {
         &self,
         tree: &Displaced,
         dir: &Path,
+        manner: Manner,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Option<PathBuf>> {
@@ -204,7 +208,7 @@ impl Jobs {
         let kept = if tree.keep {
             let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
             let label = format!("before going back to {name}");
-            Some(self.keep(tree.root, label, reporter, cancel)?)
+            Some(self.keep(tree.root, manner, label, reporter, cancel)?)
         } else {
             Frozen::freeze(tree.root)?.kill()?;
             None
