@@ -41,7 +41,7 @@ pub(crate) struct Config {
     pub(crate) state: bool,
     /// It is for a screen reader.
     pub(crate) screen_reader: bool,
-    /// Files that we may not read, each with the reason.
+    /// Directories of files that we may not read, in words.
     pub(crate) unread: Vec<String>,
 }
 
@@ -55,6 +55,7 @@ impl Config {
         let of = |name: &str| std::env::var(name).unwrap_or_default();
         let config = Self::of(&paths, flags, Theme::of_environment(of))?;
         match config.unread.first() {
+            // A file that was asked for is another matter.
             Some(why) if std::env::var_os("ICECORE_CONFIG").is_some() => {
                 Err(Error::new(Kind::Permission, why))
             }
@@ -110,7 +111,11 @@ impl Config {
 fn permitted(path: &Path, unread: &mut Vec<String>) -> Result<Option<File>> {
     match File::read(path) {
         Err(e) if e.kind() == Kind::Permission => {
-            unread.push(e.one_line());
+            let dir = path.parent().unwrap_or(path).display();
+            let why = format!("{dir} may not be read: it configures nothing");
+            if !unread.contains(&why) {
+                unread.push(why);
+            }
             Ok(None)
         }
         read => read,

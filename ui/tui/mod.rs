@@ -152,10 +152,7 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     model.voice = speaks.then(Voice::default);
     model.resume(kept, damage.or(said));
     for unread in &options.config.unread {
-        let text = format!(
-            "not configured by this file: {}",
-            crate::format::plain(unread)
-        );
+        let text = crate::format::plain(unread);
         model.toast(Mark::Warn, text.clone());
         model.note(Mark::Warn, text);
     }
