@@ -15,6 +15,17 @@ pub(crate) fn as_root() -> Option<String> {
     if nix::unistd::geteuid().is_root() {
         return None;
     }
+    Some(format!("sudo {}", this_run()?))
+}
+
+/// The command line of this run in a user namespace that keeps the ids (unshare(1)): a tree of one's own can be
+/// restored there, in a pid namespace of its own.
+pub(crate) fn rootless() -> Option<String> {
+    let keeping = "unshare --map-current-user --keep-caps";
+    Some(format!("{keeping} {}", this_run()?))
+}
+
+fn this_run() -> Option<String> {
     // sudo has a search path of its own.
     let program = std::env::current_exe().ok()?;
     let words = std::env::args_os().skip(1);
@@ -25,7 +36,7 @@ pub(crate) fn as_root() -> Option<String> {
 fn line(program: &Path, words: impl Iterator<Item = String>) -> String {
     let program = std::iter::once(program.to_string_lossy().into_owned());
     let words: Vec<String> = program.chain(words).map(quoted).collect();
-    format!("sudo {}", words.join(" "))
+    words.join(" ")
 }
 
 /// A word as a shell takes it for one.
@@ -50,7 +61,7 @@ mod tests {
         );
         assert_eq!(
             line,
-            r"sudo /usr/bin/icecore restore -D 'my layers/it'\''s' '' '$HOME'"
+            r"/usr/bin/icecore restore -D 'my layers/it'\''s' '' '$HOME'"
         );
     }
 }

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use icecore::{Obstacle, PAGE_SIZE, Pid};
 
 use super::obstacles;
-use crate::format;
 use crate::tui::message::{Displaced, Manner, Wish};
 use crate::tui::popup::{Mark, Preview};
+use crate::{format, rights};
 
 /// What was found out about the restore of a layer.
 #[derive(Clone, Debug)]
@@ -142,9 +142,12 @@ impl Checklist {
 
     /// An obstacle whose hint speaks of what is to be pressed here, instead of the command line.
     fn on_screen(&self, obstacle: &Obstacle) -> Obstacle {
-        let mut hint = obstacle.hint.clone();
+        // The command that helps is another one here: see `rootless`.
+        let hint = obstacle.hint.split(": unshare").next().unwrap_or_default();
+        let mut hint = hint.to_owned();
         for (n, option) in self.options.iter().enumerate() {
-            hint = hint.replace(option.word(), &format!("{} below", n + 1));
+            let word = format!("with {}", option.word());
+            hint = hint.replace(&word, &format!("with {} below", n + 1));
         }
         Obstacle::new(obstacle.kind, obstacle.what.clone(), hint)
     }
@@ -169,6 +172,13 @@ impl Checklist {
         );
         let here = |all: &[Obstacle]| all.iter().map(|o| self.on_screen(o)).collect::<Vec<_>>();
         obstacles(&mut preview, &here(&self.obstacles), &here(&self.warnings));
+        let rootless = self.obstacles.iter().any(|o| o.hint.contains(": unshare"));
+        let apart = self.options.iter().position(|o| *o == Otherwise::Apart);
+        if let (true, Some(command), Some(n)) = (rootless, rights::rootless(), apart) {
+            let command = format::plain(&command);
+            let line = format!("without root: leave, then {command}, and {} here", n + 1);
+            preview.line(Mark::Hint, line);
+        }
         if self.obstacles.is_empty() {
             preview.line(Mark::Good, format!("its pages are all there, in {layers}"));
             let ids = format::count(self.ids as u64, "task id");
