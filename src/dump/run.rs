@@ -360,7 +360,10 @@ fn store_pages(
         )
     });
     let others = snapshot.sysv.iter();
-    let others = others.map(|s| (s.id(), &s.file, s.entry.size, None));
+    let others = others.map(|s| {
+        let huge = huge::of_system_v(&s.entry);
+        (s.id(), &s.file, s.entry.size, huge)
+    });
     for (shmid, file, size, huge) in files.chain(others) {
         cancel.check()?;
         let id = PagemapId::Shared(shmid.into());

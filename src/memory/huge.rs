@@ -6,12 +6,14 @@
 //! `MFD_HUGETLB`, the size in the bits from 26 on), `/sys/kernel/mm/hugepages`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::proto::{MemfdInodeEntry, VmaEntry};
+use crate::image::proto::{IpcShmEntry, MemfdInodeEntry, VmaEntry};
 use crate::sys::shared::SharedWords;
 
 /// The bits of a size.
@@ -44,6 +46,21 @@ pub fn of_segment(entry: &MemfdInodeEntry) -> Option<u64> {
     entry.hugetlb_flag.map(size)
 }
 
+/// Bytes of a page of a segment of System V shared memory, when they are huge.
+pub fn of_system_v(entry: &IpcShmEntry) -> Option<u64> {
+    entry.hugetlb_flag.map(size)
+}
+
+/// Bytes of a page of an open file, when it is on a hugetlbfs.
+///
+/// # Errors
+/// As fstatfs(2).
+pub fn of_file(file: &File) -> Result<Option<u64>> {
+    let found = fstatfs(file).map_err(|e| Error::os("Cannot find the file system of memory", e))?;
+    let huge = found.filesystem_type() == HUGETLBFS_MAGIC;
+    Ok(huge.then(|| found.block_size().unsigned_abs()))
+}
+
 /// Bytes of a page of a mapping that takes huge pages of its own.
 fn of_mapping(vma: &VmaEntry) -> Option<u64> {
     let own = libc::MAP_HUGETLB | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -55,6 +72,7 @@ fn of_mapping(vma: &VmaEntry) -> Option<u64> {
 pub fn missing<'a>(
     vmas: impl IntoIterator<Item = &'a VmaEntry>,
     segments: impl IntoIterator<Item = &'a MemfdInodeEntry>,
+    system_v: impl IntoIterator<Item = &'a IpcShmEntry>,
 ) -> Vec<Obstacle> {
     let mut needed: BTreeMap<u64, u64> = BTreeMap::new();
     let mapped = vmas
@@ -63,7 +81,10 @@ pub fn missing<'a>(
     let shared = segments
         .into_iter()
         .filter_map(|entry| Some((of_segment(entry)?, entry.size)));
-    for (size, bytes) in mapped.chain(shared) {
+    let system_v = system_v
+        .into_iter()
+        .filter_map(|entry| Some((of_system_v(entry)?, entry.size)));
+    for (size, bytes) in mapped.chain(shared).chain(system_v) {
         *needed.entry(size).or_default() += bytes.div_ceil(size);
     }
     needed
@@ -138,9 +159,9 @@ mod tests {
             flags: 0x5404_0022,
             ..VmaEntry::default()
         };
-        let found = missing([&vma], []);
+        let found = missing([&vma], [], []);
         assert_eq!(found.len(), 1);
         assert!(found[0].hint.contains("hugepages-2048kB/nr_hugepages"));
-        assert!(missing([], []).is_empty());
+        assert!(missing([], [], []).is_empty());
     }
 }

@@ -232,12 +232,6 @@ impl Mapping {
             );
             Some(Obstacle::unsupported(text, hint))
         };
-        if self.vm.contains(VmFlags::HT) && self.backing == Backing::SystemV {
-            return refuse(
-                "huge pages of System V shared memory",
-                "they cannot be saved yet",
-            );
-        }
         match &self.backing {
             Backing::Vdso | Backing::Vvar | Backing::Vsyscall => None,
             Backing::Anonymous if !self.name.is_empty() && self.name.starts_with('?') => {

@@ -114,7 +114,7 @@ fn written(file: &File, size: u64, page: u64) -> Result<Vec<PageRange>> {
             let len = usize::try_from((end - at).min(CHUNK)).unwrap_or(0);
             file.read_exact_at(&mut buffer[..len], at).map_err(cannot)?;
             if buffer[..len].iter().any(|byte| *byte != 0) {
-                found.push(PageRange::new(start, end));
+                found.push(PageRange::new(start, end.next_multiple_of(PAGE_SIZE)));
                 break;
             }
             at += len as u64;
@@ -129,7 +129,8 @@ fn written(file: &File, size: u64, page: u64) -> Result<Vec<PageRange>> {
 /// # Errors
 /// When a page cannot be read or written.
 pub fn fill(fd: &OwnedFd, size: u64, huge: Option<u64>, resolved: &Resolved<'_>) -> Result<u64> {
-    let filling = huge.map(|_| Filling::new(fd, size)).transpose()?;
+    let filling = huge.map(|page| Filling::new(fd, size.next_multiple_of(page)));
+    let filling = filling.transpose()?;
     let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
     let mut pages = 0;
     for run in resolved.runs() {

@@ -82,10 +82,6 @@ pub fn unsupported(vma: &VmaEntry) -> Option<&'static str> {
         (vma.status & status::SHSTK != 0, "a shadow stack"),
         (vma.status & status::UPROBES != 0, "a uprobes page"),
         (
-            vma.status & status::SYSVIPC != 0 && vma.flags & libc::MAP_HUGETLB.cast_unsigned() != 0,
-            "huge pages of System V shared memory",
-        ),
-        (
             old_shared,
             "shared memory in the format of CRIU before 3.15",
         ),
@@ -161,8 +157,8 @@ pub fn clear(
     check(remote, "rebuilding the address space", &mut calls)
 }
 
-/// Makes the mappings of the image but for those of System V shared memory (see [`super::sysv`]) and rings (see [`super::aio`]). `fd` gives the descriptor, inherited by the process, of a file
-/// id. Private mappings that hold pages but may not be written stay writable until [`protect`].
+/// Makes the mappings of the image but for those of System V shared memory (see [`super::sysv`]) and rings
+/// (see [`super::aio`]). `fd` gives the descriptor, inherited by the process, of a file id. Private mappings that hold pages but may not be written stay writable until [`protect`].
 ///
 /// # Errors
 /// When the kernel refuses a mapping.
@@ -257,7 +253,6 @@ pub fn protect(remote: &mut Remote, vmas: &[VmaEntry]) -> Result<()> {
     check(remote, "setting the protection of mappings", &mut calls)
 }
 
-/// Whether we make the mapping with mmap(2).
 /// True when the mappings of an image can be: whole pages, ascending, apart from each other. Guard
 /// pages lie inside the mapping before them.
 pub fn is_sound(vmas: &[VmaEntry]) -> bool {
@@ -275,6 +270,7 @@ pub fn is_sound(vmas: &[VmaEntry]) -> bool {
     })
 }
 
+/// Whether we make the mapping with mmap(2).
 fn is_made(vma: &VmaEntry) -> bool {
     vma.status & status::REGULAR != 0 && vma.status & status::GUARD == 0 && !is_kernels(vma)
 }

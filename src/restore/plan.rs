@@ -204,7 +204,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let bodies = plan.processes.iter().filter_map(|p| p.body.as_ref());
     let vmas = bodies.flat_map(|body| &body.mm.vmas);
     let memfds: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
-    plan.obstacles.extend(huge::missing(vmas, &memfds));
+    let system_v = plan.segments.iter().map(|segment| &segment.entry);
+    let missing = huge::missing(vmas, &memfds, system_v);
+    plan.obstacles.extend(missing);
     // Nobody is in a namespace that is made anew.
     if plan.anew.ipc.is_none() {
         let members = plan.ids().collect();

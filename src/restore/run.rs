@@ -214,7 +214,7 @@ fn make_segments(plan: &Plan, born: &mut Newborn<'_>, made: &mut sysv::Made) -> 
         }
         let id = PagemapId::Shared(entry.desc.id.into());
         let resolved = plan.stack.resolved(id)?.checked();
-        pages += segments::fill(&memory, entry.size, None, &resolved)?;
+        pages += segments::fill(&memory, entry.size, huge::of_system_v(entry), &resolved)?;
     }
     Ok(pages)
 }

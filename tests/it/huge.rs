@@ -32,8 +32,8 @@ fn huge_pages_come_back_from_each_layer_and_what_is_missing_is_named() {
     if !require(&[Need::Root]) {
         return;
     }
-    let Some(pages) = Pages::more(40) else {
-        let line = "skipped huge: the machine gives no 40 huge pages of 2 MiB\n";
+    let Some(pages) = Pages::more(44) else {
+        let line = "skipped huge: the machine gives no 44 huge pages of 2 MiB\n";
         std::io::stderr().write_all(line.as_bytes()).unwrap();
         return;
     };

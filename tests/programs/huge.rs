@@ -1,4 +1,4 @@
-//! Huge pages of 2 MiB: private and shared memory, a memfd mapped both ways, and one that is only open;
+//! Huge pages of 2 MiB: private and shared memory, a memfd mapped both ways, and one that is only open, a segment of System V;
 //! with a directory as argument, a file on a hugetlbfs that is mounted there. A child has them too.
 
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::desk::{Answer, Desk, Program, same};
-use crate::kernel::{Region, child};
+use crate::kernel::{Region, call, child};
 use crate::pattern::{check, fill, word};
 
 /// Small pages of a huge one.
@@ -20,6 +20,8 @@ struct Huge {
     memfd: Region,
     /// A private mapping of the memfd: its second huge page is its own.
     own: Region,
+    /// A segment of System V that goes with its last attachment.
+    segment: Region,
     file: File,
     on_disk: Option<Region>,
     seed: u64,
@@ -48,6 +50,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         shared: anonymous(libc::MAP_SHARED),
         memfd: of(&file, libc::MAP_SHARED),
         own: of(&file, libc::MAP_PRIVATE),
+        segment: segment(),
         file,
         on_disk,
         seed: 1,
@@ -71,7 +74,21 @@ impl Huge {
         fill(&self.private, 5, self.seed);
         fill(&self.shared, HUGE + 6, self.seed);
         fill(&self.memfd, 7, self.seed);
+        fill(&self.segment, HUGE + 8, self.seed);
     }
+}
+
+/// Two huge pages, and not quite all of the second one.
+fn segment() -> Region {
+    let flags = libc::IPC_CREAT | libc::SHM_HUGETLB | 0o600;
+    let flags = u64::from(flags.cast_unsigned()) | 21 << 26;
+    let bytes = (2 * HUGE * 4096 - 8192) as u64;
+    let id = call(libc::SYS_shmget, [0, bytes, flags, 0, 0, 0]).unwrap();
+    let id = id.cast_unsigned();
+    let at = call(libc::SYS_shmat, [id, 0, 0, 0, 0, 0]).unwrap();
+    let remove = libc::IPC_RMID.cast_unsigned().into();
+    call(libc::SYS_shmctl, [id, remove, 0, 0, 0, 0]).unwrap();
+    Region::at(at.cast_unsigned(), 2 * HUGE)
 }
 
 impl Program for Huge {
@@ -81,6 +98,8 @@ impl Program for Huge {
         check("memfd", &self.memfd, 7, self.seed)?;
         check("private mapping of it", &self.own, 7, self.seed)?;
         check("page of its own", &self.own, HUGE + 3, 44)?;
+        check("System V", &self.segment, HUGE + 8, self.seed)?;
+        check("System V, never written", &self.segment, 3, 0)?;
         check("not in the memfd", &self.memfd, HUGE + 3, 0)?;
         check("private, never written", &self.private, HUGE, 0)?;
         let mut bytes = [0; 8];

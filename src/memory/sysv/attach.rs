@@ -7,7 +7,8 @@ use crate::error::{Error, Kind, Result};
 use crate::image::proto::VmaEntry;
 use crate::image::status;
 use crate::inject::{Call, Remote};
-use crate::units::PageRange;
+use crate::memory::huge;
+use crate::units::{PAGE_SIZE, PageRange};
 
 /// Attaches segments as `vmas` have them; the rest of the address space is still empty. What came of one
 /// shmat(2) comes of one again, so that shmdt(2) ends all of it. `hole` gives that many bytes that no
@@ -28,12 +29,17 @@ pub fn attach(
     }
     for ((_, id), parts) in attachments {
         let segment = segments.iter().find(|s| u64::from(s.entry.desc.id) == id);
-        let bytes = segment.map(|s| mapped_size(&s.entry)).ok_or_else(|| {
+        let entry = segment.map(|s| &s.entry).ok_or_else(|| {
             Error::corrupt(format!("Segment {id} is attached, but no image has it"))
         })?;
-        let room = hole(bytes).ok_or_else(|| {
+        let bytes = mapped_size(entry);
+        // Huge pages begin at multiples of their size only.
+        let page = huge::of_system_v(entry).unwrap_or(PAGE_SIZE);
+        let room = hole(bytes + page).ok_or_else(|| {
             Error::new(Kind::Unsupported, format!("No room to attach segment {id}"))
         })?;
+        let start = room.start.next_multiple_of(page);
+        let room = PageRange::new(start, start + bytes);
         attach_one(remote, id, &parts, room)?;
     }
     Ok(())

@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{getegid, geteuid};
 
-use super::{SHM_DEST, SHM_LOCKED, Wanted, holder, open};
+use super::{SHM_DEST, SHM_LOCKED, Wanted, holder, mapped_size, open};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{IpcDescEntry, IpcShmEntry};
 use crate::inject::{Call, Remote};
+use crate::memory::huge;
 use crate::sys::sysv::{lock_segment, remove_segment, set_segment};
 use crate::task::sysv::{Object, segments, taken};
 use crate::units::Pid;
@@ -141,7 +142,7 @@ impl Made {
         }
         let memory = OwnedFd::from(open(id, true)?);
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&memory, hole, 0, entry.size.cast_signed()).map_err(cannot)?;
+        fallocate(&memory, hole, 0, mapped_size(entry).cast_signed()).map_err(cannot)?;
         Ok(memory)
     }
 
@@ -174,7 +175,13 @@ impl Drop for Made {
 /// Creates a segment in `maker`.
 fn create(entry: &IpcShmEntry, maker: &mut Remote) -> Result<()> {
     let desc = &entry.desc;
-    let get = |flags: u64| Call::new(libc::SYS_shmget, &[desc.key.into(), entry.size, flags]);
+    let huge = huge::of_system_v(entry).map_or(0, |page| {
+        libc::SHM_HUGETLB.cast_unsigned() | huge::size_flags(page)
+    });
+    let get = |flags: u64| {
+        let flags = flags | u64::from(huge);
+        Call::new(libc::SYS_shmget, &[desc.key.into(), entry.size, flags])
+    };
     let what = format!("segment {} of System V shared memory", desc.id);
     create_in(maker, desc, "shm", &what, remove_segment, get)
 }

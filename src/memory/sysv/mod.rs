@@ -20,6 +20,7 @@ use prost::Message as _;
 pub use attach::attach;
 pub use make::{Made, check, create_in};
 
+use super::huge;
 use super::mappings::{self, Mapping};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{IpcDescEntry, IpcShmEntry};
@@ -158,7 +159,11 @@ pub fn collect(tree: &[(&Process, &[Mapping])], ids: &Ids, whole: bool) -> Resul
                 .kinded(Kind::Unsupported)
                 .hint(hint));
         }
-        let entry = entry(*id, object, ids);
+        let entry = IpcShmEntry {
+            // As CRIU has it: the size alone, in the place that shmget(2) has it.
+            hugetlb_flag: huge::of_file(&file)?.map(huge::size_flags),
+            ..entry(*id, object, ids)
+        };
         found.push(Segment { entry, file });
     }
     let missing = attached.keys().find(|id| !all.contains_key(id));
@@ -269,5 +274,6 @@ pub fn read(images: &Images, number: u32) -> Result<Vec<Wanted>> {
 
 /// Bytes of a segment's mapping.
 fn mapped_size(entry: &IpcShmEntry) -> u64 {
-    entry.size.next_multiple_of(PAGE_SIZE)
+    let page = huge::of_system_v(entry).unwrap_or(PAGE_SIZE);
+    entry.size.next_multiple_of(page)
 }
