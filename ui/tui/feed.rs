@@ -133,9 +133,9 @@ impl Feed {
             answer_maps(&requests, &messages);
         })?;
         let (probes, requests) = channel();
-        let program = keeper.clone();
+        let (program, held) = (keeper.clone(), gate.clone());
         spawn("probe", messages, move |messages| {
-            probe::answer(&program, &requests, &messages);
+            probe::answer(&program, &held, &requests, &messages);
         })?;
         let (counts, requests) = channel();
         spawn("counter", messages, move |messages| {

@@ -39,6 +39,11 @@ impl Gate {
         Inside(self.clone())
     }
 
+    /// Whether anybody is inside.
+    pub(crate) fn is_held(&self) -> bool {
+        self.state().inside > 0
+    }
+
     /// Lets nobody in any more, and waits until all have left.
     pub(crate) fn close(&self) {
         self.state().closed = true;
@@ -69,7 +74,9 @@ mod tests {
     #[test]
     fn it_closes_when_all_have_left_and_lets_nobody_in_until_it_opens() {
         let gate = Gate::default();
+        assert!(!gate.is_held());
         let inside = gate.enter();
+        assert!(gate.is_held());
         let (said, hears) = channel();
         let (closing, tells) = (gate.clone(), said.clone());
         let closer = thread::spawn(move || {

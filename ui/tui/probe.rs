@@ -12,6 +12,7 @@ use icecore::files::Allow;
 use icecore::{Kind, Pid, Result};
 use nix::unistd::{AccessFlags, access};
 
+use super::gate::Gate;
 use super::message::Msg;
 use crate::format;
 
@@ -19,6 +20,8 @@ use crate::format;
 const ROUND: usize = 4;
 /// How long a verdict is believed.
 const FRESH: Duration = Duration::from_secs(300);
+/// How long one is believed that somebody else's doing may end (a debugger's, another dump's).
+const PASSING: Duration = Duration::from_secs(5);
 /// Verdicts remembered.
 const KEPT: usize = 512;
 
@@ -64,14 +67,19 @@ impl Dumpable {
 /// A process: a pid is nobody's for ever.
 pub(crate) type Who = (Pid, u64);
 
-/// Answers requests for the rows that are seen, the latest one.
-pub(super) fn answer(keeper: &Path, requests: &Receiver<Vec<Who>>, messages: &Sender<Msg>) {
+/// Answers requests for the rows that are seen, the latest one. Who is inside of `gate` may hold a target.
+pub(super) fn answer(
+    keeper: &Path,
+    gate: &Gate,
+    requests: &Receiver<Vec<Who>>,
+    messages: &Sender<Msg>,
+) {
     let mut known: BTreeMap<Who, (Instant, Dumpable)> = BTreeMap::new();
     while let Ok(mut rows) = requests.recv() {
         while let Ok(newer) = requests.try_recv() {
             rows = newer;
         }
-        known.retain(|_, (since, _)| since.elapsed() < FRESH);
+        known.retain(|_, (until, _)| Instant::now() < *until);
         if known.len() > KEPT {
             known.clear();
         }
@@ -81,7 +89,12 @@ pub(super) fn answer(keeper: &Path, requests: &Receiver<Vec<Who>>, messages: &Se
             .copied()
             .collect();
         for who in unknown.into_iter().take(ROUND) {
-            known.insert(who, (Instant::now(), judge(who.0, keeper)));
+            let ours = gate.is_held();
+            let (lasting, dump) = judge(who.0, keeper);
+            // Whoever stops the target for a moment may be we ourselves: that is no verdict.
+            if lasting == FRESH || !(ours || gate.is_held()) {
+                known.insert(who, (Instant::now() + lasting, dump));
+            }
         }
         let found = rows.iter().map(|who| {
             let probe = Probe {
@@ -108,11 +121,26 @@ fn descriptors(pid: Pid) -> Option<usize> {
     }
 }
 
-fn judge(pid: Pid, keeper: &Path) -> Dumpable {
-    checked(pid, keeper).unwrap_or_else(|error| match error.kind() {
-        Kind::Permission => Dumpable::No("that takes more rights than we have".into()),
-        _ => Dumpable::No(format::plain(&error.one_line())),
-    })
+/// The verdict, and how long it is believed.
+fn judge(pid: Pid, keeper: &Path) -> (Duration, Dumpable) {
+    let lasting = |kind: Option<Kind>| match kind {
+        Some(Kind::Busy | Kind::TargetGone) => PASSING,
+        _ => FRESH,
+    };
+    match held(pid, keeper) {
+        Ok(report) => {
+            let mut kinds = report.plan.obstacles.iter().map(|o| o.kind);
+            let busy = kinds.find(|kind| *kind == Kind::Busy);
+            (lasting(busy), verdict(&report))
+        }
+        Err(error) => {
+            let why = match error.kind() {
+                Kind::Permission => "that takes more rights than we have".into(),
+                _ => format::plain(&error.one_line()),
+            };
+            (lasting(Some(error.kind())), Dumpable::No(why))
+        }
+    }
 }
 
 /// What a tree holds, each with whether it can be dumped.
@@ -132,16 +160,14 @@ pub(super) fn held(pid: Pid, keeper: &Path) -> Result<dump::Report> {
     dump::check(&options, false)
 }
 
-fn checked(pid: Pid, keeper: &Path) -> Result<Dumpable> {
-    let report = held(pid, keeper)?;
+fn verdict(report: &dump::Report) -> Dumpable {
     // What is worst comes first.
-    let worst = report.lines.first();
-    Ok(match worst {
+    match report.lines.first() {
         Some(line) if line.verdict == Verdict::No => Dumpable::No(format::plain(&line.what)),
         Some(line) if line.verdict == Verdict::WithOption => {
             let hint = line.hint.as_deref().unwrap_or(&line.what);
             Dumpable::Option(format::plain(hint))
         }
         _ => Dumpable::Yes,
-    })
+    }
 }
