@@ -1,5 +1,6 @@
 //! Huge pages of 2 MiB: private and shared memory, a memfd mapped both ways, and one that is only open, a segment of System V;
-//! with a directory as argument, a file on a hugetlbfs that is mounted there. A child has them too.
+//! with a directory as argument, a file on a hugetlbfs that is mounted there; with `modest`, no segment, which
+//! CRIU saves of a whole IPC namespace only. A child has them too.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,7 +22,7 @@ struct Huge {
     /// A private mapping of the memfd: its second huge page is its own.
     own: Region,
     /// A segment of System V that goes with its last attachment.
-    segment: Region,
+    segment: Option<Region>,
     file: File,
     on_disk: Option<Region>,
     seed: u64,
@@ -38,7 +39,8 @@ pub fn run(mut desk: Desk, args: &[String]) {
     file.set_len(4 << 20).unwrap();
     let of =
         |file: &File, flags| Region::map(2 * HUGE, WRITE, flags, Some((file, 0)), None).unwrap();
-    let on_disk = args.first().map(|dir| {
+    let modest = args.iter().any(|arg| arg == "modest");
+    let on_disk = args.first().filter(|_| !modest).map(|dir| {
         let mut options = File::options();
         options.read(true).write(true).create_new(true);
         let file = options.open(format!("{dir}/file")).unwrap();
@@ -50,7 +52,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         shared: anonymous(libc::MAP_SHARED),
         memfd: of(&file, libc::MAP_SHARED),
         own: of(&file, libc::MAP_PRIVATE),
-        segment: segment(),
+        segment: (!modest).then(segment),
         file,
         on_disk,
         seed: 1,
@@ -74,7 +76,9 @@ impl Huge {
         fill(&self.private, 5, self.seed);
         fill(&self.shared, HUGE + 6, self.seed);
         fill(&self.memfd, 7, self.seed);
-        fill(&self.segment, HUGE + 8, self.seed);
+        if let Some(segment) = &self.segment {
+            fill(segment, HUGE + 8, self.seed);
+        }
     }
 }
 
@@ -98,8 +102,10 @@ impl Program for Huge {
         check("memfd", &self.memfd, 7, self.seed)?;
         check("private mapping of it", &self.own, 7, self.seed)?;
         check("page of its own", &self.own, HUGE + 3, 44)?;
-        check("System V", &self.segment, HUGE + 8, self.seed)?;
-        check("System V, never written", &self.segment, 3, 0)?;
+        if let Some(segment) = &self.segment {
+            check("System V", segment, HUGE + 8, self.seed)?;
+            check("System V, never written", segment, 3, 0)?;
+        }
         check("not in the memfd", &self.memfd, HUGE + 3, 0)?;
         check("private, never written", &self.private, HUGE, 0)?;
         let mut bytes = [0; 8];

@@ -196,6 +196,39 @@ impl Internet {
         Ok(())
     }
 
+    /// What was under way arrives, and then some more.
+    fn talk(&mut self) -> Result<(), String> {
+        for (mut client, mut server) in self.pairs.drain(..) {
+            let mut is = [0; 8];
+            server
+                .read_exact(&mut is)
+                .map_err(|e| format!("question: {e}"))?;
+            same("question", &is, b"question")?;
+            server.shutdown(Shutdown::Write).unwrap();
+            let mut all = Vec::new();
+            client
+                .read_to_end(&mut all)
+                .map_err(|e| format!("answer: {e}"))?;
+            same("answer", &all.get(..6), &Some(&b"answer"[..]))?;
+            let rest = &all[6..];
+            same(
+                "rest",
+                &(rest.len() > 100_000 && long().starts_with(rest)),
+                &true,
+            )?;
+            client
+                .write_all(b"thanks")
+                .map_err(|e| format!("thanks: {e}"))?;
+            client.shutdown(Shutdown::Write).unwrap();
+            let mut text = String::new();
+            server
+                .read_to_string(&mut text)
+                .map_err(|e| format!("thanks: {e}"))?;
+            same("thanks", &text.as_str(), &"thanks")?;
+        }
+        Ok(())
+    }
+
     /// Says the rest on the half-closed connections.
     fn end_halves(&mut self) -> Result<(), String> {
         for (mut ended, mut open) in self.halves.drain(..) {
@@ -337,6 +370,9 @@ impl Program for Internet {
             }
             return Ok(String::new());
         }
+        if words == ["pairs"] {
+            return self.talk().map(|()| String::new());
+        }
         self.end_halves()?;
         self.end_endings()?;
         let text = |e: std::io::Error| format!("group: {e}");
@@ -357,34 +393,7 @@ impl Program for Internet {
             .map_err(|e| e.to_string())?;
         let mut is = [0; 8];
         same("bound", &self.bound.0.recv(&mut is).unwrap(), &5)?;
-        for (mut client, mut server) in self.pairs.drain(..) {
-            let mut is = [0; 8];
-            server
-                .read_exact(&mut is)
-                .map_err(|e| format!("question: {e}"))?;
-            same("question", &is, b"question")?;
-            server.shutdown(Shutdown::Write).unwrap();
-            let mut all = Vec::new();
-            client
-                .read_to_end(&mut all)
-                .map_err(|e| format!("answer: {e}"))?;
-            same("answer", &all.get(..6), &Some(&b"answer"[..]))?;
-            let rest = &all[6..];
-            same(
-                "rest",
-                &(rest.len() > 100_000 && long().starts_with(rest)),
-                &true,
-            )?;
-            client
-                .write_all(b"thanks")
-                .map_err(|e| format!("thanks: {e}"))?;
-            client.shutdown(Shutdown::Write).unwrap();
-            let mut text = String::new();
-            server
-                .read_to_string(&mut text)
-                .map_err(|e| format!("thanks: {e}"))?;
-            same("thanks", &text.as_str(), &"thanks")?;
-        }
+        self.talk()?;
         for (listener, at) in &self.listeners {
             let mut client = TcpStream::connect(at).map_err(|e| format!("connect {at}: {e}"))?;
             let server = loop {
