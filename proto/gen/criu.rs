@@ -1170,6 +1170,11 @@ pub struct EventpollTfdEntry {
     #[prost(uint64, optional, tag = "7")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pos: ::core::option::Option<u64>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// The number that the watch was entered with, where the process has the file at another one now.
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entered: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -2,18 +2,24 @@
 //!
 //! CRIU: `eventpoll_file_entry` with one `eventpoll_tfd_entry` per watch. A watch belongs to a
 //! descriptor number of a process, so the process itself enters it again, once it has all its
-//! descriptors. An edge that was pending is reported once more. Sources: epoll(7),
+//! descriptors. Programs may close that number and keep the file at another one: the image has the one that is open,
+//! as CRIU does, and in a field of our own the old one, under which the watch is entered again: one
+//! file may be watched under several. An edge that was pending is reported once more. Sources: epoll(7),
 //! proc_pid_fdinfo(5), kcmp(2).
 
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 
+use nix::errno::Errno;
+
 use super::descriptor::{self, Descriptor};
-use super::{Dumper, FileKind, Findings, Held, Opening, Place, Reopened};
-use crate::error::{Error, Kind, Result};
+use super::survey::obstacle;
+use super::{Dumper, FileKind, Findings, Held, Opening, Place, Refusal, Reopened};
+use crate::error::{Error, Result};
 use crate::image::proto::{EventpollFileEntry, EventpollTfdEntry, FdTypes, FileEntry};
-use crate::inject::Call;
+use crate::inject::{Call, Remote};
 use crate::sys::{events, kcmp};
+use crate::units::{Pid, Vaddr};
 
 /// epoll_create1(2).
 #[derive(Debug)]
@@ -79,26 +85,95 @@ impl FileKind for Epoll {
                 events.extend(watch.data.to_le_bytes());
             }
             let start = place.remote.put(0, &events)?;
-            let event = (start..).step_by(EVENT as usize);
-            let add = |(watch, event): (&EventpollTfdEntry, u64)| {
-                let epoll = u64::from(place.number.cast_unsigned());
-                let add = u64::from(libc::EPOLL_CTL_ADD.cast_unsigned());
-                Call::new(libc::SYS_epoll_ctl, &[epoll, add, watch.tfd.into(), event])
-            };
-            let mut calls: Vec<Call> = watches.iter().zip(event).map(add).collect();
+            let (elsewhere, here): (Vec<_>, Vec<_>) = watches
+                .iter()
+                .zip((start..).step_by(EVENT as usize))
+                .partition(|(watch, _)| watch.entered.is_some());
+            let adds = here
+                .iter()
+                .map(|(watch, event)| add(place.number, watch.tfd, *event));
+            let mut calls: Vec<Call> = adds.collect();
             place.remote.run(&mut calls)?;
-            for (call, watch) in calls.iter().zip(watches) {
-                let (tid, tfd) = (place.remote.tid(), watch.tfd);
-                call.value().map_err(|e| {
-                    Error::os(
-                        format!("Process {tid} cannot watch its descriptor {tfd}"),
-                        e,
-                    )
-                })?;
+            for (call, (watch, event)) in calls.iter().zip(here) {
+                match call.value() {
+                    Ok(_) => {}
+                    // CRIU does not tell the number that a second watch of one file was entered with.
+                    Err(Errno::EEXIST) => enter_anywhere(watch, event, place)?,
+                    Err(e) => return Err(cannot_watch(place.remote, watch, e)),
+                }
+            }
+            for (watch, event) in elsewhere {
+                enter_elsewhere(watch, event, place)?;
             }
         }
         Ok(true)
     }
+}
+
+/// The call that enters descriptor `tfd`.
+fn add(epoll: RawFd, tfd: u32, event: Vaddr) -> Call {
+    let (epoll, add) = (epoll.cast_unsigned(), libc::EPOLL_CTL_ADD.cast_unsigned());
+    Call::new(
+        libc::SYS_epoll_ctl,
+        &[epoll.into(), add.into(), tfd.into(), event],
+    )
+}
+
+fn cannot_watch(remote: &Remote, watch: &EventpollTfdEntry, e: Errno) -> Error {
+    let (tid, tfd) = (remote.tid(), watch.tfd);
+    Error::os(
+        format!("Process {tid} cannot watch its descriptor {tfd}"),
+        e,
+    )
+}
+
+/// Enters a watch under the number that it had, which is free or another file's now: that one steps aside. Locks
+/// that a close would end are not there yet.
+fn enter_elsewhere(watch: &EventpollTfdEntry, event: Vaddr, place: &mut Place<'_>) -> Result<()> {
+    let Some(entered) = watch.entered else {
+        return Ok(());
+    };
+    let mut run = |number, args: &[u64]| one(place.remote, watch, number, args);
+    let (from, to) = (u64::from(watch.tfd), u64::from(entered));
+    let there = place
+        .table
+        .iter()
+        .find(|descriptor| descriptor.fd == entered);
+    let Some(there) = there else {
+        run(libc::SYS_dup3, &[from, to, 0])?;
+        let entering = add(place.number, entered, event);
+        run(entering.nr, &entering.args)?;
+        return run(libc::SYS_close, &[to]).map(drop);
+    };
+    let closed_by_exec = u64::from(there.flags & libc::FD_CLOEXEC.cast_unsigned() != 0);
+    let dup = u64::from(libc::F_DUPFD_CLOEXEC.cast_unsigned());
+    let aside = run(libc::SYS_fcntl, &[to, dup, 0])?;
+    run(libc::SYS_dup3, &[from, to, 0])?;
+    let epoll = match place.number.cast_unsigned() == entered {
+        true => RawFd::try_from(aside).unwrap_or(place.number),
+        false => place.number,
+    };
+    let entering = add(epoll, entered, event);
+    run(entering.nr, &entering.args)?;
+    let cloexec = closed_by_exec * u64::from(libc::O_CLOEXEC.cast_unsigned());
+    run(libc::SYS_dup3, &[aside, to, cloexec])?;
+    run(libc::SYS_close, &[aside]).map(drop)
+}
+
+/// Enters a watch under a number that is free.
+fn enter_anywhere(watch: &EventpollTfdEntry, event: Vaddr, place: &mut Place<'_>) -> Result<()> {
+    let mut run = |number, args: &[u64]| one(place.remote, watch, number, args);
+    let free = run(libc::SYS_dup, &[watch.tfd.into()])?;
+    let entering = add(place.number, u32::try_from(free).unwrap_or(0), event);
+    run(entering.nr, &entering.args)?;
+    run(libc::SYS_close, &[free]).map(drop)
+}
+
+/// One call in the process, for a watch.
+fn one(remote: &mut Remote, watch: &EventpollTfdEntry, number: i64, args: &[u64]) -> Result<u64> {
+    let mut calls = [Call::new(number, args)];
+    remote.run(&mut calls)?;
+    calls[0].value().map_err(|e| cannot_watch(remote, watch, e))
 }
 
 /// Bytes of struct epoll_event.
@@ -122,7 +197,9 @@ fn watches(file: &Descriptor, id: u32) -> Result<Vec<EventpollTfdEntry>> {
         })?;
         let turn = nth.entry(watch.tfd).or_default();
         if let Some(epoll) = file.number {
-            watch.tfd = open_number(file, epoll, watch.tfd.cast_signed(), *turn)?.cast_unsigned();
+            let entered = watch.tfd;
+            watch.tfd = open_number(file, epoll, entered.cast_signed(), *turn)?.cast_unsigned();
+            watch.entered = (watch.tfd != entered).then_some(entered);
         }
         *turn += 1;
         watch.id = id;
@@ -138,16 +215,60 @@ fn open_number(file: &Descriptor, epoll: RawFd, watched: RawFd, nth: u32) -> Res
     if is(watched) {
         return Ok(watched);
     }
-    descriptor::numbers(file.pid)?.into_iter().find(|number| is(*number)).ok_or_else(|| {
-        Error::new(
-            Kind::Unsupported,
-            format!(
-                "{} (pid {}) watches (epoll, descriptor {epoll}) a file that it has closed: {watched}",
-                file.comm, file.pid
-            ),
-        )
-        .hint("another process still holds the file: have it closed there, too")
+    let mut numbers = descriptor::numbers(file.pid)?.into_iter();
+    numbers.find(|number| is(*number)).ok_or_else(|| {
+        let what = format!("Cannot dump process {}", file.pid);
+        Error::refused(what, vec![obstacle(file, closed(watched))])
     })
+}
+
+/// Instances that watch a file which the process has closed, and something else keeps open: of such a
+/// watch nobody can say what it is of. The first process that has an instance speaks for it, as in the dump.
+pub(super) fn unnamed(files: &[Descriptor]) -> Vec<(&Descriptor, Refusal)> {
+    let instances = files.iter().filter(|file| Epoll.recognises(file));
+    let mut known: Vec<(Pid, RawFd)> = Vec::new();
+    let mut found = Vec::new();
+    for (file, number) in instances.filter_map(|file| Some((file, file.number?))) {
+        let here = (file.pid, number);
+        let same = |there: &(Pid, RawFd)| {
+            kcmp::compare_files(here, *there).is_ok_and(std::cmp::Ordering::is_eq)
+        };
+        if known.iter().any(same) {
+            continue;
+        }
+        known.push(here);
+        let mut nth: HashMap<u32, u32> = HashMap::new();
+        let lines = file.details.iter().filter(|(name, _)| name == "tfd");
+        for watch in lines.filter_map(|(_, line)| parse(line)) {
+            let turn = nth.entry(watch.tfd).or_default();
+            let (watched, turn_now) = (watch.tfd.cast_signed(), *turn);
+            *turn += 1;
+            // It runs: what is true twice is no accident.
+            if (0..2).all(|_| is_unnamed(file.pid, number, watched, turn_now)) {
+                found.push((file, closed(watched)));
+            }
+        }
+    }
+    found
+}
+
+fn closed(watched: RawFd) -> Refusal {
+    Refusal {
+        what: format!("an epoll instance that watches a file it has closed: {watched}"),
+        hint: "another process still holds the file: have it closed there, too".to_owned(),
+    }
+}
+
+/// True of a watch that is still there, and of a file that the process has at no number.
+fn is_unnamed(pid: Pid, epoll: RawFd, watched: RawFd, nth: u32) -> bool {
+    let of = |number| kcmp::watches(pid, number, epoll, watched, nth);
+    // Whatever is compared: a watch that is gone has nothing to be compared with.
+    let there = of(epoll).is_ok();
+    let named = || {
+        let numbers = descriptor::numbers(pid).unwrap_or_default();
+        numbers.into_iter().any(|number| of(number) == Ok(true))
+    };
+    there && of(watched) != Ok(true) && !named()
 }
 
 /// `5 events:       19 data:                5  pos:0 ino:3f sdev:15`

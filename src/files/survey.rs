@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use super::descriptor::{self, Descriptor};
 use super::tty::Surveyed;
 use super::unix::diag::Table;
-use super::{Allow, Outside, Refusal, kind_of, locks, refusal};
+use super::{Allow, Outside, Refusal, epoll, kind_of, locks, refusal};
 use crate::error::{Obstacle, Result};
 use crate::units::Pid;
 
@@ -106,7 +106,8 @@ pub fn survey(
             found.add(file, refusal);
         }
     }
-    for (file, refusal) in locks::shared(&files, &target) {
+    let closed = epoll::unnamed(&files);
+    for (file, refusal) in locks::shared(&files, &target).into_iter().chain(closed) {
         found.add(file, refusal);
     }
     for (pid, link) in mapped {

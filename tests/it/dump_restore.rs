@@ -62,6 +62,7 @@ pub const LAYERED: &[(&str, &[&str])] = &[
     ("descriptors", &[]),
     ("pipes", &[]),
     ("events", &[]),
+    ("polls", &[]),
     ("confined", &[]),
     ("dispatch", &[]),
     ("tiles", &[]),
@@ -91,6 +92,11 @@ fn what_tasks_hold_comes_back_from_each_layer_of_a_stack() {
             sandbox.kill(&target);
         }
     }
+}
+
+#[test]
+fn watches_come_back_under_the_numbers_that_they_were_entered_with() {
+    round_trip("polls", &[], &[("main", "use")]);
 }
 
 #[test]

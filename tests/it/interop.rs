@@ -29,6 +29,7 @@ pub const KINDS: &[(&str, &[&str])] = &[
     ("nameless", &["modest", "link"]),
     ("pidfds", &[]),
     ("pipes", &[]),
+    ("polls", &["modest"]),
     ("places", &["modest"]),
     ("owners", &["modest"]),
     ("terminals", &["modest"]),

@@ -100,6 +100,12 @@ fn a_file_that_has_lost_its_name_but_not_all_is_an_obstacle() {
 }
 
 #[test]
+fn a_file_that_is_watched_and_open_in_another_process_only_is_an_obstacle() {
+    let words = ["closed: 5", "descriptor 4", "pid 2"];
+    refused("watched-elsewhere", &words);
+}
+
+#[test]
 fn a_file_lock_is_an_obstacle() {
     refused(
         "file-lock",

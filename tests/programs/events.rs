@@ -12,7 +12,7 @@ const TIMER: u64 = 77;
 const SIGNALS: u64 = u64::MAX;
 
 /// Readable; told once (`EPOLLET`).
-const READABLE: u32 = 1;
+pub const READABLE: u32 = 1;
 const ONCE: u32 = 1 << 31;
 
 struct Events {
@@ -24,11 +24,13 @@ struct Events {
     epoll: OwnedFd,
 }
 
-fn number(fd: &OwnedFd) -> u64 {
+/// The number of a descriptor, as system calls take it.
+pub fn number(fd: &OwnedFd) -> u64 {
     fd.as_raw_fd().unsigned_abs().into()
 }
 
-fn new(call_number: i64, args: [u64; 6]) -> OwnedFd {
+/// The descriptor that a system call makes.
+pub fn new(call_number: i64, args: [u64; 6]) -> OwnedFd {
     owned(call(call_number, args).unwrap())
 }
 
@@ -79,8 +81,8 @@ fn arm(timer: &OwnedFd, mut value: [u64; 4]) {
     .unwrap();
 }
 
-/// `struct epoll_event` is packed: events, then data.
-fn watch(epoll: &OwnedFd, fd: &OwnedFd, name: u64, flags: u32) {
+/// Enters a watch. `struct epoll_event` is packed: events, then data.
+pub fn watch(epoll: &OwnedFd, fd: &OwnedFd, name: u64, flags: u32) {
     let mut event = [0u32, 0, 0];
     event[0] = flags;
     event[1] = (name & 0xffff_ffff) as u32;
@@ -94,22 +96,14 @@ fn watch(epoll: &OwnedFd, fd: &OwnedFd, name: u64, flags: u32) {
     .unwrap();
 }
 
-impl Events {
-    /// Names of what is ready, waiting up to a second for the first.
-    fn ready(&self) -> Vec<u64> {
-        let mut events = [[0u32; 3]; 8];
-        let wait = [8, 1000];
-        let count = call_with(
-            libc::SYS_epoll_wait,
-            &[number(&self.epoll)],
-            &mut events,
-            &wait,
-        )
-        .unwrap();
-        let count = usize::try_from(count).unwrap();
-        let name = |event: &[u32; 3]| u64::from(event[1]) | u64::from(event[2]) << 32;
-        events[..count].iter().map(name).collect()
-    }
+/// Names of what is ready in an epoll instance, waiting up to a second for the first.
+pub fn ready(epoll: &OwnedFd) -> Vec<u64> {
+    let mut events = [[0u32; 3]; 16];
+    let wait = [16, 1000];
+    let count = call_with(libc::SYS_epoll_wait, &[number(epoll)], &mut events, &wait).unwrap();
+    let count = usize::try_from(count).unwrap();
+    let name = |event: &[u32; 3]| u64::from(event[1]) | u64::from(event[2]) << 32;
+    events[..count].iter().map(name).collect()
 }
 
 fn read(fd: &OwnedFd) -> Result<u64, String> {
@@ -144,9 +138,9 @@ impl Program for Events {
         .unwrap();
         same("time left", &(5000..5400).contains(&left[2]), &true)?;
         same("interval", &[left[0], left[1]], &[0, 0])?;
-        let mut names = self.ready();
+        let mut names = ready(&self.epoll);
         while !names.contains(&TIMER) {
-            names = self.ready();
+            names = ready(&self.epoll);
         }
         same("the counter is ready", &names.contains(&COUNTER), &true)?;
         // signalfd_siginfo: the number first, the value at byte 44.
@@ -162,7 +156,7 @@ impl Program for Events {
         kernel::queue(libc::SIGRTMIN() + 2, 5);
         same(
             "news of the signal",
-            &self.ready().contains(&SIGNALS),
+            &ready(&self.epoll).contains(&SIGNALS),
             &true,
         )?;
         Ok(String::new())

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::sched::CloneFlags;
 
 use crate::desk::{Answer, Desk, Program};
+use crate::events::{READABLE, new, watch};
 use crate::kernel::{self, Region};
 
 /// More than a layer takes of a deleted file unless it is allowed to.
@@ -98,6 +99,15 @@ fn hold(what: &str, desk: &Desk) {
             std::mem::forget(File::open(&path).unwrap());
             fs::hard_link(&path, path.with_extension("kept")).unwrap();
             fs::remove_file(path).unwrap();
+        }
+        "watched-elsewhere" => {
+            // The child has the file that its parent still watches and has closed.
+            let epoll = new(libc::SYS_epoll_create1, [0; 6]);
+            let counter = new(libc::SYS_eventfd2, [1, 0, 0, 0, 0, 0]);
+            watch(&epoll, &counter, 1, READABLE);
+            kernel::child(|| kernel::sleep_for_ever());
+            drop(counter);
+            std::mem::forget(epoll);
         }
         "file-lock" => {
             let path = desk.dir().join("locked");

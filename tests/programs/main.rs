@@ -34,6 +34,7 @@ mod pattern;
 mod pidfds;
 mod pipes;
 mod places;
+mod polls;
 mod posix;
 mod queues;
 mod reaper;
@@ -83,6 +84,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("owners", owners::run),
     ("pipes", pipes::run),
     ("places", places::run),
+    ("polls", polls::run),
     ("posix", posix::run),
     ("queues", queues::run),
     ("sessions", sessions::run),

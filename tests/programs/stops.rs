@@ -36,11 +36,15 @@ pub fn run(mut desk: Desk, args: &[String]) {
         let name = format!("stop-{number}");
         let child = kernel::child(|| {
             kernel::handle(libc::SIGRTMIN(), on_signal, libc::SA_RESTART, &[]);
-            std::thread::spawn(|| {
+            // It has begun when the child is stopped: a thread that is being made blocks all signals.
+            let (begun, begins) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                begun.send(()).unwrap();
                 loop {
                     std::thread::park();
                 }
             });
+            begins.recv().unwrap();
             // A group of its own, not orphaned: its parent is in the session.
             nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)).unwrap();
             desk.beside(&name).serve(&mut Child);

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         plan.check()?;
         let mut text = format!(
             "would dump {} in {}: {} in memory, {} ({})",
-            format::count(plan.tasks as u64, "process"),
+            format::count(plan.tasks as u64, "task"),
             options.images_dir.display(),
             format::bytes(plan.resident_pages * icecore::PAGE_SIZE),
             plan.tracker,
