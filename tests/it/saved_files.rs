@@ -117,15 +117,7 @@ fn a_file_that_was_replaced_is_named_before_a_restore() {
     let mut sandbox = Sandbox::new();
     let data = sandbox.path("data");
     fs::write(&data, "content").unwrap();
-    let script = "exec < data; exec sleep 1000";
-    let dir = sandbox.path("");
-    let chdir = format!("--chdir={}", dir.display());
-    let pid = sandbox.start("sleep.log", &["env", &chdir, "sh", "-c", script]);
-    let target = Target::silent(pid, sandbox.proc(""));
-    wait_until("it sleeps", || {
-        let comm = fs::read_to_string(target.proc(pid, "comm")).ok()?;
-        (comm.trim() == "sleep").then_some(())
-    });
+    let pid = sleeper(&mut sandbox, "exec < data;").pid;
     sandbox.icecore(&format!("dump -t {pid} -D 1")).ok();
     sandbox.wait_gone(&[pid]);
     let plan = sandbox.icecore("restore -D 1 --dry-run").ok();
@@ -139,4 +131,95 @@ fn a_file_that_was_replaced_is_named_before_a_restore() {
     sandbox.run("touch", &["-d", "2001-01-01", "data"]).ok();
     let plan = sandbox.icecore("restore -D 1 --dry-run").ok();
     assert!(plan.stdout.contains("data"), "{plan:?}");
+}
+
+/// Starts a program that sleeps with `script` before, in the sandbox's directory.
+fn sleeper(sandbox: &mut Sandbox, script: &str) -> Target {
+    let chdir = format!("--chdir={}", sandbox.path("").display());
+    let script = format!("{script} exec sleep 1000");
+    let pid = sandbox.start("sleep.log", &["env", &chdir, "sh", "-c", &script]);
+    let target = Target::silent(pid, sandbox.proc(""));
+    wait_until("it sleeps", || {
+        let comm = fs::read_to_string(target.proc(pid, "comm")).ok()?;
+        (comm.trim() == "sleep").then_some(())
+    });
+    target
+}
+
+#[test]
+fn copies_of_files_share_their_blocks_where_the_file_system_can() {
+    if !require(&[Need::Root, Need::Program("filefrag")]) {
+        return;
+    }
+    for (kind, mkfs) in [("xfs", "mkfs.xfs"), ("btrfs", "mkfs.btrfs")] {
+        if !require(&[Need::Program(mkfs)]) {
+            continue;
+        }
+        let mut sandbox = Sandbox::new();
+        fs::create_dir(sandbox.path("disk")).unwrap();
+        let image = fs::File::create(sandbox.path("image")).unwrap();
+        image.set_len(400 << 20).unwrap();
+        let mounted = format!("{mkfs} -q image && mount -o loop image disk");
+        sandbox.run("sh", &["-c", &mounted]).ok();
+        // Of whole blocks and a bit more.
+        let content = "head -c 3000100 /dev/urandom > disk/notes && sync disk/notes";
+        sandbox.run("sh", &["-c", content]).ok();
+        let target = sleeper(&mut sandbox, "exec 3>>disk/notes;");
+        let words = format!("dump -t {} -D disk/img/1 --snapshot-files", target.pid);
+        sandbox.icecore(&words).ok();
+        sandbox.wait_gone(&[target.pid]);
+        // The first one is of the standard output.
+        let copy = "disk/img/1/saved-file-2.img";
+        sandbox.run("cmp", &["disk/notes", copy]).ok();
+        let extents = sandbox.run("filefrag", &["-v", copy]).ok();
+        assert!(extents.stdout.contains("shared"), "{kind}: {extents:?}");
+        sandbox.run("sh", &["-c", "echo more >> disk/notes"]).ok();
+        sandbox
+            .icecore("restore -D disk/img/1 -d --with-files --yes")
+            .ok();
+        sandbox.run("cmp", &["disk/notes", copy]).ok();
+        let extents = sandbox.run("filefrag", &["-v", "disk/notes"]).ok();
+        assert!(extents.stdout.contains("shared"), "{kind}: {extents:?}");
+        sandbox.kill(&target);
+    }
+}
+
+#[test]
+fn a_program_of_another_build_is_in_the_way_of_a_restore_by_its_name() {
+    if !require(&[Need::Root, Need::Program("g++")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    // Two builds of one size, which differ in a constant and so in their build id.
+    for build in ["1", "2"] {
+        let source = format!(
+            "#include <unistd.h>\nint volatile build = {build};\nint main() {{ for (;;) pause(); }}\n"
+        );
+        fs::write(sandbox.path("program.cpp"), source).unwrap();
+        let to = format!("build-{build}");
+        let args = ["-Wl,--build-id", "-o", &to, "program.cpp"];
+        sandbox.run("g++", &args).ok();
+    }
+    let install = |build: &str| fs::copy(sandbox.path(build), sandbox.path("program")).unwrap();
+    let size = install("build-1");
+    let program = sandbox.path("program");
+    let pid = sandbox.start("log", &[program.to_str().unwrap()]);
+    let target = Target::silent(pid, sandbox.proc(""));
+    wait_until("it waits", || {
+        let comm = fs::read_to_string(target.proc(pid, "comm")).ok()?;
+        (comm.trim() == "program").then_some(())
+    });
+    sandbox.icecore(&format!("dump -t {pid} -D 1")).ok();
+    sandbox.wait_gone(&[pid]);
+    sandbox.icecore("restore -D 1 --dry-run").ok();
+    let install = |build: &str| fs::copy(sandbox.path(build), sandbox.path("program")).unwrap();
+    assert_eq!(install("build-2"), size);
+    let told = format!("{} is another build", program.display());
+    for words in ["restore -D 1 --dry-run", "restore -D 1 -d"] {
+        let run = sandbox.icecore(words).fails(10);
+        assert!(run.stderr.contains(&told), "{}", run.stderr);
+    }
+    install("build-1");
+    sandbox.icecore("restore -D 1 -d").ok();
+    sandbox.kill(&target);
 }
