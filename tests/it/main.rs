@@ -8,6 +8,7 @@ mod apart;
 mod architecture;
 mod auto;
 mod busy;
+mod clients;
 mod commands;
 mod concurrency;
 mod crash;

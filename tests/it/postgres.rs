@@ -11,10 +11,10 @@ use std::process::Command;
 use crate::support::{Need, Sandbox, Target, postgres, require, wait_until};
 
 /// A server in its sandbox.
-struct Server {
-    sandbox: Sandbox,
-    port: String,
-    pid: i32,
+pub struct Server {
+    pub sandbox: Sandbox,
+    pub port: String,
+    pub pid: i32,
     /// Its files in /dev/shm.
     shared: BTreeSet<String>,
 }
@@ -38,7 +38,7 @@ impl Drop for Server {
 
 impl Server {
     /// Makes a cluster of the user nobody and starts its server.
-    fn start() -> Self {
+    pub fn start() -> Self {
         let mut sandbox = Sandbox::new();
         let dir = sandbox.path("cluster");
         fs::create_dir(&dir).unwrap();
@@ -122,10 +122,25 @@ impl Server {
         self.sandbox.run("cp", &["-a", from, to]).ok();
     }
 
+    /// What psql needs to be told to reach it.
+    pub fn address(&self) -> [String; 7] {
+        let words = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &self.port,
+            "-U",
+            "nobody",
+            "postgres",
+        ];
+        words.map(str::to_owned)
+    }
+
     /// What psql answers, as soon as the server does.
-    fn ask(&self, question: &str) -> String {
-        let words = ["-h", "127.0.0.1", "-p", &self.port, "-U", "nobody"];
-        let words = [&words[..], &["-Atqc", question, "postgres"]].concat();
+    pub fn ask(&self, question: &str) -> String {
+        let address = self.address();
+        let mut words: Vec<&str> = address.iter().map(String::as_str).collect();
+        words.extend(["-Atqc", question]);
         wait_until(question, || {
             let run = self.sandbox.run("psql", &words);
             assert!(

@@ -236,65 +236,6 @@ fn a_client_of_redis_stays_connected_or_is_dropped_as_wished() {
     });
 }
 
-/// One request on a connection that stays: the body of the answer.
-fn keep_asking(client: &mut BufReader<TcpStream>, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: it\r\n\r\n");
-    client.get_mut().write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    // The body is one chunk, or of a known length; either way a line that begins so.
-    while !answer.starts_with("state") {
-        answer.clear();
-        assert_ne!(client.read_line(&mut answer).unwrap(), 0, "it is closed");
-    }
-    answer.trim_end().to_owned()
-}
-
-#[test]
-fn a_client_of_node_stays_connected_or_is_dropped_as_wished() {
-    if !require(&[Need::Root, Need::Program("node")]) {
-        return;
-    }
-    let mut sandbox = Sandbox::new();
-    let port = free_port();
-    let file = sandbox.path("server.js");
-    // Idle connections are kept for longer than a busy machine takes.
-    let source = include_str!("../programs/server.js").replace(
-        "}).listen(",
-        "}).on('connection', function () { this.keepAliveTimeout = 600000; }).listen(",
-    );
-    fs::write(&file, source).unwrap();
-    let pid = sandbox.start(
-        "node.log",
-        &["node", file.to_str().unwrap(), &port.to_string()],
-    );
-    let mut client = BufReader::new(connect(port));
-    assert_eq!(keep_asking(&mut client, "/set/1"), "state 1 worker 1");
-    let refused = sandbox.icecore(&format!("dump -t {pid} -D 1")).fails(5);
-    assert!(
-        refused.stderr.contains("--tcp-established"),
-        "{}",
-        refused.stderr
-    );
-    // As with redis above: a delayed acknowledgement is waited for.
-    nix::poll::poll(&mut [], nix::poll::PollTimeout::from(250u8)).unwrap();
-    sandbox
-        .icecore(&format!("dump -t {pid} -D 1 --tcp-established"))
-        .ok();
-    sandbox.wait_gone(&[pid]);
-    sandbox.icecore("restore -D 1 -d --tcp-established").ok();
-    assert_eq!(keep_asking(&mut client, "/get"), "state 1 worker 1");
-    assert_eq!(keep_asking(&mut client, "/set/2"), "state 2 worker 2");
-    sandbox
-        .icecore(&format!("dump -t {pid} -D 2 --tcp-close"))
-        .ok();
-    sandbox.wait_gone(&[pid]);
-    drop(client);
-    sandbox.icecore("restore -D 2 -d").ok();
-    let mut client = BufReader::new(connect(port));
-    assert_eq!(keep_asking(&mut client, "/get"), "state 2 worker 2");
-    kill(&sandbox, pid);
-}
-
 /// Accepts two clients: the first resets its connection, which is not closed here; the others are told
 /// what the first one's socket reads.
 const RESET: &str = r#"

@@ -3,7 +3,7 @@ import java.net.*;
 import java.util.*;
 import java.util.concurrent.*;
 
-/** A line server with its state in a map; sixteen threads make garbage. */
+/** A line server with its state in a map, and a count of each connection; sixteen threads make garbage. */
 public class Server {
     public static void main(String[] words) throws Exception {
         Map<String, String> state = new ConcurrentHashMap<>();
@@ -26,9 +26,15 @@ public class Server {
             Socket client = server.accept();
             pool.submit(() -> {
                 try (client) {
-                    String[] line = new BufferedReader(new InputStreamReader(client.getInputStream())).readLine().split(" ");
-                    if (line[0].equals("set")) { state.put("layer", line[1]); System.gc(); }
-                    client.getOutputStream().write(("state " + state.get("layer") + "\n").getBytes());
+                    BufferedReader lines = new BufferedReader(new InputStreamReader(client.getInputStream()));
+                    int count = 0;
+                    for (String line; (line = lines.readLine()) != null; ) {
+                        String[] said = line.split(" ");
+                        if (said[0].equals("set")) { state.put("layer", said[1]); System.gc(); }
+                        if (said[0].equals("count")) count++;
+                        String answer = count > 0 ? "count " + count : "state " + state.get("layer");
+                        client.getOutputStream().write((answer + "\n").getBytes());
+                    }
                 }
                 return null;
             });
