@@ -215,6 +215,41 @@ fn a_tree_with_mounts_of_its_own_sees_its_own_proc_again() {
 }
 
 #[test]
+fn a_host_name_of_its_own_comes_back_from_each_layer_with_other_namespaces_or_alone() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for namespaces in [&["--uts"][..], &["--pid", "--uts"]] {
+        let mut sandbox = Sandbox::new();
+        let mut target = sandbox.specimen_apart(namespaces, "writer", &["10"]);
+        let name = |target: &Target, words: &[&str]| {
+            let pid = target.pid.to_string();
+            let words = [&["-t", &pid, "--uts", "hostname"], words].concat();
+            sandbox.run("nsenter", &words).ok().stdout
+        };
+        let host = sandbox.run("hostname", &[]).ok().stdout;
+        for layer in ["1", "2", "3"] {
+            name(&target, &[&format!("name-{layer}")]);
+            let mode = match layer {
+                "1" => "-R --track-mem",
+                "2" => "-R --track-mem --prev-images-dir ../1",
+                _ => "--prev-images-dir ../2",
+            };
+            dump(&sandbox, &target, &format!("-D {layer} {mode}"));
+        }
+        for layer in ["2", "3", "1"] {
+            restored(&sandbox, &mut target, layer);
+            assert_eq!(name(&target, &[]).trim(), format!("name-{layer}"));
+            target.check();
+            // A name of its own still: nobody else's changes with it.
+            name(&target, &["another"]);
+            kill(&sandbox, &target);
+        }
+        assert_eq!(sandbox.run("hostname", &[]).ok().stdout, host);
+    }
+}
+
+#[test]
 fn part_of_a_pid_namespace_is_an_obstacle() {
     if !require(&[Need::Root]) {
         return;
