@@ -181,7 +181,7 @@ pub(super) fn set_options(fd: impl AsFd, wanted: &SkOptsEntry) -> nix::Result<()
 }
 
 /// Which buffer sizes the program has set itself (`asm-generic/socket.h`).
-const SO_BUF_LOCK: i32 = 72;
+pub(super) const SO_BUF_LOCK: i32 = 72;
 
 fn switch(name: i32, now: Option<bool>, wanted: Option<bool>) -> (i32, Option<u32>, Option<u32>) {
     (name, now.map(u32::from), wanted.map(u32::from))

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{Need, Sandbox, require};
+use crate::support::{Need, Sandbox, criu, criu_of_internet, require};
 
 /// Kinds that CRIU 4.1 can restore as well, with their arguments.
 pub const KINDS: &[(&str, &[&str])] = &[
@@ -75,18 +75,18 @@ fn we_restore_the_full_layers_of_criu() {
         if *kind == "creds" && !require(&[Need::SysResource]) {
             continue;
         }
-        // CRIU before 4.2 asks internet sockets for SO_PASSCRED, which Linux 6.16 and later refuse.
-        if *kind == "internet" && !require(&[Need::InternetByCriu]) {
-            continue;
-        }
+        let root = match *kind {
+            "internet" if !require(&[Need::InternetByCriu]) => continue,
+            "internet" => criu_of_internet().unwrap(),
+            _ => criu().unwrap(),
+        };
         let mut sandbox = Sandbox::new();
         let target = sandbox.specimen(kind, args);
         target.check();
         let pids = target.members();
         fs::create_dir(sandbox.path("1")).unwrap();
-        sandbox
-            .criu(&format!("dump -t {} -D 1 -v2 {OPTIONS}", target.pid))
-            .ok();
+        let dump = format!("dump -t {} -D 1 -v2 {OPTIONS}", target.pid);
+        sandbox.criu_in(&root, &dump).ok();
         sandbox.wait_gone(&pids);
         eprintln!("{kind}");
         sandbox.icecore("restore -D 1 -d").ok();

@@ -25,13 +25,11 @@ enum Criu {
     Both(&'static str),
     /// Tests: CRIU restores ours; we restore CRIU's.
     Tests(&'static str, &'static str),
-    /// A test that CRIU restores ours; why there is none of the other way.
-    Ours(&'static str, &'static str),
     /// CRIU cannot, or does not.
     No(&'static str),
 }
 
-use Criu::{Both, No, Ours, Tests};
+use Criu::{Both, No, Tests};
 use Proof::{Held, Test};
 
 const NO_PLACE: &str = "CRIU's images have no place for it; CRIU passes over ours";
@@ -224,9 +222,9 @@ const REST: &[Row] = &[
     (
         "established TCP connections",
         Test("established_connections_need_a_word_and_go_on_with_everything_under_way"),
-        Ours(
+        Tests(
             "criu_restores_established_connections_of_ours",
-            "CRIU 4.1 cannot dump them on recent kernels (SO_PASSCRED)",
+            "established_connections_of_criu_go_on",
         ),
     ),
     (
@@ -283,10 +281,6 @@ fn checked(rows: &[Row], known: &BTreeSet<String>) {
         match criu {
             Both(specimen) => assert!(among(interop::KINDS, specimen), "{kind}: {specimen}"),
             Tests(ours, theirs) => [ours, theirs].into_iter().for_each(|name| test(name)),
-            Ours(ours, why) => {
-                test(ours);
-                assert!(!why.is_empty());
-            }
             No(why) => assert!(!why.is_empty()),
         }
     }
@@ -299,21 +293,18 @@ fn table(title: &str, rows: &[Row], notes: &mut Vec<&'static str>) -> String {
         "| {title} | dump, restore | from each layer | CRIU restores ours | we restore CRIU's |\n|---|---|---|---|---|"
     );
     for (kind, _, criu) in rows {
-        let mut no = |why: &'static str| {
-            let at = notes.iter().position(|note| *note == why);
-            let at = at.unwrap_or_else(|| {
-                notes.push(why);
-                notes.len() - 1
-            });
-            format!("– ({})", at + 1)
+        let with = match criu {
+            Both(_) | Tests(..) => "✓".to_owned(),
+            No(why) => {
+                let at = notes.iter().position(|note| note == why);
+                let at = at.unwrap_or_else(|| {
+                    notes.push(why);
+                    notes.len() - 1
+                });
+                format!("– ({})", at + 1)
+            }
         };
-        let yes = || "✓".to_owned();
-        let (ours, theirs) = match criu {
-            Both(_) | Tests(..) => (yes(), yes()),
-            Ours(_, why) => (yes(), no(why)),
-            No(why) => (no(why), no(why)),
-        };
-        let _infallible = writeln!(text, "| {kind} | ✓ | ✓ | {ours} | {theirs} |");
+        let _infallible = writeln!(text, "| {kind} | ✓ | ✓ | {with} | {with} |");
     }
     text
 }

@@ -1,7 +1,7 @@
 //! Sockets: they come back from every layer with what was under way; where that is not possible, the
 //! target goes on undisturbed.
 
-use crate::support::{Need, Sandbox, assert_same_portrait, portrait, require};
+use crate::support::{Need, Sandbox, assert_same_portrait, criu_of_internet, portrait, require};
 
 #[test]
 fn unix_sockets_come_back_from_every_layer_with_what_was_under_way() {
@@ -295,5 +295,24 @@ fn criu_restores_established_connections_of_ours() {
     sandbox.criu("restore -D 1 -d -v2 --tcp-established").ok();
     assert_eq!(target.check(), "2 connections");
     // Not "talk": CRIU 4.1 forgets the multicast groups of UDP sockets.
+    target.ask_at("child", "pairs");
+}
+
+#[test]
+fn established_connections_of_criu_go_on() {
+    if !require(&[Need::Root, Need::InternetByCriu]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &["connected"]);
+    let pids = target.members();
+    std::fs::create_dir(sandbox.path("1")).unwrap();
+    let words = "-D 1 -v2 --tcp-established --network-lock skip";
+    let words = format!("dump -t {} {words}", target.pid);
+    sandbox.criu_in(&criu_of_internet().unwrap(), &words).ok();
+    sandbox.wait_gone(&pids);
+    sandbox.icecore("restore -D 1 -d --tcp-established").ok();
+    target.runs();
+    assert_eq!(target.check(), "2 connections");
     target.ask_at("child", "pairs");
 }

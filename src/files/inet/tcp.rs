@@ -15,6 +15,7 @@
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
+use libc::{SO_RCVBUFFORCE, SO_SNDBUF, SO_SNDBUFFORCE, SOL_SOCKET};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, bind, connect, recv, send, shutdown};
 use prost::Message as _;
@@ -23,6 +24,7 @@ use super::{
     CLOSE_WAIT, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK, new, raw, set_kinds_options, shown, v6only,
 };
 use crate::error::{Error, Result};
+use crate::files::socket::SO_BUF_LOCK;
 use crate::image::Images;
 use crate::image::proto::{InetSkEntry, TcpStreamEntry};
 use crate::sys::socket::{attach_drop_filter, get, get_int, queued, set, set_int};
@@ -32,6 +34,8 @@ const TCP: i32 = libc::IPPROTO_TCP;
 const TCP_TIMESTAMP: i32 = 24;
 const TCP_REPAIR_WINDOW: i32 = 29;
 const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+/// Bytes for whatever a queue has (`SO_SNDBUFFORCE`).
+const ROOM: i32 = 1 << 26;
 const NO_QUEUE: i32 = 0;
 const RECEIVED: i32 = 1;
 const SENT: i32 = 2;
@@ -91,7 +95,7 @@ impl Connections {
         ends: String,
     ) -> nix::Result<Stream> {
         attach_drop_filter(socket)?;
-        let reuse = get_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR)? != 0;
+        let reuse = get_int(socket, SOL_SOCKET, libc::SO_REUSEADDR)? != 0;
         self.0.push(Stopped {
             socket: socket.try_clone().map_err(|_full| Errno::EMFILE)?,
             reuse,
@@ -261,8 +265,8 @@ fn make(
     if let Some(timestamp) = saved.timestamp {
         number(TCP_TIMESTAMP, timestamp)?;
     }
-    for name in [libc::SO_SNDBUFFORCE, libc::SO_RCVBUFFORCE] {
-        set_int(&socket, libc::SOL_SOCKET, name, 1 << 26)?;
+    for name in [SO_SNDBUFFORCE, SO_RCVBUFFORCE] {
+        set_int(&socket, SOL_SOCKET, name, ROOM)?;
     }
     let length = |count: u32| usize::try_from(count).unwrap_or(0);
     let (received, out) = bytes
@@ -293,9 +297,18 @@ fn make(
     }
     if !unsent.is_empty() {
         // What was never sent goes the usual way; in repair mode it would count as sent.
+        // The room that sufficed for it may not suffice for pieces of another size.
+        let own = [SO_SNDBUF, SO_BUF_LOCK].map(|name| get_int(&socket, SOL_SOCKET, name));
+        set_int(&socket, SOL_SOCKET, SO_SNDBUFFORCE, ROOM)?;
         set_int(&socket, TCP, libc::TCP_REPAIR, -1)?;
         all(&socket, unsent)?;
         set_int(&socket, TCP, libc::TCP_REPAIR, 1)?;
+        let [room, locked] = own;
+        set_int(&socket, SOL_SOCKET, SO_SNDBUFFORCE, room? / 2)?;
+        // Kernels before 5.14 do not tell.
+        if let Ok(locked) = locked {
+            set_int(&socket, SOL_SOCKET, SO_BUF_LOCK, locked)?;
+        }
     }
     Ok(socket)
 }
@@ -350,11 +363,11 @@ pub(super) fn go_on(socket: &OwnedFd, reuse: bool) -> nix::Result<()> {
     if get_int(socket, TCP, libc::TCP_REPAIR)? == 0 {
         return Ok(());
     }
-    match set_int(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
+    match set_int(socket, SOL_SOCKET, libc::SO_DETACH_FILTER, 0) {
         // One that was made anew has none.
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
     set_int(socket, TCP, libc::TCP_REPAIR, 0)?;
-    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, reuse.into())
+    set_int(socket, SOL_SOCKET, libc::SO_REUSEADDR, reuse.into())
 }

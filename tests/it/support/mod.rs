@@ -12,7 +12,7 @@ mod term;
 mod wait;
 
 pub use digest::{Digest, assert_same_memory, digest};
-pub use needs::{Need, criu, postgres, python, require};
+pub use needs::{Need, criu, criu_of_internet, postgres, python, require};
 pub use portrait::{Portrait, assert_same_portrait, portrait};
 pub use sandbox::{Run, Sandbox};
 pub use target::Target;

@@ -30,7 +30,7 @@ pub enum Need {
     /// `CAP_SYS_RESOURCE`, which root may lack. Only the CRIU that tests compare with needs it, so its
     /// absence is no failure even when tests are strict.
     SysResource,
-    /// A kernel on which CRIU 4.1 can dump internet sockets; as excusable.
+    /// A CRIU that can dump internet sockets on this kernel; as excusable.
     InternetByCriu,
     /// A server of PostgreSQL, and psql.
     Postgres,
@@ -95,12 +95,7 @@ impl Need {
                     .any(|dir| std::path::Path::new(dir).join(name).exists());
                 there.then_some(()).ok_or(format!("there is no {name}"))
             }
-            Self::InternetByCriu => {
-                let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
-                let asked = nix::sys::socket::getsockopt(&socket, sockopt::PassCred);
-                let why = "CRIU 4.1 cannot dump internet sockets on this kernel (SO_PASSCRED)";
-                asked.map(drop).map_err(|_refused| why.to_owned())
-            }
+            Self::InternetByCriu => criu_of_internet().map(drop),
             Self::Python => python().map(drop).ok_or("there is no python3".to_owned()),
         }
     }
@@ -108,6 +103,7 @@ impl Need {
 
 /// Where `.ci/run` puts it.
 const USUAL_CRIU: &str = "/var/cache/icecore-test/criu";
+const NEWER_CRIU: &str = "/var/cache/icecore-test/criu-newer";
 
 /// Root directory of a Debian with criu in it.
 ///
@@ -122,6 +118,26 @@ pub fn criu() -> Result<PathBuf, String> {
         return Ok(root);
     }
     Err(format!("there is no CRIU in {}: {hint}", root.display()))
+}
+
+/// Root directory of a CRIU that can dump internet sockets here: those before 4.2 ask them for
+/// SO_PASSCRED, which Linux 6.16 and later refuse.
+///
+/// # Errors
+/// With what to do, when there is none.
+pub fn criu_of_internet() -> Result<PathBuf, String> {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
+    if nix::sys::socket::getsockopt(&socket, sockopt::PassCred).is_ok() {
+        return criu();
+    }
+    let root = std::env::var_os("ICECORE_TEST_CRIU_NEWER").unwrap_or_else(|| NEWER_CRIU.into());
+    let root = PathBuf::from(root);
+    let hint = "on this kernel that takes CRIU 4.2 or newer: a Debian that has it, made by debootstrap, in \
+                ICECORE_TEST_CRIU_NEWER (.ci/run does both)";
+    let there = root.join("usr/sbin/criu").exists();
+    there
+        .then_some(root)
+        .ok_or_else(|| format!("there is no CRIU that dumps internet sockets: {hint}"))
 }
 
 fn program(name: &str) -> Result<(), String> {

@@ -227,7 +227,11 @@ impl Sandbox {
 
     /// Runs criu inside; `words` are split at spaces.
     pub fn criu(&self, words: &str) -> Run {
-        let root = criu().unwrap();
+        self.criu_in(&criu().unwrap(), words)
+    }
+
+    /// The same with the CRIU in the root directory `root`.
+    pub fn criu_in(&self, root: &Path, words: &str) -> Run {
         let loader = root.join("lib64/ld-linux-x86-64.so.2");
         let libraries = root.join("usr/lib/x86_64-linux-gnu");
         let program = root.join("usr/sbin/criu");
