@@ -29,6 +29,7 @@ pub mod descriptor;
 
 mod allow;
 mod build_id;
+mod diag;
 mod dumper;
 mod epoll;
 mod eventfd;

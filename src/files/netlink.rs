@@ -13,7 +13,7 @@ use super::socket::{options, set_options};
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, NetlinkSkEntry, SkOptionEntry};
-use crate::sys::socket::{get, get_int, netlink, set_int};
+use crate::sys::socket::{get, get_int, make, set_int};
 
 /// `NETLINK_CONNECTED` of the kernel, as CRIU notes it; 0 otherwise.
 const CONNECTED: u32 = 1;
@@ -57,7 +57,7 @@ impl FileKind for Netlink {
     fn check(&self, entry: &FileEntry, findings: &mut Findings<'_>) -> Result<()> {
         let entry = part(entry)?;
         let protocol = entry.protocol.cast_signed();
-        if let Err(e) = netlink(libc::SOCK_RAW, protocol) {
+        if let Err(e) = make(libc::AF_NETLINK, libc::SOCK_RAW, protocol) {
             findings.obstacle(Obstacle::unsupported(
                 format!(
                     "The kernel has no netlink protocol {protocol} ({})",
@@ -172,7 +172,8 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
 }
 
 fn reopen(entry: &NetlinkSkEntry) -> nix::Result<OwnedFd> {
-    let socket = netlink(libc::SOCK_RAW, entry.protocol.cast_signed())?;
+    let protocol = entry.protocol.cast_signed();
+    let socket = make(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
     if entry.portid != 0 {
         bind(socket.as_raw_fd(), &NetlinkAddr::new(entry.portid, 0))?;
     }

@@ -130,13 +130,13 @@ pub fn queued(fd: impl AsFd, request: libc::Ioctl) -> nix::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// A netlink socket of any protocol, close-on-exec.
+/// A socket of any family, type and protocol, close-on-exec.
 ///
 /// # Errors
-/// `EPROTONOSUPPORT` when the kernel does not have the protocol.
-pub fn netlink(kind: i32, protocol: i32) -> nix::Result<OwnedFd> {
+/// As socket(2): `EPROTONOSUPPORT` when the kernel does not have the protocol.
+pub fn make(domain: i32, kind: i32, protocol: i32) -> nix::Result<OwnedFd> {
     // SAFETY: plain numbers.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind | libc::SOCK_CLOEXEC, protocol) };
+    let fd = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) };
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor, nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -11,22 +11,23 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use nix::errno::Errno;
 use nix::net::if_::{if_nameindex, if_nametoindex};
 use nix::sys::socket::{
-    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
-    SockaddrStorage, bind, connect, getpeername, getsockname, listen, shutdown, socket,
+    Backlog, Shutdown, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, bind, connect,
+    getpeername, getsockname, listen, shutdown,
 };
 use procfs::net::TcpState;
 
 mod multicast;
+mod options;
 pub(in crate::files) mod tcp;
 
+use options::{kinds_options, set_kinds_options, v6only};
+
 use super::descriptor::Descriptor;
-use super::socket::{options, set_options};
+use super::socket::options;
 use super::{Allow, Dumper, FileKind, Findings, Held, Nature, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::proto::{
-    FdTypes, FileEntry, InetSkEntry, IpOptsEntry, SkOptionEntry, SkShutdown, TcpOptsEntry,
-};
-use crate::sys::socket::{get_int, queued, reads_no_more, set_int};
+use crate::image::proto::{FdTypes, FileEntry, InetSkEntry, SkShutdown};
+use crate::sys::socket::{make, queued, reads_no_more, set_int};
 use crate::track::connections::{self, Connection};
 
 /// States of a socket, as the kernel and the images number them.
@@ -181,37 +182,6 @@ fn has_ended(entry: &InetSkEntry) -> bool {
         && entry.shutdown == Some(SkShutdown::Both.into())
 }
 
-/// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
-const MORE: &[(i32, i32)] = &[
-    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
-    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
-    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
-    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
-    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
-    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
-    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
-    (libc::IPPROTO_IP, libc::IP_RECVTTL),
-    (libc::IPPROTO_IP, libc::IP_RECVTOS),
-    (libc::IPPROTO_IP, libc::IP_RECVERR),
-    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
-    (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
-    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
-    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
-    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
-    (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
-    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
-];
-
-/// The same, of UDP only: an accepted connection shows what its first packet had.
-const MULTICAST: &[(i32, i32)] = &[
-    (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
-    (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
-    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
-    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
-];
-
 fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     let file = held.file;
     let (Some(nature), Some(copy)) = (file.socket, &held.copy) else {
@@ -304,119 +274,17 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     Ok(())
 }
 
-/// Options of IP, TCP and UDP.
-fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) -> nix::Result<()> {
-    let number = |level, name| get_int(socket, level, name).map(i32::cast_unsigned);
-    let switch = |level, name| number(level, name).ok().map(|value| value != 0);
-    let ip = libc::IPPROTO_IP;
-    entry.ip_opts = Some(IpOptsEntry {
-        freebind: switch(ip, libc::IP_FREEBIND).filter(|on| *on),
-        pktinfo: switch(ip, libc::IP_PKTINFO).filter(|on| *on),
-        tos: number(ip, libc::IP_TOS).ok().filter(|tos| *tos != 0),
-        ttl: number(ip, libc::IP_TTL).ok(),
-        ..IpOptsEntry::default()
-    });
-    if is_v6(entry) {
-        entry.v6only = switch(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-    }
-    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
-        let tcp = libc::IPPROTO_TCP;
-        let [count, idle, interval] = [libc::TCP_KEEPCNT, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL]
-            .map(|n| number(tcp, n).ok());
-        entry.tcp_opts = Some(TcpOptsEntry {
-            cork: switch(tcp, libc::TCP_CORK),
-            nodelay: switch(tcp, libc::TCP_NODELAY),
-            keepcnt: count,
-            keepidle: idle,
-            keepintvl: interval,
-        });
-        // Where CRIU before 4.2 has them.
-        entry.opts.tcp_keepcnt = count;
-        entry.opts.tcp_keepidle = idle;
-        entry.opts.tcp_keepintvl = interval;
-    }
-    let usual = new(entry)?;
-    let multicast: &[_] = if entry.proto.cast_signed() == libc::IPPROTO_UDP {
-        MULTICAST
-    } else {
-        &[]
-    };
-    for &(level, name) in MORE.iter().chain(multicast) {
-        let (Ok(is), Ok(was)) = (get_int(socket, level, name), get_int(&usual, level, name)) else {
-            continue;
-        };
-        if is != was {
-            entry.options.push(SkOptionEntry {
-                level,
-                name,
-                value: is,
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Sets what has to be set before the socket gets its address, and everything else.
-fn set_kinds_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
-    let set = |level, name, value: Option<u32>| match value {
-        Some(value) => set_int(socket, level, name, value.cast_signed()),
-        None => Ok(()),
-    };
-    let ip = libc::IPPROTO_IP;
-    if let Some(options) = &entry.ip_opts {
-        set(ip, libc::IP_FREEBIND, options.freebind.map(u32::from))?;
-        set(ip, libc::IP_PKTINFO, options.pktinfo.map(u32::from))?;
-        set(ip, libc::IP_TOS, options.tos)?;
-        set(ip, libc::IP_TTL, options.ttl)?;
-    }
-    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
-        let tcp = libc::IPPROTO_TCP;
-        let options = entry.tcp_opts.unwrap_or_default();
-        set(
-            tcp,
-            libc::TCP_KEEPCNT,
-            options.keepcnt.or(entry.opts.tcp_keepcnt),
-        )?;
-        set(
-            tcp,
-            libc::TCP_KEEPIDLE,
-            options.keepidle.or(entry.opts.tcp_keepidle),
-        )?;
-        set(
-            tcp,
-            libc::TCP_KEEPINTVL,
-            options.keepintvl.or(entry.opts.tcp_keepintvl),
-        )?;
-        set(tcp, libc::TCP_NODELAY, options.nodelay.map(u32::from))?;
-        set(tcp, libc::TCP_CORK, options.cork.map(u32::from))?;
-    }
-    for option in &entry.options {
-        set_int(socket, option.level, option.name, option.value)?;
-    }
-    set_options(socket, &entry.opts)
-}
-
-/// Takes IPv4 or not. Before a socket has an address: with one of IPv6 it takes no IPv4 anyway.
-fn v6only(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
-    let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
-    match entry.v6only.map(i32::from) {
-        Some(only) if get_int(socket, level, name)? != only => set_int(socket, level, name, only),
-        _ => Ok(()),
-    }
-}
-
 fn is_v6(entry: &InetSkEntry) -> bool {
     entry.family == libc::AF_INET6.cast_unsigned()
 }
 
 fn new(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
-    let family = if is_v6(entry) {
-        AddressFamily::Inet6
-    } else {
-        AddressFamily::Inet
-    };
-    let kind = SockType::try_from(entry.r#type.cast_signed())?;
-    socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
+    let number = u32::cast_signed;
+    make(
+        number(entry.family),
+        number(entry.r#type),
+        number(entry.proto),
+    )
 }
 
 /// The end of a connection: the socket that the keeper holds since the layer was made, or one made

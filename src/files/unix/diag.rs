@@ -1,20 +1,10 @@
 //! All unix sockets of this network namespace, as the kernel lists them: sock_diag(7).
 
 use std::collections::HashMap;
-use std::os::fd::AsRawFd as _;
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
-
+use super::super::diag::{self, word};
 use crate::error::{Error, Result};
 
-/// `SOCK_DIAG_BY_FAMILY` and the marks of netlink(7).
-const BY_FAMILY: u16 = 20;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-/// `NLM_F_REQUEST | NLM_F_DUMP`.
-const DUMP: u16 = 0x301;
 /// Name, file, peer, pending connections, queue lengths.
 const SHOW: u32 = 0x1f;
 
@@ -54,44 +44,14 @@ impl Table {
             Error::os("Cannot list unix sockets (sock_diag)", e)
                 .hint("the kernel needs CONFIG_UNIX_DIAG")
         };
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkSockDiag,
-        )
-        .map_err(cannot)?;
-        let mut request = Vec::new();
-        request.extend(40_u32.to_le_bytes());
-        request.extend(BY_FAMILY.to_le_bytes());
-        request.extend(DUMP.to_le_bytes());
-        // Sequence, port; family, protocol, padding; states, inode, what to show, cookie.
-        request.extend([0; 8]);
-        request.extend([1, 0, 0, 0]);
+        let mut table = Self::default();
+        // Family, protocol, padding; states, inode, what to show, cookie.
+        let mut request = vec![1, 0, 0, 0];
         for word in [u32::MAX, 0, SHOW, 0, 0] {
             request.extend(word.to_le_bytes());
         }
-        let kernel = NetlinkAddr::new(0, 0);
-        sendto(socket.as_raw_fd(), &request, &kernel, MsgFlags::empty()).map_err(cannot)?;
-        let mut table = Self::default();
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let length =
-                recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).map_err(cannot)?;
-            let mut rest = buffer.get(..length).unwrap_or_default();
-            while let Some((kind, body, after)) = message(rest) {
-                match kind {
-                    BY_FAMILY => table.0.extend(parse(body)),
-                    DONE => return Ok(table),
-                    ERROR => {
-                        let errno = word(body, 0).unwrap_or(0).cast_signed().wrapping_neg();
-                        return Err(cannot(nix::errno::Errno::from_raw(errno)));
-                    }
-                    _ => {}
-                }
-                rest = after;
-            }
-        }
+        diag::list(&request, |body| table.0.extend(parse(body))).map_err(cannot)?;
+        Ok(table)
     }
 
     /// The socket with this inode number.
@@ -129,19 +89,6 @@ impl Table {
     }
 }
 
-/// The first message: its type, its body, and what follows it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::try_from(word(bytes, 0)?).ok()?;
-    let kind = u16::from_le_bytes([*bytes.get(4)?, *bytes.get(5)?]);
-    let body = bytes.get(16..length)?;
-    let after = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, body, after))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
 /// `struct unix_diag_msg` and its attributes.
 fn parse(body: &[u8]) -> Option<(u32, Info)> {
     let ino = word(body, 4)?;
@@ -150,12 +97,9 @@ fn parse(body: &[u8]) -> Option<(u32, Info)> {
         state: *body.get(2)?,
         ..Info::default()
     };
-    let mut rest = body.get(16..)?;
-    while let Some(header) = rest.get(..4) {
-        let length = usize::from(u16::from_le_bytes([header[0], header[1]]));
-        let value = rest.get(4..length)?;
+    for (kind, value) in diag::attributes(body.get(16..)?) {
         let pair = || Some((word(value, 0)?, word(value, 4)?));
-        match u16::from_le_bytes([header[2], header[3]]) {
+        match kind {
             0 => info.name = value.to_vec(),
             1 => info.file = pair(),
             2 => info.peer = word(value, 0)?,
@@ -167,7 +111,6 @@ fn parse(body: &[u8]) -> Option<(u32, Info)> {
             6 => info.shutdown = *value.first()?,
             _ => {}
         }
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Some((ino, info))
 }

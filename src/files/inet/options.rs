@@ -1,0 +1,142 @@
+//! Options of IP, TCP and UDP: those that CRIU's images have a place for, and those that we add.
+//!
+//! CRIU: `ip_opts_entry`, `tcp_opts_entry`. Sources: ip(7), ipv6(7), tcp(7).
+
+use std::os::fd::OwnedFd;
+
+use super::super::socket::set_options;
+use super::{is_v6, new};
+use crate::image::proto::{InetSkEntry, IpOptsEntry, SkOptionEntry, TcpOptsEntry};
+use crate::sys::socket::{get_int, set_int};
+
+/// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
+const MORE: &[(i32, i32)] = &[
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+    (libc::IPPROTO_IP, libc::IP_RECVTTL),
+    (libc::IPPROTO_IP, libc::IP_RECVTOS),
+    (libc::IPPROTO_IP, libc::IP_RECVERR),
+    (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+];
+
+/// The same, of UDP only: an accepted connection shows what its first packet had.
+const MULTICAST: &[(i32, i32)] = &[
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+];
+
+/// Options of IP, TCP and UDP.
+pub(super) fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) -> nix::Result<()> {
+    let number = |level, name| get_int(socket, level, name).map(i32::cast_unsigned);
+    let switch = |level, name| number(level, name).ok().map(|value| value != 0);
+    let ip = libc::IPPROTO_IP;
+    entry.ip_opts = Some(IpOptsEntry {
+        freebind: switch(ip, libc::IP_FREEBIND).filter(|on| *on),
+        pktinfo: switch(ip, libc::IP_PKTINFO).filter(|on| *on),
+        tos: number(ip, libc::IP_TOS).ok().filter(|tos| *tos != 0),
+        ttl: number(ip, libc::IP_TTL).ok(),
+        ..IpOptsEntry::default()
+    });
+    if is_v6(entry) {
+        entry.v6only = switch(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    }
+    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
+        let tcp = libc::IPPROTO_TCP;
+        let [count, idle, interval] = [libc::TCP_KEEPCNT, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL]
+            .map(|n| number(tcp, n).ok());
+        entry.tcp_opts = Some(TcpOptsEntry {
+            cork: switch(tcp, libc::TCP_CORK),
+            nodelay: switch(tcp, libc::TCP_NODELAY),
+            keepcnt: count,
+            keepidle: idle,
+            keepintvl: interval,
+        });
+        // Where CRIU before 4.2 has them.
+        entry.opts.tcp_keepcnt = count;
+        entry.opts.tcp_keepidle = idle;
+        entry.opts.tcp_keepintvl = interval;
+    }
+    let usual = new(entry)?;
+    let multicast: &[_] = if entry.proto.cast_signed() == libc::IPPROTO_UDP {
+        MULTICAST
+    } else {
+        &[]
+    };
+    for &(level, name) in MORE.iter().chain(multicast) {
+        let (Ok(is), Ok(was)) = (get_int(socket, level, name), get_int(&usual, level, name)) else {
+            continue;
+        };
+        if is != was {
+            entry.options.push(SkOptionEntry {
+                level,
+                name,
+                value: is,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Sets what has to be set before the socket gets its address, and everything else.
+pub(super) fn set_kinds_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
+    let set = |level, name, value: Option<u32>| match value {
+        Some(value) => set_int(socket, level, name, value.cast_signed()),
+        None => Ok(()),
+    };
+    let ip = libc::IPPROTO_IP;
+    if let Some(options) = &entry.ip_opts {
+        set(ip, libc::IP_FREEBIND, options.freebind.map(u32::from))?;
+        set(ip, libc::IP_PKTINFO, options.pktinfo.map(u32::from))?;
+        set(ip, libc::IP_TOS, options.tos)?;
+        set(ip, libc::IP_TTL, options.ttl)?;
+    }
+    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
+        let tcp = libc::IPPROTO_TCP;
+        let options = entry.tcp_opts.unwrap_or_default();
+        set(
+            tcp,
+            libc::TCP_KEEPCNT,
+            options.keepcnt.or(entry.opts.tcp_keepcnt),
+        )?;
+        set(
+            tcp,
+            libc::TCP_KEEPIDLE,
+            options.keepidle.or(entry.opts.tcp_keepidle),
+        )?;
+        set(
+            tcp,
+            libc::TCP_KEEPINTVL,
+            options.keepintvl.or(entry.opts.tcp_keepintvl),
+        )?;
+        set(tcp, libc::TCP_NODELAY, options.nodelay.map(u32::from))?;
+        set(tcp, libc::TCP_CORK, options.cork.map(u32::from))?;
+    }
+    for option in &entry.options {
+        set_int(socket, option.level, option.name, option.value)?;
+    }
+    set_options(socket, &entry.opts)
+}
+
+/// Takes IPv4 or not. Before a socket has an address: with one of IPv6 it takes no IPv4 anyway.
+pub(super) fn v6only(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
+    let (level, name) = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    match entry.v6only.map(i32::from) {
+        Some(only) if get_int(socket, level, name)? != only => set_int(socket, level, name, only),
+        _ => Ok(()),
+    }
+}
