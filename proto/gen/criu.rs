@@ -1494,6 +1494,11 @@ pub struct SkOptsEntry {
     #[prost(uint32, optional, tag = "25")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub so_buf_lock: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// The filter can be changed no more.
+    #[prost(bool, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub so_lock_filter: ::core::option::Option<bool>,
 }
 /// An option of getsockopt(2) that is an int.
 #[derive(::serde::Serialize)]
@@ -1548,6 +1553,10 @@ pub struct PacketMclist {
     #[prost(bytes = "vec", required, tag = "3")]
     #[serde(serialize_with = "crate::image::json::bytes")]
     pub addr: ::prost::alloc::vec::Vec<u8>,
+    /// Our own: what the interface is called.
+    #[prost(string, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1615,6 +1624,15 @@ pub struct PacketSockEntry {
     #[prost(uint32, optional, tag = "20")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ns_id: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// Further options that differ from those of a new socket.
+    #[prost(message, repeated, tag = "1000")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: ::prost::alloc::vec::Vec<SkOptionEntry>,
+    /// What the interface is called.
+    #[prost(string, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interface: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

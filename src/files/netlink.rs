@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, getpeername, getsockname, recv};
 
 use super::descriptor::Descriptor;
-use super::socket::{options, set_options};
+use super::socket::{opaque_filter, options, set_options};
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, NetlinkSkEntry, SkOptionEntry};
@@ -38,12 +38,7 @@ impl FileKind for Netlink {
     }
 
     fn refusal(&self, file: &Descriptor, _: &Outside, _: &Allow) -> Option<Refusal> {
-        file.socket
-            .filter(|nature| nature.filtered)
-            .map(|_| Refusal {
-                what: format!("a netlink socket with a BPF filter ({})", file.shown()),
-                hint: "have the program detach the filter before the dump".to_owned(),
-            })
+        opaque_filter(file, "a netlink socket")
     }
 
     fn image_type(&self) -> FdTypes {

@@ -1,13 +1,16 @@
 //! What sockets of every family have in common: their nature, and the options of socket(7).
 //!
 //! CRIU: `sk_opts_entry`. Buffer sizes are as getsockopt(2) gives them, twice what setsockopt(2) takes.
+//! An instruction of a filter is one number: code, both jumps, constant, from the highest bit on.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::image::proto::SkOptsEntry;
-use crate::sys::socket::{filter_length, get, get_int, set, set_int};
+use super::Refusal;
+use super::descriptor::Descriptor;
+use crate::image::proto::{SkOptionEntry, SkOptsEntry};
+use crate::sys::socket::{attach_filter, filter, filter_length, get, get_int, set, set_int};
 
 /// What a socket was made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +31,8 @@ pub struct Nature {
     pub backlog: u32,
     /// It has a BPF filter.
     pub filtered: bool,
+    /// That is not a classic one, so that nobody is told what it is.
+    pub opaque: bool,
 }
 
 impl Nature {
@@ -38,6 +43,7 @@ impl Nature {
     pub fn of(fd: impl AsFd) -> nix::Result<Self> {
         let fd = fd.as_fd();
         let of = |name| get_int(fd, libc::SOL_SOCKET, name);
+        let filter = filter_length(fd);
         let mut nature = Self {
             domain: of(libc::SO_DOMAIN)?,
             kind: of(libc::SO_TYPE)?,
@@ -46,10 +52,10 @@ impl Nature {
             tcp_state: 0,
             pending: 0,
             backlog: 0,
-            // A filter that is not classic is not shown.
-            filtered: filter_length(fd).map_or_else(|e| e == Errno::EACCES, |length| length != 0),
+            opaque: filter == Err(Errno::EACCES),
+            filtered: filter.map_or_else(|e| e == Errno::EACCES, |length| length != 0),
         };
-        if nature.protocol == libc::IPPROTO_TCP {
+        if nature.is_tcp() {
             // struct tcp_info: the state, and of a listener `tcpi_unacked` and `tcpi_sacked`.
             let mut info = [0; 32];
             get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
@@ -62,6 +68,19 @@ impl Nature {
         }
         Ok(nature)
     }
+
+    /// A TCP socket, not a raw one that sees the segments of TCP.
+    pub(super) fn is_tcp(self) -> bool {
+        self.protocol == libc::IPPROTO_TCP && self.kind == libc::SOCK_STREAM
+    }
+}
+
+/// Why a socket with a filter that nobody is told cannot be dumped; `what` it is.
+pub(super) fn opaque_filter(file: &Descriptor, what: &str) -> Option<Refusal> {
+    file.socket.filter(|nature| nature.opaque).map(|_| Refusal {
+        what: format!("{what} with an extended BPF filter ({})", file.shown()),
+        hint: "have the program detach the filter before the dump".to_owned(),
+    })
 }
 
 /// The options of a socket.
@@ -108,6 +127,8 @@ pub(super) fn options(fd: impl AsFd) -> nix::Result<SkOptsEntry> {
         so_broadcast: switch(libc::SO_BROADCAST),
         so_keepalive: switch(libc::SO_KEEPALIVE),
         so_oobinline: maybe(libc::SO_OOBINLINE),
+        so_filter: filter(fd)?.into_iter().map(encoded).collect(),
+        so_lock_filter: switch(SO_LOCK_FILTER).filter(|locked| *locked),
         so_linger: (lingers && on != 0).then(|| u32::from_le_bytes([a, b, c, d])),
         so_buf_lock: maybe(SO_BUF_LOCK),
         ..SkOptsEntry::default()
@@ -177,8 +198,66 @@ pub(super) fn set_options(fd: impl AsFd, wanted: &SkOptsEntry) -> nix::Result<()
         let bytes = [1_u32.to_le_bytes(), seconds.to_le_bytes()].concat();
         set(fd, libc::SOL_SOCKET, libc::SO_LINGER, &bytes)?;
     }
+    if now.so_filter != wanted.so_filter {
+        let filter: Vec<_> = wanted.so_filter.iter().copied().map(decoded).collect();
+        attach_filter(fd, &filter)?;
+    }
+    if wanted.so_lock_filter == Some(true) {
+        number(SO_LOCK_FILTER, 1)?;
+    }
     Ok(())
 }
+
+/// An instruction of a filter as CRIU notes it.
+fn encoded(instruction: libc::sock_filter) -> u64 {
+    let [jt, jf] = [instruction.jt, instruction.jf].map(u64::from);
+    u64::from(instruction.code) << 48 | jt << 40 | jf << 32 | u64::from(instruction.k)
+}
+
+fn decoded(number: u64) -> libc::sock_filter {
+    let [a, b, jt, jf, c, d, e, f] = number.to_be_bytes();
+    libc::sock_filter {
+        code: u16::from_be_bytes([a, b]),
+        jt,
+        jf,
+        k: u32::from_be_bytes([c, d, e, f]),
+    }
+}
+
+/// Options of datagrams of any family that CRIU's images have no place for
+/// (`asm-generic/socket.h`): time stamps, counted drops, errors and select(2), busy polling, frame
+/// checks.
+pub(super) const DATAGRAMS: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMP),
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMPING),
+    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+    (libc::SOL_SOCKET, libc::SO_NOFCS),
+    (libc::SOL_SOCKET, libc::SO_SELECT_ERR_QUEUE),
+    (libc::SOL_SOCKET, libc::SO_BUSY_POLL),
+    (libc::SOL_SOCKET, SO_TIMESTAMP_NEW),
+    (libc::SOL_SOCKET, SO_TIMESTAMPNS_NEW),
+];
+
+/// Those of the options `all` of a socket that are not as in one just made. When none may be made, that
+/// are on.
+pub(super) fn unusual<'a>(
+    socket: &OwnedFd,
+    fresh: Option<&OwnedFd>,
+    all: impl IntoIterator<Item = &'a (i32, i32)>,
+) -> Vec<SkOptionEntry> {
+    let unusual = |&(level, name): &(i32, i32)| {
+        let value = get_int(socket, level, name).ok()?;
+        let usual = fresh.map_or(Some(0), |fresh| get_int(fresh, level, name).ok());
+        (usual != Some(value)).then_some(SkOptionEntry { level, name, value })
+    };
+    all.into_iter().filter_map(unusual).collect()
+}
+
+/// Whether the filter is there to stay, and time stamps of 64 bits.
+const SO_LOCK_FILTER: i32 = 44;
+const SO_TIMESTAMP_NEW: i32 = 63;
+const SO_TIMESTAMPNS_NEW: i32 = 64;
 
 /// Which buffer sizes the program has set itself (`asm-generic/socket.h`).
 pub(super) const SO_BUF_LOCK: i32 = 72;
@@ -207,6 +286,29 @@ mod tests {
             .unwrap();
         let wanted = options(&one).unwrap();
         assert_ne!(options(&other).unwrap(), wanted);
+        set_options(&other, &wanted).unwrap();
+        assert_eq!(options(&other).unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_filter_is_noted_as_criu_does_and_comes_back() {
+        // As CRIU 4.1 wrote it: ld [12]; jeq #0x11223344, 2, 3; ret #-1; ret #0, three times.
+        let noted = [
+            11_258_999_068_426_252,
+            5_913_186_706_535_236,
+            1_688_854_155_231_231,
+            1_688_849_860_263_936,
+            1_688_849_860_263_936,
+            1_688_849_860_263_936,
+        ];
+        let (one, other) = UnixDatagram::pair().unwrap();
+        let filter: Vec<_> = noted.into_iter().map(decoded).collect();
+        assert_eq!((filter[1].code, filter[1].k), (0x15, 0x1122_3344));
+        assert_eq!((filter[1].jt, filter[1].jf), (2, 3));
+        attach_filter(&one, &filter).unwrap();
+        set_int(&one, libc::SOL_SOCKET, SO_LOCK_FILTER, 1).unwrap();
+        let wanted = options(&one).unwrap();
+        assert_eq!(wanted.so_filter, noted);
         set_options(&other, &wanted).unwrap();
         assert_eq!(options(&other).unwrap(), wanted);
     }

@@ -59,7 +59,9 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
 /// What is known of a socket, in words.
 fn family(file: &Descriptor) -> String {
     let name = |nature: super::Nature| match nature.domain {
-        libc::AF_INET | libc::AF_INET6 => "an internet protocol but TCP and UDP".to_owned(),
+        libc::AF_INET | libc::AF_INET6 => {
+            "an internet protocol other than TCP, UDP and raw ones".to_owned()
+        }
         libc::AF_PACKET => "packets".to_owned(),
         libc::AF_VSOCK => "virtual machines".to_owned(),
         other => format!("family {other}"),

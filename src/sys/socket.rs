@@ -63,6 +63,48 @@ pub fn filter_length(fd: impl AsFd) -> nix::Result<usize> {
     get(fd, libc::SOL_SOCKET, libc::SO_GET_FILTER, &mut [])
 }
 
+/// The classic BPF filter on a socket; empty when there is none.
+///
+/// # Errors
+/// `EACCES` for a filter that is not classic.
+pub fn filter(fd: impl AsFd) -> nix::Result<Vec<libc::sock_filter>> {
+    let nothing = libc::sock_filter {
+        code: 0,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    let mut filter = vec![nothing; filter_length(&fd)?];
+    // The length of this option is a number of instructions; with 0 nothing would be written.
+    let mut length = libc::socklen_t::try_from(filter.len()).map_err(|_too_large| Errno::EINVAL)?;
+    let fd = fd.as_fd().as_raw_fd();
+    let bytes = filter.as_mut_ptr().cast();
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_GET_FILTER);
+    // SAFETY: the kernel writes at most `length` instructions to `filter`, which has as many, or
+    // fails when a longer one was attached meanwhile.
+    Errno::result(unsafe { libc::getsockopt(fd, level, name, bytes, &raw mut length) })?;
+    Ok(filter)
+}
+
+/// Puts a classic BPF filter on a socket.
+///
+/// # Errors
+/// As setsockopt(2): `EINVAL` for one that makes no sense, `EPERM` when the filter is locked.
+pub fn attach_filter(fd: impl AsFd, filter: &[libc::sock_filter]) -> nix::Result<()> {
+    let filter = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_too_large| Errno::EINVAL)?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    let fd = fd.as_fd().as_raw_fd();
+    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    let option = (&raw const filter).cast();
+    // SAFETY: the kernel reads `filter` and the instructions that it points to; both outlive the
+    // call, and it writes to neither.
+    let result =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, option, length) };
+    Errno::result(result).map(drop)
+}
+
 /// Has a socket drop whatever arrives, until `SO_DETACH_FILTER`: a TCP connection is deaf then, and the
 /// other end sends again.
 ///
@@ -70,23 +112,13 @@ pub fn filter_length(fd: impl AsFd) -> nix::Result<usize> {
 /// As setsockopt(2).
 pub fn attach_drop_filter(fd: impl AsFd) -> nix::Result<()> {
     // BPF_RET | BPF_K with 0: keep nothing.
-    let mut program = [libc::sock_filter {
+    let drop = libc::sock_filter {
         code: 0x06,
         jt: 0,
         jf: 0,
         k: 0,
-    }];
-    let filter = libc::sock_fprog {
-        len: 1,
-        filter: program.as_mut_ptr(),
     };
-    let fd = fd.as_fd().as_raw_fd();
-    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    let option = (&raw const filter).cast();
-    // SAFETY: the kernel reads `filter` and the one instruction it points to; both outlive the call.
-    let result =
-        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, option, length) };
-    Errno::result(result).map(drop)
+    attach_filter(fd, &[drop])
 }
 
 /// The file that a unix socket is bound to, as an `O_PATH` descriptor: its link in `/proc/self/fd`
@@ -108,14 +140,27 @@ pub fn bound_file(fd: impl AsFd) -> nix::Result<OwnedFd> {
 /// # Errors
 /// As poll(2).
 pub fn reads_no_more(fd: impl AsFd) -> nix::Result<bool> {
+    Ok(poll(fd, libc::POLLRDHUP)? & libc::POLLRDHUP != 0)
+}
+
+/// True when something waits to be received, or an error to be told; neither is taken away.
+///
+/// # Errors
+/// As poll(2).
+pub fn waits(fd: impl AsFd) -> nix::Result<bool> {
+    Ok(poll(fd, libc::POLLIN)? & (libc::POLLIN | libc::POLLERR) != 0)
+}
+
+/// What poll(2) tells without waiting.
+fn poll(fd: impl AsFd, events: i16) -> nix::Result<i16> {
     let mut asked = libc::pollfd {
         fd: fd.as_fd().as_raw_fd(),
-        events: libc::POLLRDHUP,
+        events,
         revents: 0,
     };
     // SAFETY: the kernel reads and writes the one entry of `asked`, and does not wait.
     Errno::result(unsafe { libc::poll(&raw mut asked, 1, 0) })?;
-    Ok(asked.revents & libc::POLLRDHUP != 0)
+    Ok(asked.revents)
 }
 
 /// An ioctl that writes one int, such as `SIOCOUTQ`.
@@ -276,6 +321,16 @@ mod tests {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
         assert_eq!(link, path);
         assert_eq!(filter_length(&socket), Ok(0));
+        assert_eq!(filter(&socket).map(|filter| filter.len()), Ok(0));
+    }
+
+    #[test]
+    fn a_filter_comes_back_as_attached() {
+        let (socket, _other) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        attach_drop_filter(&socket).unwrap();
+        let is = filter(&socket).unwrap();
+        assert_eq!((is.len(), is[0].code, is[0].k), (1, 6, 0));
+        assert_eq!(waits(&socket), Ok(false));
     }
 
     #[test]

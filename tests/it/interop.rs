@@ -12,6 +12,7 @@ pub const KINDS: &[(&str, &[&str])] = &[
     ("events", &["modest"]),
     ("aio", &[]),
     ("internet", &[]),
+    ("raw", &[]),
     ("locks", &[]),
     ("memory", &[]),
     ("shared", &[]),
@@ -76,8 +77,8 @@ fn we_restore_the_full_layers_of_criu() {
             continue;
         }
         let root = match *kind {
-            "internet" if !require(&[Need::InternetByCriu]) => continue,
-            "internet" => criu_of_internet().unwrap(),
+            "internet" | "raw" if !require(&[Need::InternetByCriu]) => continue,
+            "internet" | "raw" => criu_of_internet().unwrap(),
             _ => criu().unwrap(),
         };
         let mut sandbox = Sandbox::new();

@@ -228,6 +228,11 @@ const REST: &[Row] = &[
         ),
     ),
     (
+        "raw sockets, and those that ping",
+        Test("raw_sockets_and_filters_come_back_from_every_layer"),
+        Both("raw"),
+    ),
+    (
         "a pid namespace of its own",
         Test("every_layer_of_a_stack_of_a_pid_namespace_comes_back"),
         Tests(

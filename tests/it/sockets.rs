@@ -144,6 +144,45 @@ fn internet_sockets_come_back_from_every_layer() {
 }
 
 #[test]
+fn raw_sockets_and_filters_come_back_from_every_layer() {
+    if !require(&[Need::Root, Need::Program("ip")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::with_network();
+    let target = sandbox.specimen("raw", &["ping"]);
+    let dump = |words: &str| {
+        let words = format!("dump -t {} {words}", target.pid);
+        sandbox.icecore(&words).ok();
+    };
+    dump("-D 1 -R --track-mem");
+    target.check();
+    target.ask("talk");
+    dump("-D 2 -R --track-mem --prev-images-dir ../1");
+    target.ask("leave");
+    let words = "-D 3 --track-mem --prev-images-dir ../2";
+    let run = sandbox.icecore(&format!("dump -t {} {words}", target.pid));
+    let run = run.ok();
+    let lost = "Datagrams wait in raw ICMP socket 127.0.0.1";
+    assert!(run.stdout.contains(lost), "{}", run.stdout);
+    sandbox.wait_gone(&[target.pid]);
+    let range = "/proc/sys/net/ipv4/ping_group_range";
+    let forbid = format!("echo 1 0 > {range}");
+    sandbox.run("sh", &["-c", &forbid]).ok();
+    let run = sandbox.icecore("restore -D 1 -d").fails(6);
+    assert!(run.stderr.contains("ping_group_range"), "{}", run.stderr);
+    let permit = format!("echo 0 100 > {range}");
+    sandbox.run("sh", &["-c", &permit]).ok();
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        target.runs();
+        target.check();
+        target.ask("all");
+        target.ask("talk");
+        sandbox.kill(&target);
+    }
+}
+
+#[test]
 fn established_connections_need_a_word_and_go_on_with_everything_under_way() {
     if !require(&[Need::Root]) {
         return;

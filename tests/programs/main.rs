@@ -29,6 +29,7 @@ mod kernel;
 mod locks;
 mod memory;
 mod nameless;
+mod options;
 mod owners;
 mod pattern;
 mod pidfds;
@@ -37,6 +38,7 @@ mod places;
 mod polls;
 mod posix;
 mod queues;
+mod raw;
 mod reaper;
 mod registers;
 mod sessions;
@@ -87,6 +89,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("polls", polls::run),
     ("posix", posix::run),
     ("queues", queues::run),
+    ("raw", raw::run),
     ("sessions", sessions::run),
     ("shared", shared::run),
     ("signals", signals::run),

@@ -1,7 +1,7 @@
-//! TCP and UDP over IPv4 and IPv6.
+//! TCP and UDP over IPv4 and IPv6, and what has no port (see [`raw`]).
 //!
 //! CRIU: `inet_sk_entry` per description; the two ends of a connection in `tcp-stream-INO.img` (see
-//! [`tcp`]). Datagrams that wait in a UDP socket are not saved, as the network may lose them, too.
+//! [`tcp`]). Datagrams that wait in a socket are not saved, as the network may lose them, too.
 //! A connection is saved with `--tcp-established`; with `--tcp-close` its socket comes back closed.
 //! Sources: ip(7), ipv6(7), tcp(7), udp(7).
 
@@ -18,16 +18,17 @@ use procfs::net::TcpState;
 
 mod multicast;
 mod options;
+mod raw;
 pub(in crate::files) mod tcp;
 
 use options::{kinds_options, set_kinds_options, v6only};
 
 use super::descriptor::Descriptor;
-use super::socket::options;
+use super::socket::{opaque_filter, options as shared_options};
 use super::{Allow, Dumper, FileKind, Findings, Held, Nature, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, InetSkEntry, SkShutdown};
-use crate::sys::socket::{make, queued, reads_no_more, set_int};
+use crate::sys::socket::{make, reads_no_more, set_int, waits};
 use crate::track::connections::{self, Connection};
 
 /// States of a socket, as the kernel and the images number them.
@@ -53,7 +54,10 @@ impl FileKind for Inet {
     fn recognises(&self, file: &Descriptor) -> bool {
         file.socket.is_some_and(|nature| {
             matches!(nature.domain, libc::AF_INET | libc::AF_INET6)
-                && matches!(nature.protocol, libc::IPPROTO_TCP | libc::IPPROTO_UDP)
+                && (nature.is_tcp()
+                    || is_udp(nature)
+                    || raw::is_raw(nature)
+                    || raw::is_ping(nature))
         })
     }
 
@@ -63,9 +67,13 @@ impl FileKind for Inet {
 
     fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
         let nature = file.socket?;
-        if nature.filtered {
+        if let Some(refusal) = opaque_filter(file, "an internet socket") {
+            return Some(refusal);
+        }
+        // Its place is taken by the one that makes the connection deaf.
+        if nature.filtered && is_connection(nature) && !allow.tcp_close {
             return Some(Refusal {
-                what: format!("an internet socket with a BPF filter ({})", file.shown()),
+                what: format!("a TCP connection with a BPF filter ({})", file.shown()),
                 hint: "have the program detach the filter before the dump".to_owned(),
             });
         }
@@ -168,18 +176,24 @@ fn part(entry: &FileEntry) -> Result<&InetSkEntry> {
 
 /// A TCP socket with another end.
 fn is_connection(nature: Nature) -> bool {
-    nature.protocol == libc::IPPROTO_TCP && !matches!(u32::from(nature.tcp_state), CLOSE | LISTEN)
+    nature.is_tcp() && !matches!(u32::from(nature.tcp_state), CLOSE | LISTEN)
+}
+
+fn is_udp(nature: Nature) -> bool {
+    nature.protocol == libc::IPPROTO_UDP && nature.kind == libc::SOCK_DGRAM
+}
+
+fn was_tcp(entry: &InetSkEntry) -> bool {
+    entry.proto.cast_signed() == libc::IPPROTO_TCP && !raw::was_raw(entry)
 }
 
 fn is_connected_tcp(entry: &InetSkEntry) -> bool {
-    entry.proto.cast_signed() == libc::IPPROTO_TCP && !matches!(entry.state, CLOSE | LISTEN)
+    was_tcp(entry) && !matches!(entry.state, CLOSE | LISTEN)
 }
 
 /// A TCP socket whose connection was over when the layer was made.
 fn has_ended(entry: &InetSkEntry) -> bool {
-    entry.proto.cast_signed() == libc::IPPROTO_TCP
-        && entry.state == CLOSE
-        && entry.shutdown == Some(SkShutdown::Both.into())
+    was_tcp(entry) && entry.state == CLOSE && entry.shutdown == Some(SkShutdown::Both.into())
 }
 
 fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
@@ -201,10 +215,13 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     let local = address(&getsockname(copy.as_raw_fd()).map_err(cannot)?);
     let remote = match getpeername(copy.as_raw_fd()) {
         Ok(remote) => address(&remote),
+        Err(Errno::ENOTCONN) if raw::is_raw(nature) || raw::is_ping(nature) => {
+            raw::peer(nature, file.stat.ino)
+        }
         Err(Errno::ENOTCONN) => None,
         Err(e) => return Err(cannot(e)),
     };
-    let is_tcp = nature.protocol == libc::IPPROTO_TCP;
+    let is_tcp = nature.is_tcp();
     let state = match (is_tcp, remote) {
         (true, _) => nature.tcp_state.into(),
         (false, Some(_)) => ESTABLISHED,
@@ -225,11 +242,11 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         src_addr: words(local, nature.domain),
         dst_addr: words(remote, nature.domain),
         fown: held.fown,
-        opts: options(copy).map_err(cannot)?,
+        opts: shared_options(copy).map_err(cannot)?,
         ifname: local.and_then(interface),
         ..InetSkEntry::default()
     };
-    kinds_options(copy, &mut entry).map_err(cannot)?;
+    kinds_options(copy, &mut entry);
     if !is_tcp {
         let (found, restricted) = multicast::memberships(copy);
         entry.memberships = found;
@@ -242,7 +259,7 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
                 "a restored process has to join it again",
             ));
         }
-        if queued(copy, libc::FIONREAD).unwrap_or(0) > 0 {
+        if waits(copy).map_err(cannot)? {
             dumper.warn(Obstacle::unsupported(
                 format!("Datagrams wait in {}", shown(&entry)),
                 "a restored process does not get those",
@@ -313,7 +330,7 @@ fn reopen(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
     let socket = new(entry)?;
     v6only(&socket, entry)?;
     set_kinds_options(&socket, entry)?;
-    if entry.src_port != 0 {
+    if has_name(entry) {
         bound(&socket, entry)?;
     }
     for membership in &entry.memberships {
@@ -326,7 +343,7 @@ fn reopen(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
     if entry.state == ESTABLISHED {
         connect(
             socket.as_raw_fd(),
-            &*raw(entry, &entry.dst_addr, entry.dst_port)?,
+            &*sockaddr(entry, &entry.dst_addr, entry.dst_port)?,
         )?;
     }
     Ok(socket)
@@ -342,17 +359,25 @@ fn closed(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
     }
 }
 
+/// It was bound to an address.
+fn has_name(entry: &InetSkEntry) -> bool {
+    if raw::was_raw(entry) {
+        return raw::has_address(entry);
+    }
+    entry.src_port != 0
+}
+
 /// Binds to the local address. What is left of connections of a former life is no hindrance.
 fn bound(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
     let reuse = |on| set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, i32::from(on));
     let wanted = entry.opts.reuseaddr.unwrap_or(false);
-    let is_tcp = entry.proto.cast_signed() == libc::IPPROTO_TCP;
+    let is_tcp = was_tcp(entry);
     if is_tcp {
         reuse(true)?;
     }
     bind(
         socket.as_raw_fd(),
-        &*raw(entry, &entry.src_addr, entry.src_port)?,
+        &*sockaddr(entry, &entry.src_addr, entry.src_port)?,
     )?;
     if is_tcp { reuse(wanted) } else { Ok(()) }
 }
@@ -377,7 +402,12 @@ fn check(entry: &InetSkEntry, findings: &mut Findings<'_>) -> Result<()> {
         }
         return Ok(());
     }
-    if entry.src_port == 0 {
+    let without_port = raw::without_port(entry);
+    if let Some(obstacle) = without_port.then(|| raw::forbidden(entry)).flatten() {
+        findings.obstacle(obstacle);
+        return Ok(());
+    }
+    if !has_name(entry) {
         return Ok(());
     }
     let tried = new(entry).and_then(|socket| {
@@ -442,10 +472,10 @@ fn taken(entry: &InetSkEntry) -> Result<Option<Obstacle>> {
 
 /// A socket in words.
 fn shown(entry: &InetSkEntry) -> String {
-    let protocol = if entry.proto.cast_signed() == libc::IPPROTO_TCP {
-        "TCP"
-    } else {
-        "UDP"
+    let protocol = match entry.proto.cast_signed() {
+        _ if raw::without_port(entry) => raw::protocol(entry),
+        libc::IPPROTO_TCP => "TCP".to_owned(),
+        _ => "UDP".to_owned(),
     };
     let at = |words: &[u32], port: u32| {
         let ip = ip(words).map_or_else(
@@ -455,10 +485,13 @@ fn shown(entry: &InetSkEntry) -> String {
                 IpAddr::V6(ip) => format!("[{ip}]"),
             },
         );
+        if raw::was_raw(entry) {
+            return ip;
+        }
         format!("{ip}:{port}")
     };
     let mut text = format!("{protocol} socket {}", at(&entry.src_addr, entry.src_port));
-    if entry.dst_port != 0 {
+    if entry.state == ESTABLISHED || entry.dst_port != 0 {
         text.push_str(&format!(" to {}", at(&entry.dst_addr, entry.dst_port)));
     }
     text
@@ -511,7 +544,7 @@ fn interface(address: SocketAddr) -> Option<String> {
 }
 
 /// An address for system calls.
-fn raw(entry: &InetSkEntry, words: &[u32], port: u32) -> nix::Result<Box<dyn SockaddrLike>> {
+fn sockaddr(entry: &InetSkEntry, words: &[u32], port: u32) -> nix::Result<Box<dyn SockaddrLike>> {
     let port = u16::try_from(port).map_err(|_too_large| Errno::EINVAL)?;
     Ok(match ip(words).ok_or(Errno::EINVAL)? {
         IpAddr::V4(ip) => Box::new(SockaddrIn::from(std::net::SocketAddrV4::new(ip, port))),

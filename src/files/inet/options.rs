@@ -1,12 +1,12 @@
-//! Options of IP, TCP and UDP: those that CRIU's images have a place for, and those that we add.
+//! Options of IP, TCP, UDP and raw sockets: those that CRIU's images have a place for, and those that we add.
 //!
 //! CRIU: `ip_opts_entry`, `tcp_opts_entry`. Sources: ip(7), ipv6(7), tcp(7).
 
 use std::os::fd::OwnedFd;
 
-use super::super::socket::set_options;
-use super::{is_v6, new};
-use crate::image::proto::{InetSkEntry, IpOptsEntry, SkOptionEntry, TcpOptsEntry};
+use super::super::socket::{DATAGRAMS, set_options, unusual};
+use super::{is_v6, new, raw, was_tcp};
+use crate::image::proto::{InetSkEntry, IpOptsEntry, TcpOptsEntry};
 use crate::sys::socket::{get_int, set_int};
 
 /// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
@@ -32,16 +32,35 @@ const MORE: &[(i32, i32)] = &[
     (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
 ];
 
-/// The same, of UDP only: an accepted connection shows what its first packet had.
-const MULTICAST: &[(i32, i32)] = &[
+/// The same, of datagrams only: an accepted connection shows what its first packet had.
+const OF_DATAGRAMS: &[(i32, i32)] = &[
     (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
     (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_IF),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL),
+    (libc::IPPROTO_IP, IP_UNICAST_IF),
+    (libc::IPPROTO_IP, libc::IP_RECVOPTS),
+    (libc::IPPROTO_IP, libc::IP_RETOPTS),
+    (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR),
     (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
     (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL),
+    (libc::IPPROTO_IPV6, IPV6_UNICAST_IF),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPOPTS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVRTHDR),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVDSTOPTS),
+    (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
+    (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+    (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
 ];
 
+/// The interface of what is sent (`linux/in.h`, `linux/in6.h`).
+const IP_UNICAST_IF: i32 = 50;
+const IPV6_UNICAST_IF: i32 = 76;
+
 /// Options of IP, TCP and UDP.
-pub(super) fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) -> nix::Result<()> {
+pub(super) fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) {
     let number = |level, name| get_int(socket, level, name).map(i32::cast_unsigned);
     let switch = |level, name| number(level, name).ok().map(|value| value != 0);
     let ip = libc::IPPROTO_IP;
@@ -50,12 +69,12 @@ pub(super) fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) -> nix::R
         pktinfo: switch(ip, libc::IP_PKTINFO).filter(|on| *on),
         tos: number(ip, libc::IP_TOS).ok().filter(|tos| *tos != 0),
         ttl: number(ip, libc::IP_TTL).ok(),
-        ..IpOptsEntry::default()
+        raw: raw::options(socket, entry),
     });
     if is_v6(entry) {
         entry.v6only = switch(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
     }
-    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
+    if was_tcp(entry) {
         let tcp = libc::IPPROTO_TCP;
         let [count, idle, interval] = [libc::TCP_KEEPCNT, libc::TCP_KEEPIDLE, libc::TCP_KEEPINTVL]
             .map(|n| number(tcp, n).ok());
@@ -71,25 +90,15 @@ pub(super) fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) -> nix::R
         entry.opts.tcp_keepidle = idle;
         entry.opts.tcp_keepintvl = interval;
     }
-    let usual = new(entry)?;
-    let multicast: &[_] = if entry.proto.cast_signed() == libc::IPPROTO_UDP {
-        MULTICAST
-    } else {
+    // Not everybody may make a raw socket.
+    let fresh = new(entry).ok();
+    let datagrams: &[&[_]] = if was_tcp(entry) {
         &[]
+    } else {
+        &[OF_DATAGRAMS, raw::MORE, DATAGRAMS]
     };
-    for &(level, name) in MORE.iter().chain(multicast) {
-        let (Ok(is), Ok(was)) = (get_int(socket, level, name), get_int(&usual, level, name)) else {
-            continue;
-        };
-        if is != was {
-            entry.options.push(SkOptionEntry {
-                level,
-                name,
-                value: is,
-            });
-        }
-    }
-    Ok(())
+    let all = MORE.iter().chain(datagrams.iter().copied().flatten());
+    entry.options = unusual(socket, fresh.as_ref(), all);
 }
 
 /// Sets what has to be set before the socket gets its address, and everything else.
@@ -105,7 +114,8 @@ pub(super) fn set_kinds_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::R
         set(ip, libc::IP_TOS, options.tos)?;
         set(ip, libc::IP_TTL, options.ttl)?;
     }
-    if entry.proto.cast_signed() == libc::IPPROTO_TCP {
+    raw::set_options(socket, entry)?;
+    if was_tcp(entry) {
         let tcp = libc::IPPROTO_TCP;
         let options = entry.tcp_opts.unwrap_or_default();
         set(

@@ -21,7 +21,8 @@ use nix::sys::socket::{MsgFlags, Shutdown, bind, connect, recv, send, shutdown};
 use prost::Message as _;
 
 use super::{
-    CLOSE_WAIT, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK, new, raw, set_kinds_options, shown, v6only,
+    CLOSE_WAIT, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK, new, set_kinds_options, shown, sockaddr,
+    v6only,
 };
 use crate::error::{Error, Result};
 use crate::files::socket::SO_BUF_LOCK;
@@ -240,11 +241,11 @@ fn make(
     v6only(&socket, entry)?;
     bind(
         socket.as_raw_fd(),
-        &*raw(entry, &entry.src_addr, entry.src_port)?,
+        &*sockaddr(entry, &entry.src_addr, entry.src_port)?,
     )?;
     connect(
         socket.as_raw_fd(),
-        &*raw(entry, &entry.dst_addr, entry.dst_port)?,
+        &*sockaddr(entry, &entry.dst_addr, entry.dst_port)?,
     )?;
     let mut options = vec![(MSS, saved.mss_clamp)];
     if saved.opt_mask & SCALING != 0 {

@@ -78,6 +78,8 @@ pub struct Sandbox {
     unshare: Child,
     /// Pid of init, as seen from outside.
     init: u32,
+    /// It has a network of its own.
+    apart: bool,
     requests: Option<ChildStdin>,
     replies: BufReader<ChildStdout>,
     runs: AtomicU32,
@@ -86,6 +88,20 @@ pub struct Sandbox {
 impl Sandbox {
     /// An empty one.
     pub fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// One that also has a network of its own: the loopback interface, which is up, and sockets that
+    /// ping are allowed.
+    pub fn with_network() -> Self {
+        let sandbox = Self::make(true);
+        let script = "ip link set lo up && \
+                      echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range";
+        sandbox.run("sh", &["-c", script]).ok();
+        sandbox
+    }
+
+    fn make(apart: bool) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("icecore-test-")
             .tempdir()
@@ -93,6 +109,7 @@ impl Sandbox {
         fs::create_dir(dir.path().join("run")).unwrap();
         let mut unshare = Command::new("unshare")
             .args(["--pid", "--mount", "--fork", "--kill-child", "--mount-proc"])
+            .args(apart.then_some("--net"))
             .args([env!("CARGO_BIN_EXE_specimen"), "reaper"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -110,6 +127,7 @@ impl Sandbox {
             dir,
             unshare,
             init,
+            apart,
             requests,
             replies,
             runs: AtomicU32::new(0),
@@ -174,15 +192,12 @@ impl Sandbox {
 
     /// What runs a command inside, in the directory of the test: the words before the command.
     pub fn inside(&self) -> Vec<String> {
-        let words = [
-            "nsenter",
-            "--target",
-            &self.init.to_string(),
-            "--pid",
-            "--mount",
-            "env",
-        ];
-        let mut words: Vec<String> = words.map(str::to_owned).into();
+        let init = self.init.to_string();
+        let mut words: Vec<String> = ["nsenter", "--target", &init, "--pid", "--mount"]
+            .map(str::to_owned)
+            .into();
+        words.extend(self.apart.then(|| "--net".to_owned()));
+        words.push("env".to_owned());
         words.push(format!("--chdir={}", self.dir.path().display()));
         words.push(format!(
             "ICECORE_RUNTIME_DIR={}",
