@@ -45,6 +45,7 @@ mod netlink;
 mod opened;
 mod outside;
 mod owner;
+mod packet;
 mod pidfd;
 mod pipe;
 mod preflight;
@@ -176,6 +177,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &unix::Unix,
     &inet::Inet,
     &netlink::Netlink,
+    &packet::Packet,
     &regular::Regular,
 ];
 

@@ -9,6 +9,7 @@ use std::os::fd::RawFd;
 use std::{fmt, fs};
 
 use super::descriptor::{self, Stat};
+use super::packet;
 use super::tty::Surveyed;
 use super::unix::diag::Table;
 use crate::task;
@@ -35,6 +36,8 @@ pub struct Outside {
     pub(super) held: HashSet<u64>,
     /// All unix sockets, when the target has some.
     pub(super) unix: Option<Table>,
+    /// All packet sockets, when it has some.
+    pub(super) packets: Option<packet::diag::Table>,
 }
 
 impl fmt::Display for Holder {

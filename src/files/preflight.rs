@@ -205,7 +205,6 @@ fn tables(images: &Images) -> Result<Vec<(u32, Vec<FdinfoEntry>)>> {
 /// The kind of an entry that no kind of ours is responsible for, in words.
 fn kind_name(entry: &FileEntry) -> String {
     match FdTypes::try_from(entry.r#type) {
-        Ok(FdTypes::Packetsk) => "a packet socket".to_owned(),
         Ok(FdTypes::Inotify) => "an inotify instance".to_owned(),
         Ok(FdTypes::Fanotify) => "a fanotify group".to_owned(),
         Ok(FdTypes::Bpfmap) => "a BPF map".to_owned(),

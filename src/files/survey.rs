@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use super::descriptor::{self, Descriptor};
 use super::tty::Surveyed;
 use super::unix::diag::Table;
-use super::{Allow, Outside, Refusal, epoll, kind_of, locks, refusal};
+use super::{Allow, Outside, Refusal, epoll, kind_of, locks, packet, refusal};
 use crate::error::{Obstacle, Result};
 use crate::units::Pid;
 
@@ -81,6 +81,9 @@ pub fn survey(
     outside.held = held;
     outside.members = Some(pids.iter().chain(zombies).copied().collect());
     outside.unix = unix;
+    let is_packet = |f: &Descriptor| f.socket.is_some_and(|s| s.domain == libc::AF_PACKET);
+    let packets = files.iter().any(is_packet);
+    outside.packets = packets.then(packet::diag::Table::read).transpose()?;
     outside.terminals = Some(Surveyed::new(&files, pids));
     let mut found = Found::default();
     let mut judged = Vec::new();

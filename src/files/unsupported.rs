@@ -62,7 +62,6 @@ fn family(file: &Descriptor) -> String {
         libc::AF_INET | libc::AF_INET6 => {
             "an internet protocol other than TCP, UDP and raw ones".to_owned()
         }
-        libc::AF_PACKET => "packets".to_owned(),
         libc::AF_VSOCK => "virtual machines".to_owned(),
         other => format!("family {other}"),
     };

@@ -187,6 +187,39 @@ pub fn make(domain: i32, kind: i32, protocol: i32) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Protocol (in the order of the network) and interface of a packet socket: packet(7). An interface that
+/// is gone is -1.
+///
+/// # Errors
+/// As getsockname(2).
+pub fn packet_name(fd: impl AsFd) -> nix::Result<(u16, i32)> {
+    // SAFETY: a sockaddr_ll is numbers; all zero is a valid one.
+    let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    let address = (&raw mut name).cast();
+    // SAFETY: the kernel writes at most `length` bytes to `name`, which has as many.
+    let result = unsafe { libc::getsockname(fd.as_fd().as_raw_fd(), address, &raw mut length) };
+    Errno::result(result)?;
+    Ok((name.sll_protocol, name.sll_ifindex))
+}
+
+/// Has a packet socket receive a protocol (in the order of the network) from an interface, or, with 0,
+/// from all: packet(7).
+///
+/// # Errors
+/// As bind(2): `ENODEV` when there is no such interface.
+pub fn bind_packet(fd: impl AsFd, protocol: u16, interface: u32) -> nix::Result<()> {
+    // SAFETY: a sockaddr_ll is numbers; all zero is a valid one.
+    let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    name.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    name.sll_protocol = protocol;
+    name.sll_ifindex = interface.cast_signed();
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    let address = (&raw const name).cast();
+    // SAFETY: the kernel reads `length` bytes of `name`, which has as many.
+    Errno::result(unsafe { libc::bind(fd.as_fd().as_raw_fd(), address, length) }).map(drop)
+}
+
 /// Accepts a connection; the new descriptor is close-on-exec.
 ///
 /// # Errors

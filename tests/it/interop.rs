@@ -13,6 +13,7 @@ pub const KINDS: &[(&str, &[&str])] = &[
     ("aio", &[]),
     ("internet", &[]),
     ("raw", &[]),
+    ("packets", &["modest"]),
     ("locks", &[]),
     ("memory", &[]),
     ("shared", &[]),
@@ -77,8 +78,8 @@ fn we_restore_the_full_layers_of_criu() {
             continue;
         }
         let root = match *kind {
-            "internet" | "raw" if !require(&[Need::InternetByCriu]) => continue,
-            "internet" | "raw" => criu_of_internet().unwrap(),
+            "internet" | "raw" | "packets" if !require(&[Need::InternetByCriu]) => continue,
+            "internet" | "raw" | "packets" => criu_of_internet().unwrap(),
             _ => criu().unwrap(),
         };
         let mut sandbox = Sandbox::new();

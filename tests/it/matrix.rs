@@ -75,6 +75,11 @@ const FILES: &[Row] = &[
         Test("internet_sockets_come_back_from_every_layer"),
         Both("internet"),
     ),
+    (
+        "packet socket",
+        Test("packet_sockets_come_back_from_every_layer_and_find_their_interfaces_by_name"),
+        Both("packets"),
+    ),
     ("file", Held("descriptors"), Both("descriptors")),
 ];
 

@@ -167,11 +167,11 @@ fn raw_sockets_and_filters_come_back_from_every_layer() {
     sandbox.wait_gone(&[target.pid]);
     let range = "/proc/sys/net/ipv4/ping_group_range";
     let forbid = format!("echo 1 0 > {range}");
-    sandbox.run("sh", &["-c", &forbid]).ok();
+    sandbox.sh(&forbid);
     let run = sandbox.icecore("restore -D 1 -d").fails(6);
     assert!(run.stderr.contains("ping_group_range"), "{}", run.stderr);
     let permit = format!("echo 0 100 > {range}");
-    sandbox.run("sh", &["-c", &permit]).ok();
+    sandbox.sh(&permit);
     for layer in [2, 3, 1] {
         sandbox.icecore(&format!("restore -D {layer} -d")).ok();
         target.runs();
@@ -180,6 +180,81 @@ fn raw_sockets_and_filters_come_back_from_every_layer() {
         target.ask("talk");
         sandbox.kill(&target);
     }
+}
+
+#[test]
+fn packet_sockets_come_back_from_every_layer_and_find_their_interfaces_by_name() {
+    if !require(&[Need::Root, Need::Program("ip")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::with_network();
+    let pair = "ip link add near type veth peer name far && ip link set near up && \
+                ip link set far up";
+    sandbox.sh(pair);
+    let members = |sandbox: &Sandbox| {
+        let (link, groups) = ("ip -d link show lo", "ip maddr show dev lo");
+        sandbox.sh(&format!(
+            "{link} | grep -o 'promiscuity [0-9]*'; {groups} | grep 5e:01"
+        ))
+    };
+    let target = sandbox.specimen("packets", &["near"]);
+    let before = members(&sandbox);
+    assert!(
+        before.contains("promiscuity 1") && before.contains("link"),
+        "{before}"
+    );
+    let dump = |words: &str| {
+        let words = format!("dump -t {} {words}", target.pid);
+        sandbox.icecore(&words).ok()
+    };
+    dump("-D 1 -R --track-mem");
+    target.check();
+    target.ask("talk");
+    dump("-D 2 -R --track-mem --prev-images-dir ../1");
+    target.ask("leave");
+    let run = dump("-D 3 --track-mem --prev-images-dir ../2");
+    for lost in ["lo", "all interfaces"] {
+        let lost = format!("Packets wait in packet socket of {lost}");
+        assert!(run.stdout.contains(&lost), "{}", run.stdout);
+    }
+    sandbox.wait_gone(&[target.pid]);
+    // The same name, another number.
+    sandbox.sh("ip link del near");
+    let run = sandbox.icecore("restore -D 3 -d").fails(3);
+    assert!(
+        run.stderr.contains("network interface near"),
+        "{}",
+        run.stderr
+    );
+    sandbox.sh(pair);
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        target.runs();
+        target.check();
+        target.ask("all");
+        target.ask("talk");
+        assert_eq!(members(&sandbox), before);
+        sandbox.kill(&target);
+    }
+}
+
+#[test]
+fn a_packet_socket_whose_interface_is_gone_comes_back_and_hears_nothing() {
+    if !require(&[Need::Root, Need::Program("ip")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::with_network();
+    sandbox.sh("ip link add near type veth peer name far");
+    let target = sandbox.specimen("packets", &["near"]);
+    sandbox.sh("ip link del near");
+    let run = sandbox
+        .icecore(&format!("dump -t {} -D 1", target.pid))
+        .ok();
+    assert!(run.stdout.contains("is gone"), "{}", run.stdout);
+    sandbox.wait_gone(&[target.pid]);
+    sandbox.icecore("restore -D 1 -d").ok();
+    target.runs();
+    target.ask("talk");
 }
 
 #[test]

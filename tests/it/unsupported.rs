@@ -47,7 +47,16 @@ fn a_bpf_map_is_an_obstacle() {
 
 #[test]
 fn a_socket_is_an_obstacle() {
-    refused("socket", &["socket of packets", "descriptor 4", "pid 2"]);
+    let what = "a socket of an internet protocol other than";
+    refused("socket", &[what, "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn a_packet_socket_with_a_ring_is_an_obstacle() {
+    refused(
+        "ring",
+        &["a packet socket with a ring", "descriptor 4", "pid 2"],
+    );
 }
 
 #[test]

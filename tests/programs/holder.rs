@@ -48,7 +48,16 @@ pub fn run(mut desk: Desk, args: &[String]) {
                 &[128],
             ))
         }
-        "socket" => Some(kernel::call(libc::SYS_socket, [17, 3, 0, 0, 0, 0])),
+        // MPTCP.
+        "socket" => Some(kernel::call(libc::SYS_socket, [2, 1, 262, 0, 0, 0])),
+        "ring" => {
+            // PACKET_RX_RING: size and number of blocks, of frames.
+            let made = kernel::call(libc::SYS_socket, [17, 3, 0, 0, 0, 0]).unwrap();
+            let before = [made.cast_unsigned(), libc::SOL_PACKET as u64, 5];
+            let mut ring = [4096_u32, 4, 2048, 8];
+            kernel::call_with(libc::SYS_setsockopt, &before, &mut ring, &[16]).unwrap();
+            Some(Ok(made))
+        }
         "inotify" => {
             // It watches a file that has no name, but is open.
             let path = desk.dir().join("watched");

@@ -31,6 +31,7 @@ mod memory;
 mod nameless;
 mod options;
 mod owners;
+mod packets;
 mod pattern;
 mod pidfds;
 mod pipes;
@@ -84,6 +85,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("nameless", nameless::run),
     ("pidfds", pidfds::run),
     ("owners", owners::run),
+    ("packets", packets::run),
     ("pipes", pipes::run),
     ("places", places::run),
     ("polls", polls::run),

@@ -97,7 +97,7 @@ impl Sandbox {
         let sandbox = Self::make(true);
         let script = "ip link set lo up && \
                       echo 0 2147483647 > /proc/sys/net/ipv4/ping_group_range";
-        sandbox.run("sh", &["-c", script]).ok();
+        sandbox.sh(script);
         sandbox
     }
 
@@ -232,6 +232,12 @@ impl Sandbox {
             stdout: String::from_utf8_lossy(&text(&out)).into_owned(),
             stderr: String::from_utf8_lossy(&text(&err)).into_owned(),
         }
+    }
+
+    /// Runs a script inside, which must succeed; what it says.
+    #[track_caller]
+    pub fn sh(&self, script: &str) -> String {
+        self.run("sh", &["-c", script]).ok().stdout
     }
 
     /// Runs icecore inside; `words` are split at spaces.
