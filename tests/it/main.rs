@@ -31,6 +31,7 @@ mod layers;
 mod locks;
 mod matrix;
 mod namespaces;
+mod network;
 mod pidfds;
 mod places;
 mod postgres;
