@@ -191,6 +191,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     }
     let survey = files::survey(&pids, &zombies, &links, &options.allow)?;
     plan.obstacles.extend(survey.obstacles);
+    plan.warnings.extend(survey.losses);
     plan.files = survey.judged;
     relations(&plan.processes, &mut plan.obstacles);
     let (own, refused) = namespaces::survey(&plan.processes);

@@ -98,6 +98,12 @@ pub trait FileKind: Sync + fmt::Debug {
         None
     }
 
+    /// What of `file` a restored process will not have, as far as that is known while the target runs.
+    fn loss(&self, file: &Descriptor) -> Option<Refusal> {
+        let _ = file;
+        None
+    }
+
     /// CRIU's number for the kind.
     fn image_type(&self) -> FdTypes;
 

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::Refusal;
 use super::descriptor::Descriptor;
 use crate::image::proto::{SkOptionEntry, SkOptsEntry};
-use crate::sys::socket::{attach_filter, filter, filter_length, get, get_int, set, set_int};
+use crate::sys::socket::{attach_filter, filter, filter_length, get, get_int, set, set_int, waits};
 
 /// What a socket was made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Nature {
     pub filtered: bool,
     /// That is not a classic one, so that nobody is told what it is.
     pub opaque: bool,
+    /// Something waits in it to be received.
+    pub waits: bool,
 }
 
 impl Nature {
@@ -52,6 +54,7 @@ impl Nature {
             tcp_state: 0,
             pending: 0,
             backlog: 0,
+            waits: waits(fd)?,
             opaque: filter == Err(Errno::EACCES),
             filtered: filter.map_or_else(|e| e == Errno::EACCES, |length| length != 0),
         };
@@ -80,6 +83,14 @@ pub(super) fn opaque_filter(file: &Descriptor, what: &str) -> Option<Refusal> {
     file.socket.filter(|nature| nature.opaque).map(|_| Refusal {
         what: format!("{what} with an extended BPF filter ({})", file.shown()),
         hint: "have the program detach the filter before the dump".to_owned(),
+    })
+}
+
+/// That a restored process does not get what waits in a socket; `what` it is.
+pub(super) fn waiting(file: &Descriptor, what: &str) -> Option<Refusal> {
+    file.socket.filter(|nature| nature.waits).map(|_| Refusal {
+        what: format!("{what} with something to be received ({})", file.shown()),
+        hint: "let the program receive it: a restored process does not get that".to_owned(),
     })
 }
 

@@ -20,6 +20,8 @@ use crate::units::Pid;
 pub struct Survey {
     /// What cannot be dumped: one obstacle per process and thing, wherever the process has it.
     pub obstacles: Vec<Obstacle>,
+    /// What can be dumped, but not all of it.
+    pub losses: Vec<Obstacle>,
     /// Every open one of them.
     pub judged: Vec<Judged>,
 }
@@ -85,7 +87,7 @@ pub fn survey(
     let packets = files.iter().any(is_packet);
     outside.packets = packets.then(packet::diag::Table::read).transpose()?;
     outside.terminals = Some(Surveyed::new(&files, pids));
-    let mut found = Found::default();
+    let (mut found, mut lost) = (Found::default(), Found::default());
     let mut judged = Vec::new();
     for file in &files {
         let refusal = refusal(file, &outside, allow);
@@ -105,8 +107,11 @@ pub fn survey(
             place: format!("{place} ({})", file.shown()),
             refused: refusal.is_some(),
         });
-        if let Some(refusal) = refusal {
-            found.add(file, refusal);
+        let loss = kind_of(file).and_then(|kind| kind.loss(file));
+        match (refusal, loss) {
+            (Some(refusal), _) => found.add(file, refusal),
+            (None, Some(loss)) => lost.add(file, loss),
+            (None, None) => {}
         }
     }
     let closed = epoll::unnamed(&files);
@@ -125,6 +130,7 @@ pub fn survey(
     }
     Ok(Survey {
         obstacles: found.into_obstacles(),
+        losses: lost.into_obstacles(),
         judged,
     })
 }

@@ -160,7 +160,15 @@ fn crit_decodes_every_file_of_ours() {
         return;
     }
     let mut sandbox = Sandbox::new();
-    for kind in ["memory", "tree", "pipes", "signals", "descriptors"] {
+    for kind in [
+        "memory",
+        "tree",
+        "pipes",
+        "signals",
+        "descriptors",
+        "raw",
+        "packets",
+    ] {
         let target = sandbox.specimen(kind, &[]);
         sandbox
             .icecore(&format!("dump -t {} -D img-{kind} -R", target.pid))
@@ -223,6 +231,9 @@ const NEWER: &[&str] = &[
     "packets",
     "tsc_faults",
     "speculation",
+    "so_lock_filter",
+    "options",
+    "interface",
 ];
 
 /// Takes it out.

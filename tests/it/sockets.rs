@@ -159,6 +159,9 @@ fn raw_sockets_and_filters_come_back_from_every_layer() {
     target.ask("talk");
     dump("-D 2 -R --track-mem --prev-images-dir ../1");
     target.ask("leave");
+    let run = sandbox.icecore(&format!("dump -t {} -D 3 --dry-run", target.pid));
+    let lost = "has an internet socket with something to be received";
+    assert!(run.ok().stdout.contains(lost));
     let words = "-D 3 --track-mem --prev-images-dir ../2";
     let run = sandbox.icecore(&format!("dump -t {} {words}", target.pid));
     let run = run.ok();
@@ -212,6 +215,9 @@ fn packet_sockets_come_back_from_every_layer_and_find_their_interfaces_by_name()
     target.ask("talk");
     dump("-D 2 -R --track-mem --prev-images-dir ../1");
     target.ask("leave");
+    let run = sandbox.icecore(&format!("dump -t {} -D 3 --dry-run", target.pid));
+    let lost = "has a packet socket with something to be received";
+    assert!(run.ok().stdout.contains(lost));
     let run = dump("-D 3 --track-mem --prev-images-dir ../2");
     for lost in ["lo", "all interfaces"] {
         let lost = format!("Packets wait in packet socket of {lost}");

@@ -24,7 +24,7 @@ pub(in crate::files) mod tcp;
 use options::{kinds_options, set_kinds_options, v6only};
 
 use super::descriptor::Descriptor;
-use super::socket::{opaque_filter, options as shared_options};
+use super::socket::{opaque_filter, options as shared_options, waiting};
 use super::{Allow, Dumper, FileKind, Findings, Held, Nature, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, InetSkEntry, SkShutdown};
@@ -114,6 +114,12 @@ impl FileKind for Inet {
             what: format!("an established TCP connection ({})", file.shown()),
             hint: "dump with --tcp-established to save it, with --tcp-close to drop it".to_owned(),
         })
+    }
+
+    fn loss(&self, file: &Descriptor) -> Option<Refusal> {
+        let datagrams = file.socket.is_some_and(|nature| !nature.is_tcp());
+        let what = "an internet socket";
+        datagrams.then(|| waiting(file, what)).flatten()
     }
 
     fn image_type(&self) -> FdTypes {

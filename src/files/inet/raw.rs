@@ -28,6 +28,7 @@ const IP_NODEFRAG: i32 = 22;
 
 /// Options that CRIU's images have no place for: level and name.
 pub(super) const MORE: &[(i32, i32)] = &[
+    (libc::IPPROTO_IP, libc::IP_ROUTER_ALERT),
     (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL),
     (SOL_RAW, libc::IPV6_CHECKSUM),
 ];

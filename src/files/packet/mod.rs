@@ -16,7 +16,7 @@ pub(in crate::files) mod diag;
 use diag::{Socket, Table};
 
 use super::descriptor::Descriptor;
-use super::socket::{DATAGRAMS, opaque_filter, options, set_options, unusual};
+use super::socket::{DATAGRAMS, opaque_filter, options, set_options, unusual, waiting};
 use super::survey::obstacle;
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, part};
 use crate::error::{Error, Kind, Obstacle, Result};
@@ -73,6 +73,10 @@ impl FileKind for Packet {
         let table = outside.packets.as_ref();
         let socket = table.and_then(|table| table.get(file.stat.ino));
         opaque_filter(file, "a packet socket").or_else(|| too_much(file, socket?))
+    }
+
+    fn loss(&self, file: &Descriptor) -> Option<Refusal> {
+        waiting(file, "a packet socket")
     }
 
     fn image_type(&self) -> FdTypes {
