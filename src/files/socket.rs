@@ -72,9 +72,11 @@ impl Nature {
         Ok(nature)
     }
 
-    /// A TCP socket, not a raw one that sees the segments of TCP.
+    /// A TCP socket, not a raw one that sees the segments of TCP; or one that may use several paths,
+    /// as those that programs in Go listen with.
     pub(super) fn is_tcp(self) -> bool {
-        self.protocol == libc::IPPROTO_TCP && self.kind == libc::SOCK_STREAM
+        matches!(self.protocol, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP)
+            && self.kind == libc::SOCK_STREAM
     }
 }
 
@@ -161,7 +163,11 @@ pub(super) fn set_options(fd: impl AsFd, wanted: &SkOptsEntry) -> nix::Result<()
         number(libc::SO_RCVBUFFORCE, wanted.so_rcvbuf / 2)?;
     }
     if let Some(locked) = wanted.so_buf_lock {
-        number(SO_BUF_LOCK, locked)?;
+        match number(SO_BUF_LOCK, locked) {
+            // MPTCP sizes its buffers by itself only as long as nobody has set them.
+            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
     }
     for (name, now, wanted) in [
         (libc::SO_PRIORITY, now.so_priority, wanted.so_priority),

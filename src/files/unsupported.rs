@@ -59,9 +59,8 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
 /// What is known of a socket, in words.
 fn family(file: &Descriptor) -> String {
     let name = |nature: super::Nature| match nature.domain {
-        libc::AF_INET | libc::AF_INET6 => {
-            "an internet protocol other than TCP, UDP and raw ones".to_owned()
-        }
+        libc::AF_INET | libc::AF_INET6 => "an internet protocol other than TCP and UDP".to_owned(),
+        libc::AF_XDP => "XDP".to_owned(),
         libc::AF_VSOCK => "virtual machines".to_owned(),
         other => format!("family {other}"),
     };

@@ -238,6 +238,11 @@ const REST: &[Row] = &[
         Both("raw"),
     ),
     (
+        "listeners of MPTCP",
+        Test("listeners_of_mptcp_and_the_connections_that_they_accepted_go_on_from_every_layer"),
+        No("CRIU has no MPTCP"),
+    ),
+    (
         "a pid namespace of its own",
         Test("every_layer_of_a_stack_of_a_pid_namespace_comes_back"),
         Tests(

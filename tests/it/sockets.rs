@@ -320,21 +320,26 @@ fn who_has_the_addresses_of_a_connection_is_in_the_way_before_anything_is_made()
 
 #[test]
 fn half_closed_connections_go_on_from_every_layer_and_can_be_dumped_again() {
-    go_on_from_every_layer("halves");
+    go_on_from_every_layer(&["halves"]);
+}
+
+#[test]
+fn listeners_of_mptcp_and_the_connections_that_they_accepted_go_on_from_every_layer() {
+    go_on_from_every_layer(&["paths", "connected"]);
 }
 
 #[test]
 fn connections_whose_end_waits_to_be_sent_go_on_from_every_layer_and_can_be_dumped_again() {
-    go_on_from_every_layer("ending");
+    go_on_from_every_layer(&["ending"]);
 }
 
 /// Three layers of TCP connections in a special state, and one of what was made anew.
-fn go_on_from_every_layer(state: &str) {
+fn go_on_from_every_layer(state: &[&str]) {
     if !require(&[Need::Root]) {
         return;
     }
     let mut sandbox = Sandbox::new();
-    let target = sandbox.specimen("internet", &[state]);
+    let target = sandbox.specimen("internet", state);
     let pids = target.members();
     let dump = |words: &str| {
         let words = format!("dump -t {} --tcp-established {words}", target.pid);

@@ -47,8 +47,24 @@ fn a_bpf_map_is_an_obstacle() {
 
 #[test]
 fn a_socket_is_an_obstacle() {
-    let what = "a socket of an internet protocol other than";
-    refused("socket", &[what, "descriptor 4", "pid 2"]);
+    refused("socket", &["a socket of XDP", "descriptor 4", "pid 2"]);
+}
+
+#[test]
+fn a_connection_of_several_paths_is_an_obstacle_unless_it_is_dropped() {
+    refused("mptcp", &["a connection of MPTCP", "descriptor 5", "pid 2"]);
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("holder", &["mptcp"]);
+    sandbox
+        .icecore(&format!("dump -t {} -D 1 --tcp-close", target.pid))
+        .ok();
+    sandbox.wait_gone(&[target.pid]);
+    sandbox.icecore("restore -D 1 -d").ok();
+    target.runs();
+    assert_eq!(target.check(), "1");
 }
 
 #[test]

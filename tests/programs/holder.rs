@@ -2,15 +2,18 @@
 //! test sees that the process goes on undisturbed.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::CloneFlags;
+use nix::sys::socket::{Backlog, SockaddrIn, bind, connect, getsockname, listen};
 
 use crate::desk::{Answer, Desk, Program};
 use crate::events::{READABLE, new, watch};
 use crate::kernel::{self, Region};
+use crate::options;
 
 /// More than a layer takes of a deleted file unless it is allowed to.
 const LARGE: usize = (1 << 20) + 4096;
@@ -48,8 +51,19 @@ pub fn run(mut desk: Desk, args: &[String]) {
                 &[128],
             ))
         }
-        // MPTCP.
-        "socket" => Some(kernel::call(libc::SYS_socket, [2, 1, 262, 0, 0, 0])),
+        // AF_XDP.
+        "socket" => Some(kernel::call(libc::SYS_socket, [44, 3, 0, 0, 0, 0])),
+        "mptcp" => {
+            let new = || options::socket(libc::AF_INET, libc::SOCK_STREAM, 262).unwrap();
+            let (listener, client) = (new(), new());
+            let any = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+            bind(listener.as_raw_fd(), &any).unwrap();
+            listen(&listener, Backlog::new(5).unwrap()).unwrap();
+            let at = getsockname::<SockaddrIn>(listener.as_raw_fd()).unwrap();
+            connect(client.as_raw_fd(), &at).unwrap();
+            std::mem::forget((listener, client));
+            None
+        }
         "ring" => {
             // PACKET_RX_RING: size and number of blocks, of frames.
             let made = kernel::call(libc::SYS_socket, [17, 3, 0, 0, 0, 0]).unwrap();

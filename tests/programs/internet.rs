@@ -1,20 +1,27 @@
 //! TCP and UDP sockets: listeners, bound, connected and unconnected ones, with options. With the
 //! argument `connected` also both ends of TCP connections, with bytes under way in both directions;
 //! with `halves` such that one end has closed for writing, or both have; with `ending` such whose end is
-//! said, but waits behind bytes that the other end has no room for.
+//! said, but waits behind bytes that the other end has no room for; with `paths` there is a listener of
+//! MPTCP, and a socket that is nothing yet.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket,
+};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
-    getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn, bind,
+    getsockname, getsockopt, listen, setsockopt, socket, sockopt,
 };
 
 use crate::desk::{Answer, Desk, Program, same};
 use crate::kernel::{call_with, child};
+use crate::options::{get_int, socket as socket_of};
+
+/// TCP by several paths.
+const MPTCP: i32 = libc::IPPROTO_MPTCP;
 
 /// Multicast groups.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
@@ -25,6 +32,8 @@ struct Internet {
     bound: (UdpSocket, SocketAddr),
     connected: (UdpSocket, SocketAddr),
     fresh: OwnedFd,
+    /// It may have several paths one day.
+    nothing: Option<OwnedFd>,
     /// Listens to changes of network interfaces; with its port.
     netlink: (OwnedFd, u32),
     pairs: Vec<(TcpStream, TcpStream)>,
@@ -111,7 +120,19 @@ pub fn run(mut desk: Desk, args: &[String]) {
     let port = getsockname::<NetlinkAddr>(netlink.as_raw_fd())
         .unwrap()
         .pid();
+    let paths = args.iter().any(|arg| arg == "paths").then(|| {
+        let new = || socket_of(libc::AF_INET, libc::SOCK_STREAM, MPTCP).unwrap();
+        let (listener, nothing) = (new(), new());
+        setsockopt(&listener, sockopt::ReuseAddr, &true).unwrap();
+        setsockopt(&nothing, sockopt::KeepAlive, &true).unwrap();
+        let any = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+        bind(listener.as_raw_fd(), &any).unwrap();
+        listen(&listener, backlog).unwrap();
+        (TcpListener::from(listener), nothing)
+    });
+    let (paths, nothing) = paths.unzip();
     let mut internet = Internet {
+        nothing,
         netlink: (netlink, port),
         bound: (bound.try_clone().unwrap(), bound.local_addr().unwrap()),
         connected: (connected, to),
@@ -121,6 +142,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         endings: Vec::new(),
         listeners: [plain, six]
             .into_iter()
+            .chain(paths)
             .map(|listener| {
                 let at = listener.local_addr().unwrap();
                 (listener, at)
@@ -334,6 +356,15 @@ impl Program for Internet {
             &getsockopt(&self.fresh, sockopt::RcvBuf),
             &Ok(100_000),
         )?;
+        let number = |socket, name| get_int(socket, libc::SOL_SOCKET, name);
+        if let Some(nothing) = &self.nothing {
+            let kept = number(nothing, libc::SO_KEEPALIVE)?;
+            same("nothing is kept alive", &kept, &1)?;
+            let listener = &self.listeners[2].0;
+            for socket in [&listener.try_clone().unwrap().into(), nothing] {
+                same("protocol", &number(socket, libc::SO_PROTOCOL)?, &MPTCP)?;
+            }
+        }
         let (netlink, port) = &self.netlink;
         let name = getsockname::<NetlinkAddr>(netlink.as_raw_fd()).unwrap();
         same("netlink", &(name.pid(), name.groups()), &(*port, 1))?;

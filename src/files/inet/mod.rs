@@ -2,6 +2,7 @@
 //!
 //! CRIU: `inet_sk_entry` per description; the two ends of a connection in `tcp-stream-INO.img` (see
 //! [`tcp`]). Datagrams that wait in a socket are not saved, as the network may lose them, too.
+//! Of MPTCP, that which is no connection: a listener accepts clients of TCP as connections of TCP.
 //! A connection is saved with `--tcp-established`; with `--tcp-close` its socket comes back closed.
 //! Sources: ip(7), ipv6(7), tcp(7), udp(7).
 
@@ -92,6 +93,13 @@ impl FileKind for Inet {
         if !is_connection(nature) || allow.tcp_close {
             return None;
         }
+        if nature.protocol == libc::IPPROTO_MPTCP {
+            return Some(Refusal {
+                what: format!("a connection of MPTCP ({})", file.shown()),
+                hint: "have the program use TCP, or drop all connections with --tcp-close"
+                    .to_owned(),
+            });
+        }
         // It would be stopped for the other process, too.
         if let Some(holder) = outside.holder(&file.stat) {
             return Some(Refusal {
@@ -159,7 +167,8 @@ impl FileKind for Inet {
 
     fn start(&self, entry: &FileEntry, file: &OwnedFd) -> Result<()> {
         let entry = part(entry)?;
-        if is_connected_tcp(entry) {
+        // Connections of MPTCP are closed already.
+        if is_connected_tcp(entry) && entry.proto.cast_signed() == libc::IPPROTO_TCP {
             // From here on it belongs to the new process alone.
             connections::let_go(Some(&shown(entry)))?;
             tcp::go_on(file, entry.opts.reuseaddr.unwrap_or(false))
@@ -190,7 +199,8 @@ fn is_udp(nature: Nature) -> bool {
 }
 
 fn was_tcp(entry: &InetSkEntry) -> bool {
-    entry.proto.cast_signed() == libc::IPPROTO_TCP && !raw::was_raw(entry)
+    let protocol = entry.proto.cast_signed();
+    matches!(protocol, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP) && !raw::was_raw(entry)
 }
 
 fn is_connected_tcp(entry: &InetSkEntry) -> bool {
@@ -481,6 +491,7 @@ fn shown(entry: &InetSkEntry) -> String {
     let protocol = match entry.proto.cast_signed() {
         _ if raw::without_port(entry) => raw::protocol(entry),
         libc::IPPROTO_TCP => "TCP".to_owned(),
+        libc::IPPROTO_MPTCP => "MPTCP".to_owned(),
         _ => "UDP".to_owned(),
     };
     let at = |words: &[u32], port: u32| {
