@@ -182,3 +182,55 @@ fn a_capture_with_a_ring_of_shared_memory_is_an_obstacle_and_goes_on() {
 s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(b\"hi\", (\"127.0.0.1\", 4321))'");
     capture.says(0, "127.0.0.1.4321: UDP, length 2");
 }
+
+#[test]
+fn a_router_finds_its_neighbour_again_after_a_restore_from_every_layer() {
+    if !require(&[Need::Root, Need::Program("ip"), Need::Program("bird")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::with_network();
+    sandbox.sh(
+        "ip link add near type veth peer name far && ip link set near up && \
+                ip address add 10.9.9.1/24 dev near",
+    );
+    for (n, interface) in [(1, "near"), (2, "far")] {
+        let settings = format!(
+            "router id 10.9.9.{n}; protocol device {{}} protocol ospf v2 {{ ipv4; area 0 {{ \
+             interface \"{interface}\" {{ type ptp; hello 1; dead 3; retransmit 2; }}; }}; }}"
+        );
+        fs::write(sandbox.path(interface), settings).unwrap();
+    }
+    let serve = sandbox.path("serve");
+    let script = format!(
+        "until ip address add 10.9.9.2/24 dev far; do sleep 0.05; done; ip link set far up; \
+         cd {}; exec bird -f -c far -s far.ask",
+        sandbox.path("").display()
+    );
+    fs::write(&serve, script).unwrap();
+    let other = ["unshare", "--net", "sh", serve.to_str().unwrap()];
+    let other = sandbox.start("other", &other);
+    sandbox.sh(&format!("ip link set far netns {other}"));
+    let [settings, ask] = ["near", "near.ask"].map(|name| sandbox.path(name));
+    let paths = [settings.to_str().unwrap(), ask.to_str().unwrap()];
+    let words = ["bird", "-f", "-c", paths[0], "-s", paths[1]];
+    let router = Program::start(sandbox, &words);
+    let sees = |side: &str, wanted: bool| {
+        let words = ["-s", side, "show", "ospf", "neighbors"];
+        wait_until(&format!("{side} sees its neighbour: {wanted}"), || {
+            let said = router.sandbox.run("birdc", &words).stdout;
+            (said.contains("Full/PtP") == wanted).then_some(())
+        });
+    };
+    for layer in [1, 2, 3] {
+        sees("near.ask", true);
+        sees("far.ask", true);
+        router.dump(layer);
+    }
+    for layer in [2, 3, 1] {
+        sees("far.ask", false);
+        router.restore(layer);
+        sees("far.ask", true);
+        sees("near.ask", true);
+        router.kill();
+    }
+}
