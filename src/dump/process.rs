@@ -1,5 +1,6 @@
 //! Everything of one frozen process but its pages.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::arch::{core as registers, restart};
@@ -210,11 +211,19 @@ fn entries(
 ) -> Result<Vec<crate::image::proto::VmaEntry>> {
     let mut out = Vec::with_capacity(mappings.len());
     let guards = pages::guards(pid, mappings);
+    // A library has several mappings: it is looked at once.
+    let mut known = HashMap::new();
     for mapping in mappings {
         let file = match &mapping.backing {
             Backing::File(_) | Backing::Segment(_) => {
                 let flags = mapping.open_flags();
-                Some((files.register_path(pid, &mapping.link(pid), flags)?, flags))
+                let key = (&mapping.backing, mapping.device, mapping.inode, flags);
+                let id = match known.get(&key) {
+                    Some(id) => *id,
+                    None => files.register_path(pid, &mapping.link(pid), flags)?,
+                };
+                known.insert(key, id);
+                Some((id, flags))
             }
             _ => None,
         };

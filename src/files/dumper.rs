@@ -145,12 +145,12 @@ impl Dumper {
     /// When the file cannot be dumped or looked at.
     pub fn register_path(&mut self, pid: Pid, link: &Path, flags: u32) -> Result<u32> {
         let gone = || Error::path("find", link, std::io::ErrorKind::NotFound.into());
-        let file =
-            Descriptor::of_link(pid, &descriptor::comm(pid), link, flags)?.ok_or_else(gone)?;
+        let mut file = Descriptor::of_link(pid, "", link, flags)?.ok_or_else(gone)?;
         let key = (file.stat.dev, file.stat.ino, flags, file.text.clone());
         if let Some(&id) = self.links.get(&key) {
             return Ok(id);
         }
+        file.comm = descriptor::comm(pid);
         let held = Held {
             file: &file,
             copy: None,

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Obstacle, Result};
 use crate::units::{PageRange, Pid};
 
 /// What gives a mapping its first contents.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Backing {
     /// Nothing: zero pages.
     Anonymous,

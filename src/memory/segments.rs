@@ -70,15 +70,42 @@ pub fn store(
     Ok((pagemap, stored))
 }
 
-/// The page of a resolved stack as a comparison wants it.
+/// The page of a resolved stack as a comparison wants it. Of who asks for one page after the other, more and
+/// more is read ahead.
 pub fn resolved_page<'a>(
     resolved: &'a Resolved<'_>,
 ) -> impl FnMut(u64, &mut [u8]) -> Result<bool> + 'a {
-    |at, page| {
-        if resolved.ownership().at(at).is_none() {
+    let mut ahead = Vec::new();
+    let (mut start, mut next) = (0, 0);
+    let mut wanted = PAGE_SIZE;
+    move |at, page| {
+        let Some(run) = resolved.ownership().at(at) else {
             return Ok(false);
+        };
+        let inside = |start: u64, ahead: &[u8]| {
+            let from = usize::try_from(at.checked_sub(start)?).ok()?;
+            Some(from..from + page.len()).filter(|part| part.end <= ahead.len())
+        };
+        if inside(start, &ahead).is_none() {
+            wanted = if at == next {
+                CHUNK.min(wanted * 2)
+            } else {
+                PAGE_SIZE
+            };
+            let len = (run.range.end - at).min(wanted);
+            ahead.resize(usize::try_from(len).unwrap_or(0), 0);
+            start = at;
+            // What cannot be read is an error only of the page that is asked for.
+            if resolved.read_at(at, &mut ahead).is_err() {
+                ahead.clear();
+            }
         }
-        resolved.read_at(at, page).map(|()| true)
+        next = at + page.len() as u64;
+        match inside(start, &ahead).and_then(|part| ahead.get(part)) {
+            Some(known) => page.copy_from_slice(known),
+            None => resolved.read_at(at, page)?,
+        }
+        Ok(true)
     }
 }
 
