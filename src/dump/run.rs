@@ -18,7 +18,7 @@ use crate::state::namespaces::{self, Contents};
 use crate::state::seccomp::Filters;
 use crate::task::{Frozen, Ids, Life, Process, Restarting};
 use crate::track::connections::{self, Connection};
-use crate::track::{self, Arming, DirtyTracker};
+use crate::track::{self, Armed, Arming, DirtyTracker, ONE_KEEPER};
 use crate::units::PAGE_SIZE;
 use crate::{dedup, files, state, sys};
 
@@ -287,13 +287,16 @@ fn snapshot(
     for (index, arming) in std::mem::take(&mut snapshot.arming) {
         let (process, captured) = &snapshot.processes[index];
         let keeper = &plan.options.keeper;
-        if let Err(e) = arming.finish(
+        let armed = arming.finish(
             &captured.mappings,
             Some(id.clone()),
             segments.clone(),
             keeper,
-        ) {
-            snapshot.warnings.push(not_tracked(process, &e));
+        );
+        match armed {
+            Ok(Armed { others: 0, .. }) => {}
+            Ok(armed) => snapshot.warnings.push(tracked_by_others(process, armed)),
+            Err(e) => snapshot.warnings.push(not_tracked(process, &e)),
         }
     }
     at("armed");
@@ -311,6 +314,16 @@ fn not_tracked(process: &Process, error: &Error) -> Obstacle {
         ),
         "the next layer is compared page by page; see icecore doctor",
     )
+}
+
+fn tracked_by_others(process: &Process, armed: Armed) -> Obstacle {
+    let percent = armed.others * 100 / (armed.ours + armed.others).max(1);
+    let what = format!(
+        "{percent} % of process {} ({}) cannot be tracked, as another userfaultfd has it: the next layer has \
+         all of that",
+        process.pid, process.comm
+    );
+    Obstacle::new(Kind::Busy, what, ONE_KEEPER)
 }
 
 /// Gives the connections of a target that is about to end to the keeper, until the layer is restored.

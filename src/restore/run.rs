@@ -176,7 +176,8 @@ fn arm(plan: &Plan, pid: Pid, remote: &mut Remote, opened: &Opened) -> Result<()
         segments.push((inode, segment.entry.shmid));
     }
     let id = crate::dump::hex(&sidecar.id);
-    arming.finish(&mappings::layout(pid)?, Some(id), segments, keeper)
+    let layout = mappings::layout(pid)?;
+    arming.finish(&layout, Some(id), segments, keeper).map(drop)
 }
 
 fn fill_segments(plan: &Plan, opened: &Opened) -> Result<u64> {

@@ -77,11 +77,25 @@ pub trait DirtyTracker: Sync + fmt::Debug {
     ///
     /// # Errors
     /// When the kernel refuses; mappings that cannot be tracked are no error.
-    fn arm(&self, pid: Pid, mappings: &[Mapping], kept: Option<&OwnedFd>) -> Result<()> {
+    fn arm(&self, pid: Pid, mappings: &[Mapping], kept: Option<&OwnedFd>) -> Result<Armed> {
         let _ = (pid, mappings, kept);
-        Ok(())
+        Ok(Armed::default())
     }
 }
+
+/// Bytes of mappings by who notes their writes; none of a tracker that takes all there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Armed {
+    /// We do.
+    pub ours: u64,
+    /// Another userfaultfd has them: the program's own, or that of an icecore with another keeper. They
+    /// read as written.
+    pub others: u64,
+}
+
+/// What helps where another userfaultfd has the memory.
+pub(crate) const ONE_KEEPER: &str = "where another icecore tracks it: use its runtime directory \
+     (ICECORE_RUNTIME_DIR, XDG_RUNTIME_DIR), or end its `icecore keeper`";
 
 /// All trackers, best first. The last one always works.
 pub static TRACKERS: &[&dyn DirtyTracker] =
@@ -172,11 +186,12 @@ impl Arming {
         layer: Option<String>,
         segments: Vec<(u64, u32)>,
         program: &Path,
-    ) -> Result<()> {
+    ) -> Result<Armed> {
         let pid = Pid::from_raw(self.record.pid);
-        self.tracker.arm(pid, mappings, self.fd.as_ref())?;
+        let armed = self.tracker.arm(pid, mappings, self.fd.as_ref())?;
         self.record.layer = layer;
         self.record.segments = segments;
-        put(program, &self.record, None)
+        put(program, &self.record, None)?;
+        Ok(armed)
     }
 }

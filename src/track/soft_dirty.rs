@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 
-use super::DirtyTracker;
+use super::{Armed, DirtyTracker};
 use crate::error::{Error, Result};
 use crate::memory::Mapping;
 use crate::sys::pagemap::{Category, Pagemap, Query};
@@ -47,8 +47,9 @@ impl DirtyTracker for SoftDirty {
         Some(Category::SOFT_DIRTY)
     }
 
-    fn arm(&self, pid: Pid, _: &[Mapping], _: Option<&OwnedFd>) -> Result<()> {
+    fn arm(&self, pid: Pid, _: &[Mapping], _: Option<&OwnedFd>) -> Result<Armed> {
         let path = format!("/proc/{pid}/clear_refs");
-        fs::write(&path, "4").map_err(|e| Error::path("write", &path, e))
+        fs::write(&path, "4").map_err(|e| Error::path("write", &path, e))?;
+        Ok(Armed::default())
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::DirtyTracker;
+use super::{Armed, DirtyTracker};
 use crate::error::{Error, Result};
 use crate::inject::{Call, Remote};
 use crate::memory::Mapping;
@@ -125,20 +125,27 @@ impl DirtyTracker for UffdWp {
         fetched.map(Some)
     }
 
-    fn arm(&self, pid: Pid, mappings: &[Mapping], kept: Option<&OwnedFd>) -> Result<()> {
-        let Some(uffd) = kept else { return Ok(()) };
+    fn arm(&self, pid: Pid, mappings: &[Mapping], kept: Option<&OwnedFd>) -> Result<Armed> {
+        let mut armed = Armed::default();
+        let Some(uffd) = kept else {
+            return Ok(armed);
+        };
         let pagemap = Pagemap::open(pid)
             .map_err(|e| Error::io(format!("Cannot open the pagemap of process {pid}"), e))?;
         for mapping in mappings.iter().filter(|m| m.is_private_memory()) {
             match uffd::register(uffd.as_fd(), mapping.range) {
-                // Where it cannot be registered (a userfaultfd of the program's own, memory of the
-                // kernel), pages read as written and are stored.
-                Err(Errno::EINVAL | Errno::EBUSY) => continue,
+                // Where it cannot be registered, pages read as written and are stored: memory of the
+                // kernel, or of a userfaultfd of the program's own, or of another keeper's.
+                Err(Errno::EINVAL) => continue,
+                Err(Errno::EBUSY) => {
+                    armed.others += mapping.range.bytes();
+                    continue;
+                }
                 Err(e) => {
                     let what = format!("Cannot track {} of process {pid}", mapping.range);
                     return Err(Error::os(what, e));
                 }
-                Ok(()) => {}
+                Ok(()) => armed.ours += mapping.range.bytes(),
             }
             match pagemap.scan(mapping.range, &PROTECT, |_, _| {}) {
                 Ok(()) | Err(Errno::EPERM) => {}
@@ -148,6 +155,6 @@ impl DirtyTracker for UffdWp {
                 }
             }
         }
-        Ok(())
+        Ok(armed)
     }
 }

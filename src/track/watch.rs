@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use procfs::process::Process as Proc;
 
-use super::{Arming, DirtyTracker, Record, best, by_name, list, of_process};
+use super::{Armed, Arming, DirtyTracker, ONE_KEEPER, Record, best, by_name, list, of_process};
 use crate::error::{Error, Kind, Result};
 use crate::inject::Infected;
 use crate::memory::{mappings, pages};
@@ -221,7 +221,16 @@ fn attach(root: Pid, keeper: &Path) -> Result<()> {
         });
         let held = infected.cure()?;
         frozen.hold(process.pid, held);
-        arming?.finish(&mappings::layout(process.pid)?, None, Vec::new(), keeper)?;
+        let armed = arming?.finish(&mappings::layout(process.pid)?, None, Vec::new(), keeper)?;
+        if let Armed {
+            ours: 0,
+            others: 1..,
+        } = armed
+        {
+            let (pid, comm) = (process.pid, &process.comm);
+            let what = format!("All memory of process {pid} ({comm}) has another userfaultfd");
+            return Err(Error::new(Kind::Busy, what).hint(ONE_KEEPER));
+        }
     }
     frozen.thaw();
     Ok(())

@@ -149,8 +149,18 @@ fn two_keepers_of_one_process_never_believe_each_other() {
             &words(&target, layer, parent),
         ))
     };
-    dump(&sandbox, &target, "1", None);
-    other("a", None);
+    let first = dump(&sandbox, &target, "1", None);
+    assert_eq!(first["warnings"], Value::Array(Vec::new()));
+    // What will be large is said, and why; a watch, which would count nothing, is refused.
+    let said = other("a", None)["warnings"].to_string();
+    assert!(said.contains("another userfaultfd"), "{said}");
+    assert!(said.contains("ICECORE_RUNTIME_DIR"), "{said}");
+    let watched = format!("watch {} -n 1", target.pid);
+    let refused = icecore_of(&sandbox, "third", &watched).fails(7);
+    assert!(
+        refused.stderr.contains("ICECORE_RUNTIME_DIR"),
+        "{refused:?}"
+    );
     target.ask("dirty 0 20 5");
     // Renews the first keeper's tracking: for the kernel nothing is written since.
     dump(&sandbox, &target, "2", Some("1"));
