@@ -36,9 +36,10 @@ const SERVERS: &[(&str, &str, &str, &str)] = &[
     (
         "PostgreSQL",
         "psql",
-        "bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1); mkdir {dir}/data; chown -R 65534:65534 {dir}; \
+        "bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1); mkdir {dir}/data {dir}/socket; \
+         chmod 755 {dir}; chown 65534:65534 {dir}/data {dir}/socket; \
          as='setpriv --reuid=65534 --regid=65534 --clear-groups'; $as $bin/initdb -D {dir}/data -A trust -N; \
-         exec $as $bin/postgres -D {dir}/data -k {dir} -p {port} -h 127.0.0.1 -B 32MB -F",
+         exec $as $bin/postgres -D {dir}/data -k {dir}/socket -p {port} -h 127.0.0.1 -B 32MB -F",
         "until psql -h 127.0.0.1 -p {port} -U nobody -c 'create table t as select n, md5(n::text) \
          from generate_series(1, 100000) n' postgres; do sleep 0.1; done",
     ),
