@@ -156,11 +156,16 @@ pub(super) fn set_options(fd: impl AsFd, wanted: &SkOptsEntry) -> nix::Result<()
     let fd = fd.as_fd();
     let now = options(fd)?;
     let number = |name, value: u32| set_int(fd, libc::SOL_SOCKET, name, value.cast_signed());
+    // Without the right to exceed the limits a size within them will do.
+    let sized = |name, modest, size| match number(name, size) {
+        Err(Errno::EPERM) => number(modest, size),
+        done => done,
+    };
     if now.so_sndbuf != wanted.so_sndbuf {
-        number(libc::SO_SNDBUFFORCE, wanted.so_sndbuf / 2)?;
+        sized(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, wanted.so_sndbuf / 2)?;
     }
     if now.so_rcvbuf != wanted.so_rcvbuf {
-        number(libc::SO_RCVBUFFORCE, wanted.so_rcvbuf / 2)?;
+        sized(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, wanted.so_rcvbuf / 2)?;
     }
     if let Some(locked) = wanted.so_buf_lock {
         match number(SO_BUF_LOCK, locked) {

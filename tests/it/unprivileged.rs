@@ -15,6 +15,11 @@ fn open() -> Option<(Sandbox, PathBuf, PathBuf)> {
         return None;
     }
     let sandbox = Sandbox::new();
+    let (dir, icecore) = open_to_all(&sandbox);
+    Some((sandbox, dir, icecore))
+}
+
+fn open_to_all(sandbox: &Sandbox) -> (PathBuf, PathBuf) {
     let dir = sandbox.path("open");
     fs::create_dir(&dir).unwrap();
     for path in [sandbox.path("."), dir.clone()] {
@@ -22,7 +27,7 @@ fn open() -> Option<(Sandbox, PathBuf, PathBuf)> {
     }
     let icecore = dir.join("icecore");
     fs::copy(env!("CARGO_BIN_EXE_icecore"), &icecore).unwrap();
-    Some((sandbox, dir, icecore))
+    (dir, icecore)
 }
 
 /// The words that run the rest as a user without any right.
@@ -179,6 +184,51 @@ fn a_user_restores_a_process_of_ones_own_in_a_user_namespace_that_keeps_the_ids(
     sandbox.run("kill", &["-9", &first.to_string()]).ok();
     let gone = [root, first].map(|pid| i32::try_from(pid).unwrap());
     sandbox.wait_gone(&gone);
+}
+
+#[test]
+fn a_user_restores_a_ping_whose_socket_has_larger_buffers_than_usual() {
+    if !require(&[Need::Root, Need::Program("ip"), Need::Program("ping")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::with_network();
+    let keeping = ["unshare", "--map-current-user", "--keep-caps"];
+    if run_as_user(&sandbox, &[&keeping[..], &["true"]].concat()).code != 0 {
+        eprintln!("skipped: users may not have namespaces of their own here");
+        return;
+    }
+    let (dir, icecore) = open_to_all(&sandbox);
+    // A copy has none of the rights that the file of the system may have.
+    let ping = dir.join("ping");
+    sandbox.sh(&format!("cp $(command -v ping) {}", ping.display()));
+    let words = as_user(&[
+        ping.to_str().unwrap(),
+        "-i",
+        "0.2",
+        "-S",
+        "100000",
+        "127.0.0.1",
+    ]);
+    let mut program = vec!["setpriv"];
+    program.extend(words.iter().map(String::as_str));
+    let pid = sandbox.start("said", &program);
+    let said = sandbox.path("said");
+    let answers = || {
+        fs::read_to_string(&said)
+            .unwrap()
+            .matches("icmp_seq")
+            .count()
+    };
+    crate::support::wait_until("there are answers", || (answers() > 2).then_some(()));
+    fs::set_permissions(&said, fs::Permissions::from_mode(0o666)).unwrap();
+    let (layer, target) = (dir.join("1"), pid.to_string());
+    let (layer, icecore) = (layer.to_str().unwrap(), icecore.to_str().unwrap());
+    run_as_user(&sandbox, &[icecore, "dump", "-t", &target, "-D", layer]).ok();
+    sandbox.wait_gone(&[pid]);
+    let before = answers();
+    let restore = [icecore, "restore", "-D", layer, "-d", "--new-pid-namespace"];
+    run_as_user(&sandbox, &[&keeping[..], &restore].concat()).ok();
+    crate::support::wait_until("there are more", || (answers() > before + 2).then_some(()));
 }
 
 #[test]
