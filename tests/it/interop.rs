@@ -2,10 +2,11 @@
 //! reads ours.
 
 use std::fs;
+use std::io::Write as _;
 
 use serde_json::Value;
 
-use crate::support::{Need, Sandbox, criu, criu_of_internet, require};
+use crate::support::{Need, Sandbox, Target, criu, criu_of_internet, require, wait_until};
 
 /// Kinds that CRIU 4.1 can restore as well, with their arguments.
 pub const KINDS: &[(&str, &[&str])] = &[
@@ -95,6 +96,65 @@ fn we_restore_the_full_layers_of_criu() {
         target.runs();
         target.check();
     }
+}
+
+/// Takes a program from CRIU to us and from us to CRIU; `check` finds it as it was. `restored`: CRIU can
+/// restore it. What CRIU cannot dump is said: it has needs of its own, and without CAP_SYS_RESOURCE it
+/// saves nobody of another user.
+pub fn goes_between_criu_and_us(
+    sandbox: &Sandbox,
+    pid: i32,
+    options: &str,
+    restored: bool,
+    check: &dyn Fn(),
+) {
+    if !require(&[Need::InternetByCriu]) {
+        return;
+    }
+    let root = criu_of_internet().unwrap();
+    let criu = |words: &str| {
+        let words = format!("{words} -v1 --shell-job {options}");
+        sandbox.criu_in(&root, &words)
+    };
+    let target = Target::silent(pid, sandbox.proc(""));
+    let members = target.members();
+    fs::create_dir(sandbox.path("theirs")).unwrap();
+    // Connections may still be on their way out.
+    let mut said = String::new();
+    let dumped = (0..20).any(|_| {
+        let run = criu(&format!("dump -t {pid} -D theirs"));
+        said = run.stderr;
+        run.code == 0
+    });
+    if dumped {
+        sandbox.wait_gone(&members);
+        sandbox
+            .icecore(&format!("restore -D theirs -d {options}"))
+            .ok();
+        check();
+    } else {
+        let test = std::thread::current().name().unwrap_or("?").to_owned();
+        let why = said
+            .lines()
+            .filter(|line| line.contains("Error") && !line.contains("rlimit"));
+        let why = why.take(1).collect::<String>();
+        let line = format!("skipped in part: {test}: CRIU cannot dump it: {why}\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    wait_until("the dump is possible", || {
+        let run = sandbox.icecore(&format!("dump -t {pid} -D ours {options}"));
+        (run.code == 0).then_some(())
+    });
+    sandbox.wait_gone(&members);
+    if restored {
+        criu("restore -D ours -d").ok();
+    } else {
+        criu("restore -D ours -d").fails(1);
+        sandbox
+            .icecore(&format!("restore -D ours -d {options}"))
+            .ok();
+    }
+    check();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
+use crate::interop::goes_between_criu_and_us;
 use crate::support::{Need, Sandbox, python, require, wait_until};
 
 /// A port that was free a moment ago.
@@ -165,6 +166,10 @@ fn redis_comes_back_from_each_of_three_layers_with_its_hundred_thousand_keys() {
         assert_eq!(client.ask(&["SET", "layer", "more"]), "+OK");
         kill(&sandbox, pid);
     }
+    sandbox.icecore("restore -D 3 -d").ok();
+    goes_between_criu_and_us(&sandbox, pid, "", true, &|| {
+        assert_eq!(Redis::new(port).ask(&["DBSIZE"]), ":100004");
+    });
 }
 
 #[test]
@@ -391,6 +396,10 @@ fn nginx_comes_back_from_each_of_three_layers_with_workers_of_another_user() {
         assert_eq!(page(port, "/page"), "the page\n");
         kill(&sandbox, pid);
     }
+    sandbox.icecore("restore -D 3 -d").ok();
+    goes_between_criu_and_us(&sandbox, pid, "", true, &|| {
+        assert_eq!(page(port, "/page"), "the page\n");
+    });
 }
 
 /// A server of CPython: asyncio answers, workers of multiprocessing count and hash; a shared counter,
@@ -484,4 +493,11 @@ fn asyncio_and_multiprocessing_come_back_from_each_of_three_layers() {
         assert_eq!(*before, answer);
         kill(&sandbox, pid);
     }
+    sandbox.icecore("restore -D 3 -d").ok();
+    let next = std::cell::Cell::new(4);
+    goes_between_criu_and_us(&sandbox, pid, "", true, &|| {
+        let (answer, n) = (ask(70), next.get());
+        assert!(answer.starts_with(&format!("{n} {n} ")), "{answer}");
+        next.set(n + 1);
+    });
 }
