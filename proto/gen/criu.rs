@@ -1884,6 +1884,13 @@ pub struct InetSkEntry {
     #[prost(message, repeated, tag = "1001")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub memberships: ::prost::alloc::vec::Vec<SkMembershipEntry>,
+    /// Options in the headers of what is sent by IPv4.
+    #[prost(bytes = "vec", optional, tag = "1002")]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::image::json::optional_bytes"
+    )]
+    pub ip_options: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -239,6 +239,9 @@ impl Mapping {
             }
             Backing::Anonymous => None,
             Backing::Segment(_) | Backing::SystemV | Backing::AioRing => None,
+            Backing::File(_) if self.name.starts_with("socket:") => {
+                refuse("a ring of packets", "end the capture before the dump")
+            }
             Backing::File(path) if !path.is_absolute() => {
                 refuse("something without a path", "close it before the dump")
             }

@@ -294,6 +294,7 @@ const NEWER: &[&str] = &[
     "so_lock_filter",
     "options",
     "interface",
+    "ip_options",
 ];
 
 /// Takes it out.

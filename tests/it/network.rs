@@ -173,11 +173,9 @@ fn a_capture_with_a_ring_of_shared_memory_is_an_obstacle_and_goes_on() {
     capture.says(0, "listening on lo");
     let words = format!("dump -t {} -D 1 -R", capture.pid);
     let run = capture.sandbox.icecore(&words).fails(5);
-    assert!(
-        run.stderr.contains("a ring of shared memory"),
-        "{}",
-        run.stderr
-    );
+    for words in ["a ring of shared memory", "maps a ring of packets"] {
+        assert!(run.stderr.contains(words), "{}", run.stderr);
+    }
     capture.sandbox.sh("python3 -c 'import socket as s
 s.socket(s.AF_INET, s.SOCK_DGRAM).sendto(b\"hi\", (\"127.0.0.1\", 4321))'");
     capture.says(0, "127.0.0.1.4321: UDP, length 2");

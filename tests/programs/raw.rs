@@ -23,6 +23,9 @@ const OURS: i32 = 253;
 const FILTER: i32 = 1;
 const LOCK_FILTER: i32 = 44;
 
+/// Has the first router on the way note its address (RFC 791).
+const ROUTE: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];
+
 struct Raw {
     /// Bound to an address, takes answers to pings only.
     icmp: OwnedFd,
@@ -72,6 +75,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
     let sniffer = raw(libc::AF_INET, libc::IPPROTO_UDP);
     attach(&sniffer, &to_port(&udp));
     set_int(&sniffer, libc::SOL_SOCKET, LOCK_FILTER, 1);
+    set(&sniffer, ip, libc::IP_OPTIONS, &ROUTE);
     let icmp6 = raw(libc::AF_INET6, libc::IPPROTO_ICMPV6);
     connect(icmp6.as_raw_fd(), &SockaddrIn6::from(LOCAL6)).unwrap();
     set(&icmp6, libc::IPPROTO_ICMPV6, FILTER, &types_but(REPLY6));
@@ -173,6 +177,8 @@ impl Program for Raw {
             same("ttl", &get_int(&self.icmp, ip, libc::IP_RECVTTL)?, &1)?;
             let locked = get_int(&self.sniffer, shared, LOCK_FILTER)?;
             same("lock", &locked, &1)?;
+            let route = get(&self.sniffer, ip, libc::IP_OPTIONS)?;
+            same("options in headers", &route, &ROUTE.to_vec())?;
             let hops = get_int(&self.icmp6, ip6, libc::IPV6_RECVHOPLIMIT)?;
             same("hops", &hops, &1)?;
             let sum = get_int(&self.sums, SOL_RAW, libc::IPV6_CHECKSUM)?;

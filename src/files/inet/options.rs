@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use super::super::socket::{DATAGRAMS, set_options, unusual};
 use super::{is_v6, new, raw, was_tcp};
 use crate::image::proto::{InetSkEntry, IpOptsEntry, TcpOptsEntry};
-use crate::sys::socket::{get_int, set_int};
+use crate::sys::socket::{get, get_int, set as set_bytes, set_int};
 
 /// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
 const MORE: &[(i32, i32)] = &[
@@ -55,6 +55,8 @@ const OF_DATAGRAMS: &[(i32, i32)] = &[
     (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
 ];
 
+/// Bytes of options in a header of IPv4.
+const LONGEST: usize = 40;
 /// The interface of what is sent (`linux/in.h`, `linux/in6.h`).
 const IP_UNICAST_IF: i32 = 50;
 const IPV6_UNICAST_IF: i32 = 76;
@@ -71,6 +73,12 @@ pub(super) fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) {
         ttl: number(ip, libc::IP_TTL).ok(),
         raw: raw::options(socket, entry),
     });
+    let mut in_headers = [0; LONGEST];
+    let length = get(socket, ip, libc::IP_OPTIONS, &mut in_headers).unwrap_or(0);
+    entry.ip_options = in_headers
+        .get(..length)
+        .filter(|options| !options.is_empty())
+        .map(<[u8]>::to_vec);
     if is_v6(entry) {
         entry.v6only = switch(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
     }
@@ -113,6 +121,9 @@ pub(super) fn set_kinds_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::R
         set(ip, libc::IP_PKTINFO, options.pktinfo.map(u32::from))?;
         set(ip, libc::IP_TOS, options.tos)?;
         set(ip, libc::IP_TTL, options.ttl)?;
+    }
+    if let Some(in_headers) = &entry.ip_options {
+        set_bytes(socket, ip, libc::IP_OPTIONS, in_headers)?;
     }
     raw::set_options(socket, entry)?;
     if was_tcp(entry) {
