@@ -308,3 +308,34 @@ fn forget_newer_fields(value: &mut Value) {
         _ => {}
     }
 }
+
+#[test]
+fn sockets_that_ping_go_from_us_to_criu_and_back() {
+    let needs = [
+        Need::Root,
+        Need::Criu,
+        Need::InternetByCriu,
+        Need::Program("ip"),
+    ];
+    if !require(&needs) {
+        return;
+    }
+    let mut sandbox = Sandbox::with_network();
+    let target = sandbox.specimen("raw", &["ping"]);
+    sandbox
+        .icecore(&format!("dump -t {} -D 1", target.pid))
+        .ok();
+    sandbox.wait_gone(&[target.pid]);
+    sandbox.criu("restore -D 1 -d -v2").ok();
+    target.check();
+    target.ask("talk");
+    fs::create_dir(sandbox.path("2")).unwrap();
+    let root = criu_of_internet().unwrap();
+    sandbox
+        .criu_in(&root, &format!("dump -t {} -D 2 -v2", target.pid))
+        .ok();
+    sandbox.wait_gone(&[target.pid]);
+    sandbox.icecore("restore -D 2 -d").ok();
+    // CRIU learns of other ends from raw_diag only, which kernels may lack.
+    target.check();
+}

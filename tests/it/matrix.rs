@@ -235,7 +235,10 @@ const REST: &[Row] = &[
     (
         "raw sockets, and those that ping",
         Test("raw_sockets_and_filters_come_back_from_every_layer"),
-        Both("raw"),
+        Tests(
+            "sockets_that_ping_go_from_us_to_criu_and_back",
+            "sockets_that_ping_go_from_us_to_criu_and_back",
+        ),
     ),
     (
         "listeners of MPTCP",

@@ -159,6 +159,8 @@ impl Program for Raw {
         same("netlink's filter", &filter, &only(4, 16).to_vec())?;
         let far = getsockname::<SockaddrIn6>(self.icmp6.as_raw_fd()).unwrap();
         same("connected", &far.ip(), &Ipv6Addr::LOCALHOST)?;
+        let own = get_int(&self.sums, ip6, libc::IPV6_HDRINCL)?;
+        same("headers of IPv6", &own, &1)?;
         if let Some((ping, _, number)) = &self.pings {
             same("number", &port(ping), number)?;
         }
@@ -183,8 +185,6 @@ impl Program for Raw {
             same("hops", &hops, &1)?;
             let sum = get_int(&self.sums, SOL_RAW, libc::IPV6_CHECKSUM)?;
             same("checksum", &sum, &6)?;
-            let own = get_int(&self.sums, ip6, libc::IPV6_HDRINCL)?;
-            same("headers of IPv6", &own, &1)?;
             return Ok(String::new());
         }
         if words == ["leave"] {

@@ -262,6 +262,7 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         ifname: local.and_then(interface),
         ..InetSkEntry::default()
     };
+    entry.dst_port = raw::noted_port(&entry);
     kinds_options(copy, &mut entry);
     if !is_tcp {
         let (found, restricted) = multicast::memberships(copy);
@@ -357,9 +358,10 @@ fn reopen(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
         listen(&socket, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))?;
     }
     if entry.state == ESTABLISHED {
+        let port = raw::true_port(entry);
         connect(
             socket.as_raw_fd(),
-            &*sockaddr(entry, &entry.dst_addr, entry.dst_port)?,
+            &*sockaddr(entry, &entry.dst_addr, port)?,
         )?;
     }
     Ok(socket)

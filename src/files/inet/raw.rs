@@ -1,9 +1,10 @@
 //! Raw sockets, which see a whole protocol, and ping sockets (`SOCK_DGRAM` with the protocol ICMP).
 //!
 //! CRIU: an `inet_sk_entry` whose type is `SOCK_RAW`, with `ip_opts_raw_entry`; the number of the
-//! protocol takes the place of the port. It has no place for `IPV6_HDRINCL` and the offset of
-//! `IPV6_CHECKSUM`. Which other end such a socket has is told by `/proc/net` only: it has no port there,
-//! and getpeername(2) fails. What waits to be received is not saved, as with UDP.
+//! protocol takes the place of the port. It has no place for the offset of `IPV6_CHECKSUM`. Which other
+//! end such a socket has is told by `/proc/net` only: it has no port there, and getpeername(2) fails. CRIU
+//! takes only what has a port for connected, so the number of the protocol stands in for that of the other
+//! end, too. What waits to be received is not saved, as with UDP.
 //! Sources: raw(7), icmp(7), ipv6(7), RFC 3542.
 
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use nix::errno::Errno;
 use procfs::net::UdpNetEntries;
 use procfs::{FromReadSI as _, current_system_info};
 
-use super::{ip, is_v6, new};
+use super::{ESTABLISHED, ip, is_v6, new};
 use crate::error::{Kind, Obstacle};
 use crate::files::Nature;
 use crate::image::proto::{InetSkEntry, IpOptsRawEntry};
@@ -29,7 +30,6 @@ const IP_NODEFRAG: i32 = 22;
 /// Options that CRIU's images have no place for: level and name.
 pub(super) const MORE: &[(i32, i32)] = &[
     (libc::IPPROTO_IP, libc::IP_ROUTER_ALERT),
-    (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL),
     (SOL_RAW, libc::IPV6_CHECKSUM),
 ];
 
@@ -97,13 +97,29 @@ pub(super) fn peer(nature: Nature, ino: u64) -> Option<SocketAddr> {
     (!remote.ip().is_unspecified()).then_some(remote)
 }
 
+/// What the images have as port of the other end.
+pub(super) fn noted_port(entry: &InetSkEntry) -> u32 {
+    if without_port(entry) && entry.state == ESTABLISHED && entry.dst_port == 0 {
+        return entry.proto;
+    }
+    entry.dst_port
+}
+
+/// The port to connect to.
+pub(super) fn true_port(entry: &InetSkEntry) -> u32 {
+    if without_port(entry) && entry.dst_port == entry.proto {
+        return 0;
+    }
+    entry.dst_port
+}
+
 /// Options of raw sockets.
 pub(super) fn options(socket: &OwnedFd, entry: &InetSkEntry) -> Option<IpOptsRawEntry> {
     if !was_raw(entry) {
         return None;
     }
-    let switch = |name| {
-        let value = get_int(socket, libc::IPPROTO_IP, name).ok();
+    let switch = |(level, name)| {
+        let value = get_int(socket, level, name).ok();
         value.filter(|value| *value != 0).map(|_| true)
     };
     let mut filter = vec![0; words_of_filter(entry) * 4];
@@ -114,8 +130,8 @@ pub(super) fn options(socket: &OwnedFd, entry: &InetSkEntry) -> Option<IpOptsRaw
     let words = filter.get(..length).unwrap_or_default().chunks_exact(4);
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_le_bytes);
     Some(IpOptsRawEntry {
-        hdrincl: switch(libc::IP_HDRINCL),
-        nodefrag: switch(IP_NODEFRAG),
+        hdrincl: switch(own_headers(entry)),
+        nodefrag: switch((libc::IPPROTO_IP, IP_NODEFRAG)),
         checksum: None,
         icmpv_filter: words.map(word).collect(),
     })
@@ -127,15 +143,11 @@ pub(super) fn set_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<
         return Ok(());
     };
     // Layers of CRIU name options that this socket does not have, as off.
-    for (name, value) in [
-        (libc::IP_HDRINCL, options.hdrincl),
-        (IP_NODEFRAG, options.nodefrag),
+    for ((level, name), value) in [
+        (own_headers(entry), options.hdrincl),
+        ((libc::IPPROTO_IP, IP_NODEFRAG), options.nodefrag),
     ] {
         if value == Some(true) {
-            let (level, name) = match (is_v6(entry), name) {
-                (true, libc::IP_HDRINCL) => (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL),
-                _ => (libc::IPPROTO_IP, name),
-            };
             set_int(socket, level, name, 1)?;
         }
     }
@@ -147,6 +159,14 @@ pub(super) fn set_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<
         set(socket, level, FILTER, &bytes)?;
     }
     Ok(())
+}
+
+/// The option by which packets have their own headers.
+fn own_headers(entry: &InetSkEntry) -> (i32, i32) {
+    if is_v6(entry) {
+        return (libc::IPPROTO_IPV6, libc::IPV6_HDRINCL);
+    }
+    (libc::IPPROTO_IP, libc::IP_HDRINCL)
 }
 
 fn level_of_filter(entry: &InetSkEntry) -> Option<i32> {
