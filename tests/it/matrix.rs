@@ -78,7 +78,10 @@ const FILES: &[Row] = &[
     (
         "packet socket",
         Test("packet_sockets_come_back_from_every_layer_and_find_their_interfaces_by_name"),
-        Both("packets"),
+        Tests(
+            "packet_sockets_go_from_us_to_criu_and_back_and_still_receive",
+            "packet_sockets_go_from_us_to_criu_and_back_and_still_receive",
+        ),
     ),
     ("file", Held("descriptors"), Both("descriptors")),
 ];
