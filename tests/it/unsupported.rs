@@ -68,6 +68,12 @@ fn a_connection_of_several_paths_is_an_obstacle_unless_it_is_dropped() {
 }
 
 #[test]
+fn a_socket_with_an_extended_filter_is_an_obstacle() {
+    let what = "an internet socket with an extended BPF filter";
+    refused("extended-filter", &[what, "descriptor 5", "pid 2"]);
+}
+
+#[test]
 fn a_packet_socket_with_a_ring_is_an_obstacle() {
     refused(
         "ring",

@@ -64,6 +64,24 @@ pub fn run(mut desk: Desk, args: &[String]) {
             std::mem::forget((listener, client));
             None
         }
+        "extended-filter" => {
+            // BPF_PROG_LOAD of a filter of sockets: r0 = 0x7fff; exit.
+            let code = [0x7fff_0000_00b7_u64, 0x95];
+            let license = *b"GPL\0";
+            let mut attributes = [0_u64; 16];
+            attributes[0] = 1 | 2 << 32;
+            attributes[1] = code.as_ptr().expose_provenance() as u64;
+            attributes[2] = license.as_ptr().expose_provenance() as u64;
+            let before = [5];
+            let program = kernel::call_with(libc::SYS_bpf, &before, &mut attributes, &[128]);
+            let program = kernel::owned(program.unwrap());
+            let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            // SO_ATTACH_BPF.
+            let number = program.as_raw_fd();
+            options::set_int(&socket, libc::SOL_SOCKET, 50, number);
+            std::mem::forget(socket);
+            None
+        }
         "ring" => {
             // PACKET_RX_RING: size and number of blocks, of frames.
             let made = kernel::call(libc::SYS_socket, [17, 3, 0, 0, 0, 0]).unwrap();

@@ -16,6 +16,7 @@ use nix::sys::socket::{
 
 use crate::desk::{Answer, Desk, Program, same};
 use crate::kernel::{child, owned, unread};
+use crate::options::{attach, filter, only};
 
 /// Everything, built before the child is made.
 struct Sockets {
@@ -34,7 +35,12 @@ struct Sockets {
     orphan: UnixStream,
     courier: (UnixStream, UnixStream),
     waiting: Option<UnixStream>,
+    /// The second got a message before it had a filter that drops such.
+    filtered: Option<(UnixDatagram, UnixDatagram)>,
 }
+
+/// Lets pass what begins with `hi`.
+const HELLO: [u64; 4] = only(0, u16::from_be_bytes(*b"hi"));
 
 /// What the stream pair has under way: more than one page.
 fn long() -> Vec<u8> {
@@ -60,6 +66,13 @@ pub fn run(mut desk: Desk, args: &[String]) {
     let sender = UnixDatagram::unbound().unwrap();
     sender.connect("bound").unwrap();
     let waiting = (!modest).then(|| UnixStream::connect(&path).unwrap());
+    let filtered = (!modest).then(|| {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.send(b"no").unwrap();
+        attach(&far, &HELLO);
+        far.set_nonblocking(true).unwrap();
+        (near, far)
+    });
     let (orphan, other) = UnixStream::pair().unwrap();
     (&other).write_all(b"last words").unwrap();
     drop(other);
@@ -88,6 +101,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         orphan,
         courier: UnixStream::pair().unwrap(),
         waiting,
+        filtered,
     };
     setsockopt(&sockets.stream.0, sockopt::SndBuf, &100_000).unwrap();
     sockets
@@ -216,6 +230,9 @@ impl Program for Sockets {
         same("buffer", &room, &200_000)?;
         same("stream", &unread(&self.stream.1), &long().len())?;
         same("half", &unread(&self.half.1), &7)?;
+        if let Some((_, far)) = &self.filtered {
+            same("filter", &filter(far), &HELLO.to_vec())?;
+        }
         Ok("sockets".to_owned())
     }
 
@@ -246,6 +263,15 @@ impl Program for Sockets {
             .map_err(|e| e.to_string())?;
         exactly(&self.half.0, "other half", b"still")?;
         self.catch()?;
+        if let Some((near, far)) = &self.filtered {
+            near.send(b"no more").unwrap();
+            near.send(b"hi").unwrap();
+            for wanted in [&b"no"[..], b"hi"] {
+                let mut is = [0; 16];
+                let length = far.recv(&mut is).map_err(|e| format!("filtered: {e}"))?;
+                same("filtered", &&is[..length], &wanted)?;
+            }
+        }
         if let Some(waiting) = &self.waiting {
             let (mut got, _) = self.listener.accept().unwrap();
             (&*waiting).write_all(b"finally").unwrap();

@@ -297,9 +297,12 @@ impl<'a> Builder<'a> {
     }
 
     fn keep(&mut self, entry: &UnixSkEntry, socket: OwnedFd) -> Result<()> {
-        // Who asks for credentials gets a name with what it sends: that must wait.
+        // Who asks for credentials gets a name with what it sends, and a filter drops what was there
+        // before it: that must wait.
         let options = SkOptsEntry {
             so_passcred: None,
+            so_filter: Vec::new(),
+            so_lock_filter: None,
             ..entry.opts.clone()
         };
         set_options(&socket, &options)

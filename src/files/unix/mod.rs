@@ -49,11 +49,8 @@ impl FileKind for Unix {
     }
 
     fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
-        if file.socket.is_some_and(|nature| nature.filtered) {
-            return Some(Refusal {
-                what: format!("a unix socket with a BPF filter ({})", file.shown()),
-                hint: "have the program detach the filter before the dump".to_owned(),
-            });
+        if let Some(refusal) = socket::opaque_filter(file, "a unix socket") {
+            return Some(refusal);
         }
         let table = outside.unix.as_ref()?;
         let info = table.get(file.stat.ino)?;
