@@ -55,7 +55,7 @@ pub(super) fn copy(
         }
         Ok(())
     };
-    together(pid, batches.len(), work)
+    together(&copying(pid), batches.len(), work)
 }
 
 /// Fills the pages `runs` of a new process: `bytes` gives the contents of a range, and is asked by
@@ -131,12 +131,23 @@ fn each_part(
         }
         Ok(())
     };
-    together(pid, parts.len(), all)?;
+    together(&copying(pid), parts.len(), all)?;
     Ok(parts.iter().map(|(_, len)| *len as u64 / PAGE_SIZE).sum())
 }
 
-/// Lets as many threads as are worth it do the work of `batches` batches.
-fn together(pid: Pid, batches: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+fn copying(pid: Pid) -> String {
+    format!("Copying the pages of process {pid}")
+}
+
+/// Lets as many threads as are worth it do the work of `batches` batches: each takes one after the other.
+///
+/// # Errors
+/// The first one; `what` panicked.
+pub(super) fn together(
+    what: &str,
+    batches: usize,
+    work: impl Fn() -> Result<()> + Sync,
+) -> Result<()> {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     let helpers = cores.min(THREADS).min(batches / 8).saturating_sub(1);
     let work = &work;
@@ -144,12 +155,9 @@ fn together(pid: Pid, batches: usize, work: impl Fn() -> Result<()> + Sync) -> R
         let others: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
         let mut result = work();
         for other in others {
-            let theirs = other.join().unwrap_or_else(|_| {
-                Err(Error::new(
-                    Kind::Failed,
-                    format!("Copying the pages of process {pid} panicked"),
-                ))
-            });
+            let theirs = other
+                .join()
+                .unwrap_or_else(|_| Err(Error::new(Kind::Failed, format!("{what} panicked"))));
             result = result.and(theirs);
         }
         result

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::uio::pwrite;
@@ -14,9 +15,10 @@ use nix::unistd::{Whence, lseek};
 
 use super::huge::Filling;
 use super::pages::{Stored, Unchanged};
+use super::pump;
 use crate::chain::Resolved;
 use crate::error::{Error, Result};
-use crate::image::{Pagemap, PagesFile};
+use crate::image::{Pagemap, PagesFile, Place, Run};
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// Bytes moved at once.
@@ -48,26 +50,87 @@ pub fn store(
         runs: Vec::new(),
     };
     let mut stored = Stored::default();
-    let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
     let data = match huge {
         Some(page) => written(file, size, page)?,
         None => data(file, size)?,
     };
-    for range in data {
-        let mut at = range.start;
-        while at < range.end {
-            let len = (range.end - at).min(CHUNK);
-            let part = &mut buffer[..usize::try_from(len).unwrap_or(0)];
-            // The last page may reach beyond the end: what is there reads as zeros.
-            part.fill(0);
-            let inside = usize::try_from(len.min(size - at)).unwrap_or(0);
-            file.read_exact_at(&mut part[..inside], at)
-                .map_err(cannot)?;
-            unchanged.write(at, part, &mut pagemap, &mut stored, out)?;
-            at += len;
+    let parts: Vec<PageRange> = data.into_iter().flat_map(parts).collect();
+    let equal = match below {
+        Some(below) => equal(file, size, &parts, below)?,
+        None => vec![false; parts.len()],
+    };
+    let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(0)];
+    for (part, equal) in parts.into_iter().zip(equal) {
+        if equal {
+            stored.in_parent += part.pages();
+            pagemap.push(Run {
+                start: part.start,
+                pages: part.pages(),
+                place: Place::Parent,
+                lazy: false,
+            });
+        } else {
+            let bytes = read(file, size, part, &mut buffer).map_err(cannot)?;
+            unchanged.write(part.start, bytes, &mut pagemap, &mut stored, out)?;
         }
     }
     Ok((pagemap, stored))
+}
+
+/// In pieces of at most [`CHUNK`] bytes.
+fn parts(range: PageRange) -> impl Iterator<Item = PageRange> {
+    let starts = (range.start..range.end).step_by(CHUNK as usize);
+    starts.map(move |start| PageRange::new(start, range.end.min(start + CHUNK)))
+}
+
+/// A part of a segment. The last page may reach beyond the end: what is there reads as zeros.
+fn read<'b>(
+    file: &File,
+    size: u64,
+    part: PageRange,
+    buffer: &'b mut [u8],
+) -> std::io::Result<&'b [u8]> {
+    let length = |bytes: u64| {
+        usize::try_from(bytes)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len())
+    };
+    let (len, inside) = (
+        length(part.bytes()),
+        length(part.bytes().min(size - part.start)),
+    );
+    let bytes = &mut buffer[..len];
+    file.read_exact_at(&mut bytes[..inside], part.start)?;
+    bytes[inside..].fill(0);
+    Ok(bytes)
+}
+
+/// Which parts are the parent's throughout. The target waits: several threads compare. What cannot be read is
+/// not equal, and whoever stores it meets the error.
+fn equal(file: &File, size: u64, parts: &[PageRange], below: &Resolved<'_>) -> Result<Vec<bool>> {
+    let found: Vec<AtomicBool> = parts.iter().map(|_| AtomicBool::new(false)).collect();
+    let next = AtomicUsize::new(0);
+    pump::together("Comparing a shared segment", parts.len(), || {
+        let chunk = usize::try_from(CHUNK).unwrap_or(0);
+        let (mut mine, mut theirs) = (vec![0; chunk], vec![0; chunk]);
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(part), Some(found)) = (parts.get(at), found.get(at)) else {
+                return Ok(());
+            };
+            let owned = below.ownership().within(*part).map(|run| run.range.pages());
+            if owned.sum::<u64>() < part.pages() {
+                continue;
+            }
+            let Ok(mine) = read(file, size, *part, &mut mine) else {
+                continue;
+            };
+            let theirs = &mut theirs[..mine.len()];
+            let equal = below.read_at(part.start, theirs).is_ok() && mine == theirs;
+            found.store(equal, Ordering::Relaxed);
+        }
+    })?;
+    Ok(found.into_iter().map(AtomicBool::into_inner).collect())
 }
 
 /// The page of a resolved stack as a comparison wants it. Of who asks for one page after the other, more and
