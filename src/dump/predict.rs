@@ -189,10 +189,12 @@ pub fn predict(mode: Mode, present: &Present, past: &[Past]) -> Option<Predictio
         return None;
     }
     let all = present.resident + present.shared;
+    // That shared memory is compared is in the fixed part of dumps that did it.
+    let known = past.iter().any(|past| past.mode == Mode::Tracked);
+    let compared = if known { 0 } else { present.shared };
     let (pages, handled, at_most) = match mode {
         Mode::Full => (all, all, false),
-        // That shared memory is compared is in the fixed part.
-        Mode::Tracked => (present.dirty?, present.dirty?, false),
+        Mode::Tracked => (present.dirty?, present.dirty? + compared, false),
         Mode::Compared => match present.dirty {
             Some(dirty) => ((dirty + present.shared).min(all), all, true),
             None => (all, all, true),
@@ -404,6 +406,26 @@ mod tests {
         let freeze = predict(Mode::Tracked, &present, &past).unwrap().freeze;
         let ms = freeze.unwrap().expected.as_millis();
         assert!((40..70).contains(&ms), "{ms}");
+    }
+
+    #[test]
+    fn shared_memory_counts_before_the_first_dump_that_compares_it() {
+        let mut past = vec![past(Mode::Full, 100_000, 0, 102_000)];
+        let present = Present {
+            resident: 1000,
+            dirty: Some(10),
+            shared: 99_000,
+            has_parent: true,
+            ..Present::default()
+        };
+        let expected = |past: &[Past]| {
+            let prediction = predict(Mode::Tracked, &present, past).unwrap();
+            assert_eq!(prediction.pages, 10);
+            prediction.freeze.unwrap().expected.as_micros()
+        };
+        assert!((90_000..110_000).contains(&expected(&past)));
+        past.extend([self::past(Mode::Tracked, 10, 99_990, 50_000); 3]);
+        assert!((45_000..55_000).contains(&expected(&past)));
     }
 
     #[test]
