@@ -156,7 +156,8 @@ impl Dumper {
             copy: None,
             fown: FownEntry::default(),
         };
-        let (id, _) = self.enter(held)?;
+        let id = self.new_id();
+        self.enter(id, held)?;
         self.links.insert(key, id);
         Ok(id)
     }
@@ -333,19 +334,17 @@ impl Dumper {
             |_| FownEntry::default(),
             |owner| super::owner::entry(owner, &self.ids),
         );
-        let (id, kind) = self.enter(Held {
-            file,
-            copy: Some(copy),
-            fown,
-        })?;
-        self.descriptions
-            .entry(place)
-            .or_default()
-            .insert(position, Known { at, id });
+        let id = self.new_id();
+        // It may be under way in its own queue: it is known before what is in it is looked at.
+        let known = self.descriptions.entry(place).or_default();
+        known.insert(position, Known { at, id });
+        let copy = Some(copy);
+        let kind = self.enter(id, Held { file, copy, fown })?;
         Ok((id, kind))
     }
 
-    fn enter(&mut self, held: Held<'_>) -> Result<(u32, FdTypes)> {
+    /// Enters a file under a new id.
+    fn enter(&mut self, id: u32, held: Held<'_>) -> Result<FdTypes> {
         let file = held.file;
         if let Some(refusal) = refusal(file, &Outside::default(), &self.allow) {
             let what = format!("Cannot dump process {}", file.pid);
@@ -354,9 +353,8 @@ impl Dumper {
         let Some(kind) = kind_of(file) else {
             return Err(Error::corrupt(format!("No kind for {}", file.shown())));
         };
-        let id = self.new_id();
         kind.dump(held, id, self)?;
-        Ok((id, kind.image_type()))
+        Ok(kind.image_type())
     }
 }
 

@@ -34,6 +34,33 @@ fn unix_sockets_come_back_from_every_layer_with_what_was_under_way() {
     }
 }
 
+#[test]
+fn sockets_under_way_in_each_other_and_packets_of_a_closed_end_come_back_from_every_layer() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("knots", &[]);
+    for (layer, words) in [
+        (1, "-R"),
+        (2, "-R --prev-images-dir ../1"),
+        (3, "--prev-images-dir ../2"),
+    ] {
+        let words = format!("dump -t {} -D {layer} --track-mem {words}", target.pid);
+        sandbox.icecore(&words).ok();
+        if layer < 3 {
+            target.check();
+        }
+    }
+    sandbox.wait_gone(&[target.pid]);
+    for layer in [2, 3, 1] {
+        sandbox.icecore(&format!("restore -D {layer} -d")).ok();
+        target.check();
+        target.ask("drain");
+        sandbox.kill(&target);
+    }
+}
+
 /// A program that is tied to another one by a socket at `other`; words of the obstacle, and options
 /// that allow it.
 fn tied(server: &str, what: &str, words: &[&str], option: Option<&str>) {

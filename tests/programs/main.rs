@@ -26,6 +26,7 @@ mod holder;
 mod huge;
 mod internet;
 mod kernel;
+mod knots;
 mod locks;
 mod memory;
 mod nameless;
@@ -80,6 +81,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("holder", holder::run),
     ("huge", huge::run),
     ("internet", internet::run),
+    ("knots", knots::run),
     ("locks", locks::run),
     ("memory", memory::run),
     ("nameless", nameless::run),

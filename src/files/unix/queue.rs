@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::super::Dumper;
 use crate::error::{Error, Result};
 use crate::image::proto::{ScmEntry, SkPacketEntry};
-use crate::sys::socket::{Peeked, get_int, peek, send, set_int};
+use crate::sys::socket::{Peeked, get_int, peek, reads_no_more, send, set_int};
 use crate::units::Pid;
 
 /// `SCM_RIGHTS`, as the kernel and CRIU number it.
@@ -91,7 +91,7 @@ fn from_start(socket: &OwnedFd, most: usize) -> nix::Result<Option<Vec<Peeked>>>
         match peek(socket, most) {
             // A message without bytes, or the end of what the other end sends.
             Ok(message) if message.bytes.is_empty() && message.descriptors.is_empty() => {
-                if !packets || shut(socket)? {
+                if !packets || reads_no_more(socket)? {
                     return Ok(Some(messages));
                 }
                 messages.push(message);
@@ -106,16 +106,6 @@ fn from_start(socket: &OwnedFd, most: usize) -> nix::Result<Option<Vec<Peeked>>>
             Err(e) => return Err(e),
         }
     }
-}
-
-/// True when nothing more can come: then an empty message is the end.
-fn shut(socket: &OwnedFd) -> nix::Result<bool> {
-    let mut poll = [nix::poll::PollFd::new(
-        std::os::fd::AsFd::as_fd(socket),
-        nix::poll::PollFlags::POLLHUP | nix::poll::PollFlags::from_bits_retain(libc::POLLRDHUP),
-    )];
-    nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO)?;
-    Ok(poll[0].any().unwrap_or(false))
 }
 
 /// Puts a message into the queue at the other end of `sender`, as one of process `who`.
