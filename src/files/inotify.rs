@@ -106,11 +106,11 @@ impl FileKind for Inotify {
             if let Some(path) = watch.f_handle.path.as_ref()
                 && let Err(e) = fs::symlink_metadata(path)
             {
-                findings.obstacle(Obstacle::new(
-                    Kind::NotFound,
-                    format!("File {path}, which is watched (inotify), cannot be found ({e})"),
+                findings.cannot_find(
+                    format!("File {path}, which is watched (inotify),"),
+                    &e,
                     "put it back, or restore another layer",
-                ));
+                );
             }
         }
         Ok(())

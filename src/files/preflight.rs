@@ -1,6 +1,7 @@
 //! Before a restore: are the files of the layer there, and as they were?
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +35,8 @@ pub struct Findings<'a> {
     /// When the layer was made; unknown for layers of CRIU.
     made: Option<SystemTime>,
     inodes: HashMap<u32, MemfdInodeEntry>,
+    /// Files that may be there: we may not look.
+    out_of_sight: Vec<String>,
     obstacles: Vec<Obstacle>,
     warnings: Vec<Obstacle>,
 }
@@ -44,6 +47,36 @@ impl<'a> Findings<'a> {
         if !self.obstacles.contains(&obstacle) {
             self.obstacles.push(obstacle);
         }
+    }
+
+    /// Adds that `file` (`File /a/b`) cannot be looked at. What we have no right to see may well be there:
+    /// that is one obstacle for all such files, with another remedy than `hint`.
+    pub(super) fn cannot_find(&mut self, file: String, error: &io::Error, hint: &str) {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            if !self.out_of_sight.contains(&file) {
+                self.out_of_sight.push(file);
+            }
+            return;
+        }
+        let what = format!("{file} cannot be found ({error})");
+        self.obstacle(Obstacle::new(Kind::NotFound, what, hint));
+    }
+
+    /// The obstacle for all files that we may not see.
+    fn out_of_sight(&self) -> Option<Obstacle> {
+        let first = self.out_of_sight.first()?;
+        let what = match self.out_of_sight.len() - 1 {
+            0 => format!("{first} is in a directory that we may not look into"),
+            1 => format!("{first} and another file are in directories that we may not look into"),
+            more => {
+                format!(
+                    "{first} and {more} other files are in directories that we may not look into"
+                )
+            }
+        };
+        let hint =
+            "that takes CAP_DAC_READ_SEARCH: restore as root, or as the user who can see them";
+        Some(Obstacle::new(Kind::Permission, what, hint))
     }
 
     /// Adds a warning, once.
@@ -170,6 +203,7 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
             format!("raise it before starting icecore: ulimit -Hn {needed}"),
         ));
     }
+    findings.obstacles.extend(findings.out_of_sight());
     Ok((findings.obstacles, findings.warnings))
 }
 
@@ -213,5 +247,35 @@ fn kind_name(entry: &FileEntry) -> String {
         Ok(FdTypes::Tunf) => "a tun device".to_owned(),
         Ok(kind) => format!("of CRIU's kind {}", kind.as_str_name()),
         Err(_) => format!("of an unknown kind ({})", entry.r#type),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_may_not_be_looked_at_are_one_obstacle_of_rights_and_missing_ones_one_each() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let gone = io::Error::from(io::ErrorKind::NotFound);
+        let mut findings = Findings::default();
+        for file in ["File /a/b", "File /a/c", "File /a/b", "File /a/d"] {
+            findings.cannot_find(file.to_owned(), &denied, "put it back");
+        }
+        findings.cannot_find("File /e".to_owned(), &gone, "put it back");
+        assert_eq!(findings.obstacles.len(), 1);
+        assert!(
+            findings.obstacles[0]
+                .what
+                .starts_with("File /e cannot be found")
+        );
+        let one = findings.out_of_sight().unwrap();
+        assert_eq!(one.kind, Kind::Permission);
+        assert!(
+            one.what.starts_with("File /a/b and 2 other files "),
+            "{}",
+            one.what
+        );
+        assert!(one.hint.contains("CAP_DAC_READ_SEARCH"), "{}", one.hint);
     }
 }

@@ -230,11 +230,7 @@ pub(super) fn compare(entry: &RegFileEntry, findings: &mut Findings<'_>) {
     let (meta, written) = match found {
         Ok(meta) => (Stat::from(&meta), meta.modified()),
         Err(e) => {
-            findings.obstacle(Obstacle::new(
-                Kind::NotFound,
-                format!("File {name} cannot be found ({e})"),
-                back,
-            ));
+            findings.cannot_find(format!("File {name}"), &e, back);
             return;
         }
     };

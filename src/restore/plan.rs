@@ -215,6 +215,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
         plan.obstacles.extend(plan.queues.check(&members)?);
     }
     plan.warnings.append(&mut warnings);
+    // With the right that is missing, other things may be no obstacles at all.
+    plan.obstacles
+        .sort_by_key(|obstacle| obstacle.kind != Kind::Permission);
     Ok(plan)
 }
 
