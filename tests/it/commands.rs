@@ -99,6 +99,13 @@ fn a_dry_run_changes_nothing() {
     sandbox
         .icecore(&format!("dump -t {} -D 1 --dry-run", target.pid))
         .ok();
+    let words = format!("dump -t {} -D 1 --dry-run --json", target.pid);
+    let plan = json(&sandbox.icecore(&words).ok().stdout);
+    assert_eq!(
+        (&plan["dry_run"], &plan["tasks"]),
+        (&true.into(), &1.into())
+    );
+    assert!(plan["resident_pages"].as_u64() > Some(20), "{plan}");
     assert!(!sandbox.path("1").exists());
     target.runs();
     sandbox
@@ -106,6 +113,15 @@ fn a_dry_run_changes_nothing() {
         .ok();
     sandbox.wait_gone(&[target.pid]);
     sandbox.icecore("restore -D 1 -d --dry-run").ok();
+    for apart in ["", " --new-pid-namespace"] {
+        let words = format!("restore -D 1 -d --dry-run --json{apart}");
+        let plan = json(&sandbox.icecore(&words).ok().stdout);
+        assert_eq!(
+            (&plan["dry_run"], &plan["layers"]),
+            (&true.into(), &1.into())
+        );
+        assert_eq!(plan["root"], target.pid, "{plan}");
+    }
     assert!(!sandbox.exists(target.pid));
 }
 

@@ -82,11 +82,11 @@ const OPTIONS: &[(&str, &str)] = &[
     ),
     (
         "--manage-cgroups",
-        "leave it out: the tree stays in the cgroup where icecore restores it",
+        "leave it out: each process goes back into its control groups, where they are there",
     ),
     (
         "--cgroup-root",
-        "leave it out: the tree stays in the cgroup where icecore restores it",
+        "make the control groups of the layer (`icecore show LAYER core-PID.img`), and leave it out",
     ),
     (
         "--freeze-cgroup",

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
-use icecore::dump::{self, After, Options, Outcome, Prediction};
+use icecore::dump::{self, After, Options, Outcome, Plan, Prediction};
 use icecore::files::Allow;
-use icecore::{Cancel, Pid, Result};
+use icecore::{Cancel, PAGE_SIZE, Pid, Result};
 use serde_json::{Value, json};
 
 use super::allow::DumpAllow;
@@ -73,24 +73,51 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let plan = dump::plan(&options)?;
     if args.dry_run {
         plan.check()?;
-        let mut text = format!(
-            "would dump {} in {}: {} in memory, {} ({})",
-            format::count(plan.tasks as u64, "task"),
-            options.images_dir.display(),
-            format::bytes(plan.resident_pages * icecore::PAGE_SIZE),
-            plan.tracker,
-            plan.tracker_reason
-        );
-        for warning in &plan.warnings {
-            text.push_str(&format!("\nwarning: {warning}"));
-        }
-        return line(&text);
+        return line(&if args.json {
+            plan_as_value(&plan).to_string()
+        } else {
+            plan_as_text(&plan)
+        });
     }
     let outcome = dump::run(&plan, &(), &Cancel::default())?;
     line(&if args.json {
         as_json(&outcome)
     } else {
         as_text(&outcome)
+    })
+}
+
+/// What would be done.
+fn plan_as_text(plan: &Plan) -> String {
+    let mut text = format!(
+        "would dump {} in {}: {} in memory, {} ({})",
+        format::count(plan.tasks as u64, "task"),
+        plan.options.images_dir.display(),
+        format::bytes(plan.resident_pages * PAGE_SIZE),
+        plan.tracker,
+        plan.tracker_reason
+    );
+    for warning in &plan.warnings {
+        text.push_str(&format!("\nwarning: {warning}"));
+    }
+    text
+}
+
+/// The same as an object.
+fn plan_as_value(plan: &Plan) -> Value {
+    json!({
+        "schema": SCHEMA,
+        "dry_run": true,
+        "layer": plan.options.images_dir,
+        "parent": plan.parent.as_ref().map(|parent| &parent.dir),
+        "tasks": plan.tasks,
+        "threads": plan.threads,
+        "resident_pages": plan.resident_pages,
+        "dirty_pages": plan.dirty_pages,
+        "tracker": plan.tracker,
+        "tracker_reason": plan.tracker_reason,
+        "predicted": plan.prediction.as_ref().map(prediction),
+        "warnings": plan.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 

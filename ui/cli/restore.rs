@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args as ClapArgs;
 use icecore::files::Allow;
 use icecore::restore::{self, Options, Outcome, Plan};
-use icecore::{Cancel, Error, Pid, Result};
+use icecore::{Cancel, Error, PAGE_SIZE, Pid, Result};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::json;
 
@@ -100,17 +100,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.dry_run {
         plan.check()?;
-        let text = format!(
-            "would restore process {} with {}, {} of memory from {}",
-            plan.root,
-            format::count(plan.threads as u64, "thread"),
-            format::bytes(plan.pages * icecore::PAGE_SIZE),
-            format::count(plan.layers as u64, "layer")
-        );
-        line(&text)?;
-        files(&plan)?;
-        for warning in &plan.warnings {
-            line(&format!("warning: {warning}"))?;
+        if args.json {
+            line(&plan_as_json(&plan))?;
+        } else {
+            show(&plan)?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -135,6 +128,41 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         wait(outcome.root)
     }
+}
+
+/// Tells what would be done.
+fn show(plan: &Plan) -> Result<()> {
+    line(&format!(
+        "would restore process {} with {}, {} of memory from {}",
+        plan.root,
+        format::count(plan.threads as u64, "thread"),
+        format::bytes(plan.pages * PAGE_SIZE),
+        format::count(plan.layers as u64, "layer")
+    ))?;
+    files(plan)?;
+    for warning in &plan.warnings {
+        line(&format!("warning: {warning}"))?;
+    }
+    Ok(())
+}
+
+/// The same as an object.
+fn plan_as_json(plan: &Plan) -> String {
+    let put_back = plan.put_back.iter();
+    let put_back =
+        put_back.map(|file| json!({ "path": file.path, "bytes": file.bytes, "now": file.now }));
+    json!({
+        "schema": SCHEMA,
+        "dry_run": true,
+        "root": plan.root.as_raw(),
+        "tasks": plan.tasks,
+        "threads": plan.threads,
+        "pages": plan.pages,
+        "layers": plan.layers,
+        "put_back": put_back.collect::<Vec<_>>(),
+        "warnings": plan.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+    .to_string()
 }
 
 /// Asks whether files may be replaced.

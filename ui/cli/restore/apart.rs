@@ -52,6 +52,10 @@ pub(super) fn run(args: &Args, plan: &Plan) -> Result<ExitCode> {
         print(&text)?;
         return wait(&mut first);
     };
+    if args.dry_run {
+        print(&text)?;
+        return wait(&mut first);
+    }
     if let Some(error) = error::of_json(&text) {
         wait(&mut first)?;
         return Err(error);
@@ -117,7 +121,8 @@ impl Args {
             (self.with_files, "--yes"),
             (self.cpu_cap == CpuCap::None, "--cpu-cap=none"),
             (self.dry_run, "--dry-run"),
-            (!self.dry_run, "--json"),
+            // Figures are read from it, a plan is passed on as it is.
+            (self.json || !self.dry_run, "--json"),
             // What tracks it would be inside with it: a dump of the namespace could not do without.
             (true, "--no-track-mem"),
             (true, "--restore-detached"),
