@@ -12,11 +12,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossterm::event::{self, Event as Input};
-use icecore::chain::Catalog;
 use icecore::task::{self, Roster};
 use icecore::track::{self, Watch};
 use icecore::{Error, Pid, Result};
-use notify::{RecursiveMode, Watcher as _};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -26,7 +24,7 @@ use super::gate::Gate;
 use super::message::{Count, Failure, Msg, Part, Survey};
 use super::owned;
 use super::probe::{self, Who};
-use super::stacks;
+use super::scan;
 
 /// How often the processes are listed.
 const SURVEY: Duration = Duration::from_millis(1000);
@@ -34,8 +32,6 @@ const SURVEY: Duration = Duration::from_millis(1000);
 const COUNT: Duration = Duration::from_millis(700);
 /// How often it is looked for trees that somebody else began to track, while there are none.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long to wait for more changes in the image directories.
-const QUIET: Duration = Duration::from_millis(150);
 /// How often the stop flag is looked at while there is no key.
 const KEYS: Duration = Duration::from_secs(1);
 /// Trees counted at the same time.
@@ -126,7 +122,7 @@ impl Feed {
         let (scans, requests) = channel();
         let ring = scans.clone();
         spawn("stacks", messages, move |messages| {
-            follow(&root, &ring, &requests, &catalogs, &messages);
+            scan::follow(&root, &ring, &requests, &catalogs, &messages);
         })?;
         let (maps, requests) = channel();
         spawn("map", messages, move |messages| {
@@ -232,38 +228,6 @@ fn survey(
             break;
         }
         let _asked_or_time_is_up = requests.recv_timeout(SURVEY);
-    }
-}
-
-/// Reads the images root whenever something under it changes or somebody asks.
-fn follow(
-    root: &PathBuf,
-    ring: &Sender<()>,
-    requests: &Receiver<()>,
-    catalogs: &Sender<Catalog>,
-    messages: &Sender<Msg>,
-) {
-    let ring = ring.clone();
-    let watcher = notify::recommended_watcher(move |change: notify::Result<notify::Event>| {
-        // Reading the images ourselves is no news.
-        if change.is_ok_and(|change| !change.kind.is_access()) {
-            let _gone = ring.send(());
-        }
-    });
-    // Without a watcher (no inotify instances left) R still reads everything again.
-    let _watcher = watcher.and_then(|mut watcher| {
-        watcher.watch(root, RecursiveMode::Recursive)?;
-        Ok(watcher)
-    });
-    loop {
-        let catalog = Catalog::scan(root).map_err(|e| Failure::from(&e));
-        let listed = catalog.as_ref().map(|catalog| stacks::rows(catalog, root));
-        let shown = messages.send(Msg::Stacks(listed.map_err(Clone::clone)));
-        let _gone = catalog.map(|catalog| catalogs.send(catalog));
-        if shown.is_err() || requests.recv().is_err() {
-            return;
-        }
-        while requests.recv_timeout(QUIET).is_ok() {}
     }
 }
 

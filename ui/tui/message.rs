@@ -348,7 +348,7 @@ pub(crate) enum Made {
 }
 
 /// An error, ready to be shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     /// In one line.
     pub(crate) text: String,

@@ -41,6 +41,7 @@ mod probe;
 mod processes;
 mod reader;
 mod save;
+mod scan;
 mod stacks;
 mod surplus;
 mod terminal;

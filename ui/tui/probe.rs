@@ -22,6 +22,9 @@ const ROUND: usize = 4;
 const FRESH: Duration = Duration::from_secs(300);
 /// How long one is believed that somebody else's doing may end (a debugger's, another dump's).
 const PASSING: Duration = Duration::from_secs(5);
+/// How many times as long as it takes to find a verdict it is believed at least: what is large and never
+/// rests (all processes of a machine) shall not keep a processor busy.
+const EFFORT: u32 = 100;
 /// Verdicts remembered.
 const KEPT: usize = 512;
 
@@ -90,10 +93,12 @@ pub(super) fn answer(
             .collect();
         for who in unknown.into_iter().take(ROUND) {
             let ours = gate.is_held();
+            let started = Instant::now();
             let (lasting, dump) = judge(who.0, keeper);
             // Whoever stops the target for a moment may be we ourselves: that is no verdict.
             if lasting == FRESH || !(ours || gate.is_held()) {
-                known.insert(who, (Instant::now() + lasting, dump));
+                let until = Instant::now() + believed(lasting, started.elapsed());
+                known.insert(who, (until, dump));
             }
         }
         let found = rows.iter().map(|who| {
@@ -119,6 +124,11 @@ fn descriptors(pid: Pid) -> Option<usize> {
         0 => Some(fs::read_dir(&path).ok()?.count()),
         n => usize::try_from(n).ok(),
     }
+}
+
+/// How long a verdict is believed that `took` so long to be found.
+fn believed(lasting: Duration, took: Duration) -> Duration {
+    lasting.max((took * EFFORT).min(FRESH))
 }
 
 /// The verdict, and how long it is believed.
@@ -169,5 +179,19 @@ fn verdict(report: &dump::Report) -> Dumpable {
             Dumpable::Option(format::plain(hint))
         }
         _ => Dumpable::Yes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_to_find_out_is_asked_less_often_but_never_forgotten() {
+        let ms = Duration::from_millis;
+        assert_eq!(believed(PASSING, ms(1)), PASSING);
+        assert_eq!(believed(PASSING, ms(200)), Duration::from_secs(20));
+        assert_eq!(believed(PASSING, ms(60_000)), FRESH);
+        assert_eq!(believed(FRESH, ms(1)), FRESH);
     }
 }

@@ -11,7 +11,7 @@ use crate::cli::stacks as graph;
 use crate::format;
 
 /// One row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum StackRow {
     /// The name of a stack.
     Head(String),
@@ -32,7 +32,7 @@ impl StackRow {
 }
 
 /// A layer as a row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LayerRow {
     /// Its directory.
     pub(crate) dir: PathBuf,
@@ -77,7 +77,7 @@ pub(crate) struct LayerRow {
 }
 
 /// A dump in figures.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Figures {
     /// What it was.
     pub(crate) past: Option<Past>,
