@@ -2008,6 +2008,10 @@ pub struct TimerfdEntry {
     pub isec: u64,
     #[prost(uint64, required, tag = "10")]
     pub insec: u64,
+    /// Ours: the moment of a timer that was set to one of the wall clock, in nanoseconds (Unix time).
+    #[prost(uint64, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moment: ::core::option::Option<u64>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

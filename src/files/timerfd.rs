@@ -1,8 +1,9 @@
 //! Timers behind descriptors.
 //!
 //! CRIU: `timerfd_entry`; the value is the time left, also for a timer that was set to a moment.
-//! The clock of a timer stands still from the dump to the restore. Sources: timerfd_create(2),
-//! proc_pid_fdinfo(5), `fs/timerfd.c`.
+//! The clock of a timer stands still from the dump to the restore; but one that was set to a moment of the
+//! wall clock goes off at that moment, or at once, which a field of our own tells. Sources:
+//! timerfd_create(2), proc_pid_fdinfo(5), `fs/timerfd.c`.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -44,6 +45,7 @@ impl FileKind for Timerfd {
             ..timer
         };
         going_on(&mut tfd); // CRIU would not start it again
+        tfd.moment = moment(&tfd);
         dumper.push(FileEntry {
             r#type: FdTypes::Timerfd.into(),
             id,
@@ -79,8 +81,10 @@ impl FileKind for Timerfd {
         if !timing.value.is_zero() {
             let flags = entry.settime_flags.cast_signed();
             if flags & libc::TFD_TIMER_ABSTIME != 0 {
-                let clock = ClockId::from_raw(entry.clockid.cast_signed());
-                timing.value += Duration::from(clock_gettime(clock).map_err(cannot)?);
+                timing.value = match entry.moment {
+                    Some(moment) => Duration::from_nanos(moment),
+                    None => timing.value + now(entry.clockid).map_err(cannot)?,
+                };
             }
             events::set_timer(file, flags, timing).map_err(cannot)?;
         }
@@ -93,6 +97,29 @@ impl FileKind for Timerfd {
 
 fn part(entry: &FileEntry) -> Result<&TimerfdEntry> {
     super::part(entry, entry.tfd.as_ref(), "a timerfd")
+}
+
+/// The time of a timer's clock. Those that wake the machine go with ordinary ones, which can be read where
+/// no clock of the hardware is (timerfd_create(2)).
+fn now(clock: u32) -> nix::Result<Duration> {
+    let clock = match clock.cast_signed() {
+        libc::CLOCK_REALTIME_ALARM => libc::CLOCK_REALTIME,
+        libc::CLOCK_BOOTTIME_ALARM => libc::CLOCK_BOOTTIME,
+        clock => clock,
+    };
+    clock_gettime(ClockId::from_raw(clock)).map(Duration::from)
+}
+
+/// When a timer goes off that was set to a moment of the wall clock, and has not yet.
+fn moment(timer: &TimerfdEntry) -> Option<u64> {
+    let wall = [libc::CLOCK_REALTIME, libc::CLOCK_REALTIME_ALARM];
+    let absolute = timer.settime_flags.cast_signed() & libc::TFD_TIMER_ABSTIME != 0;
+    let left = Duration::new(timer.vsec, subsec(timer.vnsec));
+    if !absolute || left.is_zero() || !wall.contains(&timer.clockid.cast_signed()) {
+        return None;
+    }
+    let moment = now(timer.clockid).ok()? + left;
+    u64::try_from(moment.as_nanos()).ok()
 }
 
 /// A periodic timer that has expired stands until it is read, and then goes on.

@@ -22,6 +22,11 @@ struct Events {
     late: OwnedFd,
     signals: OwnedFd,
     epoll: OwnedFd,
+    /// Set to a moment of the wall clock, with that in seconds; one that would wake the machine.
+    wall: OwnedFd,
+    moment: u64,
+    alarm: OwnedFd,
+    modest: bool,
 }
 
 /// The number of a descriptor, as system calls take it.
@@ -42,7 +47,16 @@ pub fn run(mut desk: Desk, args: &[String]) {
     let set = bit(signal);
     let set = (&raw const set).expose_provenance() as u64;
     let monotonic = 1;
+    let moment = kernel_now() + 5400;
     let mut events = Events {
+        wall: new(libc::SYS_timerfd_create, [0; 6]),
+        moment,
+        // CRIU does not know that clock.
+        alarm: new(
+            libc::SYS_timerfd_create,
+            [if modest { monotonic } else { ALARM }, 0, 0, 0, 0, 0],
+        ),
+        modest,
         counter: new(libc::SYS_eventfd2, [41, 0o4000, 0, 0, 0, 0]),
         semaphore: new(
             libc::SYS_eventfd2,
@@ -58,8 +72,11 @@ pub fn run(mut desk: Desk, args: &[String]) {
         epoll: new(libc::SYS_epoll_create1, [0; 6]),
     };
     // Every 20 ms; once, in an hour and a half.
-    arm(&events.often, [0, 20_000_000, 0, 20_000_000]);
-    arm(&events.late, [0, 0, 5400, 0]);
+    arm(&events.often, 0, [0, 20_000_000, 0, 20_000_000]);
+    arm(&events.late, 0, [0, 0, 5400, 0]);
+    arm(&events.wall, ABSOLUTE, [0, 0, moment, 0]);
+    // Since the machine was started: within years.
+    arm(&events.alarm, ABSOLUTE, [0, 0, 1 << 30, 0]);
     for (fd, name, flags) in [
         (&events.counter, COUNTER, READABLE),
         (&events.often, TIMER, READABLE),
@@ -71,10 +88,28 @@ pub fn run(mut desk: Desk, args: &[String]) {
     desk.serve(&mut events);
 }
 
-fn arm(timer: &OwnedFd, mut value: [u64; 4]) {
+/// `CLOCK_BOOTTIME_ALARM`, `TFD_TIMER_ABSTIME`.
+const ALARM: u64 = 9;
+const ABSOLUTE: u64 = 1;
+
+/// Seconds since 1970.
+fn kernel_now() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// The interval of a timer, and the time until it goes off: seconds and nanoseconds of each.
+fn left(timer: &OwnedFd) -> [u64; 4] {
+    let mut left = [0u64; 4];
+    let timer = [number(timer)];
+    call_with(libc::SYS_timerfd_gettime, &timer, &mut left, &[]).unwrap();
+    left
+}
+
+fn arm(timer: &OwnedFd, flags: u64, mut value: [u64; 4]) {
     call_with(
         libc::SYS_timerfd_settime,
-        &[number(timer), 0],
+        &[number(timer), flags],
         &mut value,
         &[0],
     )
@@ -128,16 +163,13 @@ impl Program for Events {
         )
         .unwrap();
         same("expirations", &(read(&self.often)? > 0), &true)?;
-        let mut left = [0u64; 4];
-        call_with(
-            libc::SYS_timerfd_gettime,
-            &[number(&self.late)],
-            &mut left,
-            &[],
-        )
-        .unwrap();
-        same("time left", &(5000..5400).contains(&left[2]), &true)?;
-        same("interval", &[left[0], left[1]], &[0, 0])?;
+        let late = left(&self.late);
+        same("time left", &(5000..5400).contains(&late[2]), &true)?;
+        same("interval", &[late[0], late[1]], &[0, 0])?;
+        same("alarm", &(left(&self.alarm)[2] > 1 << 29), &true)?;
+        let (before, wall, after) = (kernel_now(), left(&self.wall)[2], kernel_now());
+        let is_then = (before..=after + 1).contains(&(self.moment - wall));
+        same("moment", &(is_then || self.modest), &true)?;
         let mut names = ready(&self.epoll);
         while !names.contains(&TIMER) {
             names = ready(&self.epoll);
