@@ -78,7 +78,12 @@ impl FileKind for Epoll {
         }
         // struct epoll_event is packed: 4 bytes of events, 8 of data.
         let most = usize::try_from(place.remote.scratch().bytes() / EVENT).unwrap_or(1);
-        for watches in entry.tfd.chunks(most) {
+        let (fired, armed): (Vec<_>, Vec<_>) = entry.tfd.iter().partition(|watch| has_fired(watch));
+        // Those go first: nothing else may be told meanwhile.
+        for watch in fired {
+            enter_fired(watch, place)?;
+        }
+        for watches in armed.chunks(most) {
             let mut events = Vec::new();
             for watch in watches {
                 events.extend(watch.events.to_le_bytes());
@@ -108,6 +113,56 @@ impl FileKind for Epoll {
         }
         Ok(true)
     }
+}
+
+/// What is no event but how to tell of one; the kernel leaves only this of a watch that tells once
+/// (`EPOLLONESHOT`), when it has (`EP_PRIVATE_BITS`).
+const MANNER: u32 =
+    (libc::EPOLLWAKEUP | libc::EPOLLONESHOT | libc::EPOLLET | libc::EPOLLEXCLUSIVE).cast_unsigned();
+
+/// True of a watch that was to tell once, and has told.
+fn has_fired(watch: &EventpollTfdEntry) -> bool {
+    watch.events & libc::EPOLLONESHOT.cast_unsigned() != 0 && watch.events & !MANNER == 0
+}
+
+/// Enters a watch that has told what it was to tell once. The kernel would have it tell of errors and
+/// hang-ups again, so it is entered for everything, and what it tells is taken. A file that nothing can
+/// be told of now is left at errors and hang-ups.
+fn enter_fired(watch: &EventpollTfdEntry, place: &mut Place<'_>) -> Result<()> {
+    let anything = libc::POLLIN | libc::POLLOUT | libc::POLLPRI | libc::POLLRDHUP;
+    let mut poll = watch.tfd.to_le_bytes().to_vec();
+    poll.extend(anything.to_le_bytes());
+    poll.extend([0; 2]);
+    let asked = place.remote.put(0, &poll)?;
+    let is_ready = one(place.remote, watch, libc::SYS_poll, &[asked, 1, 0])? > 0;
+    // The numbers of these events are those of poll(2).
+    let wanted = if is_ready {
+        u32::from(anything.cast_unsigned())
+    } else {
+        0
+    };
+    let mut event = (watch.events | wanted).to_le_bytes().to_vec();
+    event.extend(watch.data.to_le_bytes());
+    let event = place.remote.put(0, &event)?;
+    if watch.entered.is_some() {
+        enter_elsewhere(watch, event, place)?;
+    } else {
+        let mut calls = [add(place.number, watch.tfd, event)];
+        place.remote.run(&mut calls)?;
+        match calls[0].value() {
+            Ok(_) => {}
+            Err(Errno::EEXIST) => enter_anywhere(watch, event, place)?,
+            Err(e) => return Err(cannot_watch(place.remote, watch, e)),
+        }
+    }
+    let epoll = u64::from(place.number.cast_unsigned());
+    one(
+        place.remote,
+        watch,
+        libc::SYS_epoll_wait,
+        &[epoll, event, 1, 0],
+    )
+    .map(drop)
 }
 
 /// The call that enters descriptor `tfd`.
@@ -296,6 +351,18 @@ fn parse(line: &str) -> Option<EventpollTfdEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watch_that_was_to_tell_once_has_when_no_event_is_left() {
+        let of = |events| {
+            has_fired(&EventpollTfdEntry {
+                events,
+                ..EventpollTfdEntry::default()
+            })
+        };
+        assert!(of(0x4000_0000) && of(0xc000_0000));
+        assert!(!of(0x4000_0019) && !of(0x4000_0018) && !of(0x8000_0000));
+    }
 
     #[test]
     fn a_watch_is_read_from_its_line() {

@@ -1,8 +1,11 @@
 //! epoll instances that watch what is hard to name: one another, files whose number was closed or is another
 //! file's now, one file under several numbers, watches that tell once or are exclusive. With `modest`, no
-//! file is watched under a closed number and under an open one, which CRIU cannot restore.
+//! file is watched under a closed number and under an open one, which CRIU cannot restore, and none of which was
+//! told once is closed later, which CRIU has told again.
 
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use crate::desk::{Answer, Desk, Program, same};
 use crate::events::{READABLE, new, number, ready, watch};
@@ -23,6 +26,8 @@ struct Polls {
     /// Entered at the number that `usurper` has.
     moved: OwnedFd,
     usurper: OwnedFd,
+    /// The other end of a socket of which was told, once: nobody is told when it is closed.
+    far: Option<UnixStream>,
     _others: Vec<OwnedFd>,
     modest: bool,
 }
@@ -82,7 +87,15 @@ pub fn run(mut desk: Desk, args: &[String]) {
     others.push(copy(&displaced));
     put(&watching, &displaced);
     drop(watching);
-    assert!(ready(&outer).contains(&10));
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let near = OwnedFd::from(near);
+    if !modest {
+        far.write_all(b"news").unwrap();
+        watch(&outer, &near, 14, READABLE | ONE_SHOT);
+    }
+    others.push(near);
+    let told = ready(&outer);
+    assert!(told.contains(&10) && (modest || told.contains(&14)));
     let mut polls = Polls {
         outer,
         inner,
@@ -90,6 +103,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         quiet,
         moved,
         usurper,
+        far: Some(far),
         _others: others,
         modest,
     };
@@ -123,6 +137,8 @@ impl Program for Polls {
     /// Uses it: what tells once tells, and a watch is taken back under the number that it was entered with.
     /// Then all is as it was.
     fn command(&mut self, _: &[&str]) -> Answer {
+        drop(self.far.take());
+        same("told of the end", &self.told().contains(&14), &false)?;
         let mut one = 1u64;
         call_with(libc::SYS_write, &[number(&self.quiet)], &mut one, &[8]).unwrap();
         same("quiet", &self.told().contains(&11), &true)?;
