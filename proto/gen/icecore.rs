@@ -233,7 +233,7 @@ pub struct OpenFile {
 }
 /// A file whose contents are in the layer.
 #[derive(::serde::Serialize)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SavedFile {
     /// N of `saved-file-N.img`.
     #[prost(uint32, tag = "1")]
@@ -256,4 +256,28 @@ pub struct SavedFile {
     /// When it was written to (Unix time, nanoseconds).
     #[prost(sint64, tag = "7")]
     pub written: i64,
+    /// Its extended attributes, access lists among them; absent in layers of earlier versions.
+    #[prost(message, optional, tag = "8")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: ::core::option::Option<ExtendedAttributes>,
+}
+/// Extended attributes of a file (xattr(7)).
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExtendedAttributes {
+    #[prost(message, repeated, tag = "1")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub all: ::prost::alloc::vec::Vec<ExtendedAttribute>,
+}
+/// One of them.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExtendedAttribute {
+    /// With its namespace: `user.mime_type`.
+    #[prost(bytes = "vec", tag = "1")]
+    #[serde(serialize_with = "crate::image::json::bytes")]
+    pub name: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    #[serde(serialize_with = "crate::image::json::bytes")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
 }

@@ -10,16 +10,23 @@
 //! Sources: copy_file_range(2), rename(2), xattr(7).
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use xattr::FileExt as _;
+
 use super::descriptor::Descriptor;
 use super::locks;
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::{FileDigest, Images, LayerWriter, SavedFile, Sidecar};
+use crate::image::{
+    ExtendedAttribute, ExtendedAttributes, FileDigest, Images, LayerWriter, SavedFile, Sidecar,
+};
+use crate::store::copy_with_holes;
 use crate::sys::names;
 
 /// The copy number `number` in a layer.
@@ -60,6 +67,7 @@ impl Saving {
             uid: meta.uid(),
             gid: meta.gid(),
             written: written(&meta),
+            attributes: Some(attributes(&open)),
         };
         self.open.push((open, saved));
         None
@@ -74,6 +82,19 @@ impl Saving {
         }
         Ok(all)
     }
+}
+
+/// The extended attributes of an open file, as far as we may read them.
+fn attributes(file: &File) -> ExtendedAttributes {
+    let names = file.list_xattr().into_iter().flatten();
+    let all = names.filter_map(|name| {
+        let value = file.get_xattr(&name).ok().flatten()?;
+        Some(ExtendedAttribute {
+            name: name.into_vec(),
+            value,
+        })
+    });
+    ExtendedAttributes { all: all.collect() }
 }
 
 /// When a file was written to, in nanoseconds (Unix time).
@@ -94,6 +115,23 @@ pub struct PutBack {
     pub now: Option<u64>,
     copy: PathBuf,
     saved: SavedFile,
+}
+
+impl PutBack {
+    /// What will not be as it was when it is put back.
+    pub fn warning(&self) -> Option<Obstacle> {
+        let names = fs::metadata(&self.path).map_or(1, |meta| meta.nlink());
+        let path = self.path.display();
+        (names > 1).then(|| {
+            Obstacle::new(
+                Kind::Differs,
+                format!(
+                    "File {path} has another name (a hard link), which keeps what is there now"
+                ),
+                format!("link it anew after the restore (ln -f {path} OTHER)"),
+            )
+        })
+    }
 }
 
 /// The files of a layer whose contents are other ones now.
@@ -213,19 +251,25 @@ fn aside(path: &Path) -> PathBuf {
 
 /// Makes the file as it was, durably, beside its place.
 fn make(file: &PutBack, at: &Path) -> io::Result<()> {
-    let mut new = OpenOptions::new()
+    let new = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(at)?;
     let made = (|| {
-        io::copy(&mut File::open(&file.copy)?, &mut new)?;
+        copy_with_holes(&File::open(&file.copy)?, &new, file.bytes)?;
         fchown(&new, Some(file.saved.uid), Some(file.saved.gid))?;
-        // Access lists and the like are those of the file that it takes the place of.
-        for name in xattr::list(&file.path).into_iter().flatten() {
-            if let Ok(Some(value)) = xattr::get(&file.path, &name) {
-                drop(xattr::set(at, &name, &value));
-            }
+        // Layers of earlier versions do not tell: those of the file that it takes the place of.
+        let recorded = file.saved.attributes.clone();
+        let there = || {
+            File::open(&file.path)
+                .as_ref()
+                .map(attributes)
+                .unwrap_or_default()
+        };
+        for attribute in recorded.unwrap_or_else(there).all {
+            // What needs more rights than we have (`trusted.`, `security.`) is not for us to give.
+            drop(new.set_xattr(OsStr::from_bytes(&attribute.name), &attribute.value));
         }
         new.set_permissions(fs::Permissions::from_mode(file.saved.mode & 0o7777))?;
         let since = Duration::from_nanos(file.saved.written.unsigned_abs());

@@ -22,7 +22,7 @@ pub use images::Images;
 pub use kinds::{ImageKind, KINDS};
 pub use pagemap::{Pagemap, PagemapId, Place, Run, Runs};
 pub use sidecar::{
-    Consumed, Extent, FileDigest, OpenFile, PagesDigest, Prediction, SIDECAR, SavedFile, Segment,
-    Sidecar, Task, is_content,
+    Consumed, ExtendedAttribute, ExtendedAttributes, Extent, FileDigest, OpenFile, PagesDigest,
+    Prediction, SIDECAR, SavedFile, Segment, Sidecar, Task, is_content,
 };
 pub use writer::{LayerWriter, PagesFile};

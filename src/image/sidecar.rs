@@ -16,8 +16,8 @@ use prost::Message as _;
 
 use super::digest::pages_id;
 pub use super::proto::icecore::{
-    Consumed, Extent, FileDigest, OpenFile, PagesDigest, Prediction, SavedFile, Segment, Sidecar,
-    Task,
+    Consumed, ExtendedAttribute, ExtendedAttributes, Extent, FileDigest, OpenFile, PagesDigest,
+    Prediction, SavedFile, Segment, Sidecar, Task,
 };
 use super::{Images, frame};
 use crate::error::{Error, Result};

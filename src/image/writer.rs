@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek};
 use prost::Message;
 
 use super::Images;
@@ -16,7 +14,7 @@ use super::frame::{self, Record};
 use super::pagemap::{Pagemap, PagemapId};
 use super::sidecar::{Extent, SIDECAR, Sidecar};
 use crate::error::{Error, Kind, Result};
-use crate::store::PartialDir;
+use crate::store::{PartialDir, copy_with_holes};
 
 /// A layer being written into `NAME.partial`; [`LayerWriter::commit`] gives it its name, and a drop
 /// without it removes everything. `inventory.img` is written last,
@@ -171,24 +169,7 @@ impl LayerWriter {
     /// where the file system can (copy_file_range(2)).
     pub fn copy_of(&self, name: &str, source: &File, bytes: u64) -> Result<()> {
         let (file, path) = self.create_file(name)?;
-        let cannot = |e| Error::path("copy to", &path, e);
-        file.set_len(bytes).map_err(cannot)?;
-        let mut at = 0;
-        while at < bytes {
-            let start = match seek(source, at, Whence::SeekData) {
-                Ok(start) => start,
-                Err(Errno::ENXIO) => break,
-                Err(_no_holes) => at,
-            };
-            let end = seek(source, start, Whence::SeekHole);
-            let end = end.unwrap_or(bytes).min(bytes);
-            let (mut from, mut to) = (source, &file);
-            from.seek(SeekFrom::Start(start)).map_err(cannot)?;
-            to.seek(SeekFrom::Start(start)).map_err(cannot)?;
-            io::copy(&mut from.take(end - start), &mut to).map_err(cannot)?;
-            at = end;
-        }
-        Ok(())
+        copy_with_holes(source, &file, bytes).map_err(|e| Error::path("copy to", &path, e))
     }
 
     /// Takes over a file under its name, without copying its bytes where the file system can link
@@ -263,8 +244,4 @@ impl LayerWriter {
     pub fn commit(self) -> Result<()> {
         self.dir.commit()
     }
-}
-
-fn seek(file: &File, at: u64, whence: Whence) -> nix::Result<u64> {
-    lseek(file, at.cast_signed(), whence).map(i64::cast_unsigned)
 }

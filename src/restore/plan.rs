@@ -166,6 +166,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
     };
     if options.allow.with_files {
         plan.put_back = files::changed(plan.stack.tip().images())?;
+        warnings.extend(plan.put_back.iter().filter_map(files::PutBack::warning));
     }
     let taken: Vec<Pid> = plan
         .ids()

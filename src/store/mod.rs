@@ -25,10 +25,12 @@
 //! the next command. (Dedup *superseded* punches holes in place; it marks the layers first.)
 
 mod criu;
+mod holes;
 mod lock;
 mod partial;
 mod staging;
 
+pub use holes::copy_with_holes;
 pub use lock::Lock;
 pub use partial::PartialDir;
 pub use staging::{FRESH, clear, is_staging, remove};

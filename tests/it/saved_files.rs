@@ -62,6 +62,7 @@ fn files_that_a_process_writes_go_back_to_the_layer_with_it() {
     };
     for layer in 1..=3 {
         ask(layer);
+        xattr::set(sandbox.path("notes"), "user.kind", b"diary").unwrap();
         let last = if layer == 3 { "" } else { "-R" };
         let parent = match layer {
             1 => String::new(),
@@ -77,6 +78,8 @@ fn files_that_a_process_writes_go_back_to_the_layer_with_it() {
         let words = format!("restore -D img/{layer} -d --with-files --yes");
         sandbox.icecore(&words).ok();
         assert_eq!(notes(), lines(layer));
+        let kind = xattr::get(sandbox.path("notes"), "user.kind");
+        assert_eq!(kind.unwrap().as_deref(), Some(&b"diary"[..]));
         // It writes on in the file that is there now.
         ask(layer + 1);
         assert_eq!(notes(), lines(layer + 1));
@@ -90,6 +93,14 @@ fn files_that_a_process_writes_go_back_to_the_layer_with_it() {
         .icecore("restore -D img/1 --with-files --dry-run")
         .ok();
     assert!(plan.stdout.contains("notes is put back"), "{plan:?}");
+    assert!(!plan.stdout.contains("hard link"), "{plan:?}");
+    let other = sandbox.path("other name");
+    fs::hard_link(sandbox.path("notes"), &other).unwrap();
+    let plan = sandbox
+        .icecore("restore -D img/1 --with-files --dry-run")
+        .ok();
+    assert!(plan.stdout.contains("hard link"), "{plan:?}");
+    fs::remove_file(other).unwrap();
     assert_eq!(notes(), lines(3));
     for layer in [1, 3, 2] {
         back(layer);
