@@ -264,9 +264,9 @@ fn map(model: &Model) -> Option<String> {
         }
     }
     let legend = rows.len() * PIXEL + LINE / 2;
-    for (n, (owner, pages)) in map.shares.iter().enumerate() {
+    for (n, (owner, pages)) in model.pixels.shares.iter().enumerate() {
         let y = legend + n * LINE;
-        let percent = *pages as f64 * 100.0 / map.total.max(1) as f64;
+        let percent = *pages as f64 * 100.0 / model.pixels.pages.max(1) as f64;
         let (letter, name) = (map.letter(*owner), escaped(map.name(*owner)));
         let _ok = writeln!(
             inside,
@@ -285,7 +285,7 @@ fn map(model: &Model) -> Option<String> {
     let width = (columns * PIXEL).max(480);
     Some(svg(
         width,
-        legend + map.shares.len() * LINE,
+        legend + model.pixels.shares.len() * LINE,
         &title,
         &inside,
     ))

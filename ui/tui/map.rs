@@ -1,6 +1,7 @@
 //! The ownership map: every populated page of a layer, one after the other, with the layer whose
 //! bytes a restore would take; folded to as many pixels as there is room for.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use icecore::chain::{Held, Stack};
@@ -9,8 +10,12 @@ use icecore::{PAGE_SIZE, PageRange, Result, Vaddr};
 use serde::{Deserialize, Serialize};
 
 use super::coloring::Coloring;
+use super::text::cut;
 use super::theme::letter;
 use crate::format;
+
+/// Columns of the name of a mapping: whose it is has to have room, too.
+const NAME: usize = 30;
 
 /// Whose bytes a page has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,8 +95,6 @@ pub(crate) struct Map {
     pub(crate) coloring: Coloring,
     /// Number of pages.
     pub(crate) total: u64,
-    /// Pages of each owner, newest first.
-    pub(crate) shares: Vec<(Owner, u64)>,
 }
 
 /// A map on a grid.
@@ -99,10 +102,14 @@ pub(crate) struct Map {
 pub(crate) struct Folded {
     /// The first page.
     pub(crate) first: u64,
+    /// How many.
+    pub(crate) pages: u64,
     /// Pages in one pixel, at least one.
     pub(crate) pages_per_pixel: u64,
     /// One of the owners of the pages in each pixel, so that each has its share of the pixels.
     pub(crate) pixels: Vec<Owner>,
+    /// Pages of each owner among those shown, newest first.
+    pub(crate) shares: Vec<(Owner, u64)>,
 }
 
 impl Map {
@@ -166,13 +173,6 @@ impl Map {
             space: self.spaces.len().saturating_sub(1),
         });
         self.total += pages;
-        match self.shares.iter_mut().find(|(known, _)| *known == owner) {
-            Some((_, sum)) => *sum += pages,
-            None => {
-                self.shares.push((owner, pages));
-                self.shares.sort_unstable_by_key(|(owner, _)| *owner);
-            }
-        }
     }
 
     /// Number of the page at `addr` of a process or segment.
@@ -190,7 +190,6 @@ impl Map {
         let mut map = Self {
             coloring,
             runs: Vec::new(),
-            shares: Vec::new(),
             total: 0,
             spaces: Vec::new(),
             ..self.clone()
@@ -301,8 +300,10 @@ impl Map {
     pub(crate) fn fold_part(&self, (first, pages): (u64, u64), pixels: u64) -> Folded {
         let mut folded = Folded {
             first,
+            pages,
             pages_per_pixel: pages.div_ceil(pixels.max(1)).max(1),
             pixels: Vec::new(),
+            shares: self.shares_of(first, pages),
         };
         if pixels == 0 {
             return folded;
@@ -329,6 +330,39 @@ impl Map {
         }
         folded.pixels.extend(owed.choose(&mut counts));
         folded
+    }
+
+    /// How many of `pages` pages from `first` on each owner has, newest first.
+    fn shares_of(&self, first: u64, pages: u64) -> Vec<(Owner, u64)> {
+        let mut shares = BTreeMap::new();
+        for (run, pages) in self.within(first, pages) {
+            *shares.entry(run.owner).or_default() += pages;
+        }
+        shares.into_iter().collect()
+    }
+
+    /// Which part of the layer a zoom shows, when that begins at page `first`; nothing where it is all.
+    pub(crate) fn part(&self, zoom: Zoom, first: u64) -> Option<String> {
+        if zoom == Zoom::Tree {
+            return None;
+        }
+        if zoom == Zoom::Page {
+            return Some("page by page".into());
+        }
+        let (run, _) = self.within(first, 1).next()?;
+        let space = self.spaces.get(run.space)?;
+        let addr = run.addr + first.saturating_sub(run.first) * PAGE_SIZE;
+        // Where no mapping is known, a zoom shows all of the process.
+        let mapping = self.mapping_at(run.space, addr);
+        Some(match mapping.filter(|_| zoom == Zoom::Mapping) {
+            None => space.clone(),
+            Some((range, "")) => format!("{range} of {space}"),
+            // The directory of a file is worth less than the room that it takes.
+            Some((_, name)) => {
+                let name = cut(name.rsplit('/').next().unwrap_or(name), NAME);
+                format!("{name} of {space}")
+            }
+        })
     }
 
     /// The runs that touch the pages `[first, first + pages)`.
@@ -452,6 +486,47 @@ mod tests {
             map.fold_part((146, 10), 10).pixels[..5],
             [[Owner::Layer(1); 4].as_slice(), &[Owner::Layer(0)]].concat()
         );
+    }
+
+    #[test]
+    fn what_is_counted_and_named_is_the_part_that_is_shown() {
+        let mut map = made(&[(100, 0)]);
+        map.spaces.push("process 8".into());
+        map.push(0x1000, 50, Owner::Layer(1));
+        map.push(0x90_0000, 1, Owner::Layer(0));
+        let range = |addr, pages| PageRange::of_pages(addr, pages);
+        map.mappings
+            .push((1, range(0x1000, 60), "/usr/lib/libc.so".into()));
+        map.mappings.push((1, range(0x90_0000, 1), String::new()));
+        let (here, below) = (Owner::Layer(0), Owner::Layer(1));
+        let part = |zoom, page| {
+            let folded = map.fold_part(map.window(zoom, page, 10), 10);
+            let part = map.part(zoom, folded.first);
+            assert_eq!(
+                folded.shares.iter().map(|(_, n)| n).sum::<u64>(),
+                folded.pages
+            );
+            (part.unwrap_or_default(), folded.pages, folded.shares)
+        };
+        assert_eq!(
+            part(Zoom::Tree, 120),
+            (String::new(), 151, vec![(here, 101), (below, 50)])
+        );
+        assert_eq!(
+            part(Zoom::Process, 120),
+            ("process 8".into(), 51, vec![(here, 1), (below, 50)])
+        );
+        assert_eq!(
+            part(Zoom::Mapping, 120),
+            ("libc.so of process 8".into(), 50, vec![(below, 50)])
+        );
+        assert_eq!(
+            part(Zoom::Mapping, 150),
+            ("900000-901000 of process 8".into(), 1, vec![(here, 1)])
+        );
+        let unknown = "no mapping is known";
+        assert_eq!(part(Zoom::Mapping, 50).0, "process 7", "{unknown}");
+        assert_eq!(part(Zoom::Page, 150).1, 10);
     }
 
     #[test]

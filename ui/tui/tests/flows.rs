@@ -123,6 +123,34 @@ fn colours_of_the_map_change_when_they_are_computed_and_the_cursor_stays_on_its_
 }
 
 #[test]
+fn a_zoomed_map_names_what_it_shows_and_counts_no_more_than_that() {
+    let mut model = model(RICH, (120, 35));
+    let mut map = (**model.map.as_ref().unwrap()).clone();
+    let last = map.runs[map.runs.len() - 2];
+    let range = icecore::PageRange::of_pages(last.addr, last.pages);
+    map.mappings
+        .push((0, range, "/usr/lib/libjemalloc.so.2".into()));
+    update(&mut model, Msg::Map("/img/r/3".into(), Ok(Arc::new(map))));
+    assert!(text(&model).contains("7372 pages, 29M"));
+    model.focus = Focus::Map;
+    model.fold_at(last.first + 1);
+    key(&mut model, KeyCode::Char('+'));
+    let screen = text(&model);
+    assert!(
+        screen.contains("Who owns each page of 3, process 2207 "),
+        "{screen}"
+    );
+    assert!(screen.contains("7372 pages, 29M"), "{screen}");
+    key(&mut model, KeyCode::Char('+'));
+    let screen = text(&model);
+    let title = "Who owns each page of 3, libjemalloc.so.2 of process 2207 ";
+    assert!(screen.contains(title), "{screen}");
+    assert!(screen.contains("60 pages, 240K; 1 cell = 4.0K"), "{screen}");
+    assert!(screen.contains("■c 1 60 100% "), "{screen}");
+    assert!(!screen.contains("■a"), "it has no page of that: {screen}");
+}
+
+#[test]
 fn ctrl_z_stops_once_and_only_when_no_target_is_held() {
     let mut model = model(RICH, (80, 24));
     let stop = |model: &mut Model| {

@@ -7,11 +7,12 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
-use super::super::map::{Map, Owner, Zoom};
+use super::super::map::{Map, Owner};
 use super::super::model::{Focus, Model};
 use super::super::text::{cut, size, tally};
 use super::super::theme::Theme;
 use super::pane;
+use crate::format::count;
 
 /// Rows of the pane that are not map: readout and legend.
 const BELOW: u16 = 2;
@@ -34,22 +35,18 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
                 "{} {}{}",
                 map.coloring.title(),
                 map.levels.first().map_or("", String::as_str),
-                match model.zoom {
-                    Zoom::Tree => "",
-                    Zoom::Process => ", one process",
-                    Zoom::Mapping => ", one mapping",
-                    Zoom::Page => ", page by page",
-                }
+                map.part(model.zoom, model.pixels.first)
+                    .map_or_else(String::new, |part| format!(", {part}"))
             ),
             format!(
-                "{}{} pages, {}; 1 cell = {}",
+                "{}{}, {}; 1 cell = {}",
                 if map.coloring == model.coloring {
                     ""
                 } else {
                     "computing… "
                 },
-                map.total,
-                size(map.total * 4096),
+                count(model.pixels.pages, "page"),
+                size(model.pixels.pages * 4096),
                 size(model.pixels.pages_per_pixel * 4096)
             ),
         ),
@@ -170,12 +167,13 @@ const DETAILS: u8 = 4;
 /// The layers with their colours, letters and shares: as much of each as lets all of them be seen.
 fn legend(model: &Model, map: &Map, width: usize) -> Line<'static> {
     // What is missing is never left out for want of room.
-    let mut shares: Vec<&(Owner, u64)> = map.shares.iter().collect();
+    let shown = &model.pixels;
+    let mut shares: Vec<&(Owner, u64)> = shown.shares.iter().collect();
     shares.sort_by_key(|(owner, _)| *owner != Owner::Missing);
     let letters = model.theme.letters();
     let entry = |(owner, pages): &(Owner, u64), detail: u8| {
         let (letter, name) = (map.letter(*owner), map.name(*owner));
-        let share = percent(*pages, map.total);
+        let share = percent(*pages, shown.pages);
         let sign = if letters {
             letter.to_string()
         } else {
@@ -217,7 +215,7 @@ fn legend(model: &Model, map: &Map, width: usize) -> Line<'static> {
     Line::from(spans)
 }
 
-/// A share of the map; what is there is never nothing.
+/// A share of what is shown; what is there is never nothing.
 fn percent(pages: u64, total: u64) -> String {
     let percent = pages as f64 * 100.0 / total.max(1) as f64;
     if pages > 0 && percent < 0.5 {
