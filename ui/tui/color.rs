@@ -56,13 +56,24 @@ pub(crate) fn indexed(color: Color) -> Color {
     nearest.map_or(color, Color::Indexed)
 }
 
-/// The nearest of the sixteen.
-pub(crate) fn sixteen(color: Color) -> Color {
-    let rgb = match color {
+/// Red, green and blue of a colour; what the terminal chooses is taken for black, as on paper.
+pub(crate) fn rgb(color: Color) -> (u8, u8, u8) {
+    match color {
         Color::Rgb(r, g, b) => (r, g, b),
         Color::Indexed(index) => of_index(index),
-        named => return named,
-    };
+        named => {
+            let known = SIXTEEN.iter().find(|(of, _)| *of == named);
+            known.map_or((0, 0, 0), |(_, rgb)| *rgb)
+        }
+    }
+}
+
+/// The nearest of the sixteen.
+pub(crate) fn sixteen(color: Color) -> Color {
+    if !matches!(color, Color::Rgb(..) | Color::Indexed(_)) {
+        return color;
+    }
+    let rgb = rgb(color);
     let nearest = SIXTEEN.iter().min_by_key(|(_, of)| distance(*of, rgb));
     nearest.map_or(color, |(color, _)| *color)
 }
@@ -79,9 +90,11 @@ mod tests {
                 panic!("{index}");
             };
             assert_eq!(of_index(nearest), (r, g, b));
+            assert_eq!(rgb(Color::Indexed(index)), (r, g, b));
         }
         for (color, (r, g, b)) in SIXTEEN {
             assert_eq!(sixteen(Color::Rgb(r, g, b)), color);
+            assert_eq!(rgb(color), (r, g, b));
         }
     }
 }

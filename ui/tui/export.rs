@@ -1,15 +1,14 @@
 //! What is shown, as files for elsewhere: a table as CSV and JSON, the map and the chart of writes as SVG.
 //! Pure; the files are written by a thread.
 
-use std::fmt::Write as _;
+mod picture;
+
 use std::time::SystemTime;
 
 use serde_json::{Map as Fields, Value, json};
 
-use super::map::Owner;
 use super::model::{Focus, Model};
 use super::probe::Dumpable;
-use super::theme::{Colors, Theme};
 use crate::cli::schema::SCHEMA;
 
 /// A file that is to be written.
@@ -29,9 +28,9 @@ pub(crate) fn export(model: &Model) -> Vec<Export> {
         Focus::Processes => table("processes", processes(model)),
         Focus::Stacks => table("layers", layers(model)),
         Focus::Jobs => [table("jobs", jobs(model)), table("log", log(model))].concat(),
-        Focus::Map => picture("map", map(model)),
+        Focus::Map => picture("map", picture::map(model)),
         Focus::Watch => [
-            picture("writes", chart(model)),
+            picture("writes", picture::chart(model)),
             table("written", written(model)),
         ]
         .concat(),
@@ -209,113 +208,6 @@ fn picture(name: &str, text: Option<String>) -> Vec<Export> {
         .collect()
 }
 
-/// Units of a picture: a pixel of the map, the height of a line, the margin.
-const PIXEL: usize = 8;
-const LINE: usize = 20;
-const MARGIN: usize = 16;
-
-/// A picture with a title, in a system of coordinates that begins below it.
-fn svg(width: usize, height: usize, title: &str, inside: &str) -> String {
-    let (columns, rows) = (width + 2 * MARGIN, height + 2 * MARGIN + LINE);
-    let title = escaped(title);
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {columns} {rows}\" \
-         font-family=\"monospace\" font-size=\"14\">\n\
-         <title>{title}</title>\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{MARGIN}\" y=\"{}\" font-weight=\"bold\">{title}</text>\n\
-         <g transform=\"translate({MARGIN} {})\">\n{inside}</g>\n</svg>\n",
-        MARGIN + LINE / 2,
-        MARGIN + LINE
-    )
-}
-
-fn escaped(text: &str) -> String {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    text.replace('>', "&gt;").replace('"', "&quot;")
-}
-
-fn map(model: &Model) -> Option<String> {
-    let map = model.map.as_ref()?;
-    let columns = usize::from(model.grid.0).max(1);
-    let theme = Theme {
-        colors: Colors::True,
-        ..model.theme
-    };
-    let color = |owner: Owner| match theme.owner_color(owner, map.last()) {
-        Some(ratatui::style::Color::Rgb(r, g, b)) => format!("#{r:02x}{g:02x}{b:02x}"),
-        _ => "gray".into(),
-    };
-    let mut inside = String::new();
-    let rows: Vec<&[Owner]> = model.pixels.pixels.chunks(columns).collect();
-    for (y, row) in rows.iter().enumerate() {
-        let mut x = 0;
-        for same in row.chunk_by(|a, b| a == b) {
-            if let Some(owner) = same.first() {
-                let _ok = writeln!(
-                    inside,
-                    "<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{PIXEL}\" fill=\"{}\"/>",
-                    x * PIXEL,
-                    y * PIXEL,
-                    same.len() * PIXEL,
-                    color(*owner)
-                );
-            }
-            x += same.len();
-        }
-    }
-    let legend = rows.len() * PIXEL + LINE / 2;
-    for (n, (owner, pages)) in model.pixels.shares.iter().enumerate() {
-        let y = legend + n * LINE;
-        let percent = *pages as f64 * 100.0 / model.pixels.pages.max(1) as f64;
-        let (letter, name) = (map.letter(*owner), escaped(map.name(*owner)));
-        let _ok = writeln!(
-            inside,
-            "<rect y=\"{y}\" width=\"12\" height=\"12\" fill=\"{}\"/>\
-             <text x=\"20\" y=\"{}\">{letter} {name}: {pages} pages, {percent:.1}%</text>",
-            color(*owner),
-            y + 11
-        );
-    }
-    let title = format!(
-        "{} {}; a square is {}",
-        map.coloring.title(),
-        map.levels.first().map_or("", String::as_str),
-        crate::format::count(model.pixels.pages_per_pixel, "page")
-    );
-    let width = (columns * PIXEL).max(480);
-    Some(svg(
-        width,
-        legend + model.pixels.shares.len() * LINE,
-        &title,
-        &inside,
-    ))
-}
-
-fn chart(model: &Model) -> Option<String> {
-    let (pid, name) = model.target()?;
-    let live = model.live.get(&pid.as_raw())?;
-    let (width, height) = (720, 200);
-    let peak = live.peak().max(1);
-    let last = live.rates.len().checked_sub(1)?.max(1);
-    let points: Vec<String> = live
-        .rates
-        .iter()
-        .enumerate()
-        .map(|(n, rate)| {
-            let y = height as f64 - *rate as f64 * height as f64 / peak as f64;
-            format!("{},{y:.1}", n * width / last)
-        })
-        .collect();
-    let inside = format!(
-        "<polyline points=\"{}\" fill=\"none\" stroke=\"#2060c0\" stroke-width=\"2\"/>\n\
-         <line y1=\"{height}\" x2=\"{width}\" y2=\"{height}\" stroke=\"gray\"/>\n",
-        points.join(" ")
-    );
-    let name = crate::format::plain(&name);
-    let title = format!("New dirty pages a second of {name} {pid}; at most {peak}");
-    Some(svg(width, height + LINE, &title, &inside))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,10 +241,5 @@ mod tests {
             2
         );
         assert!(table_or_text("x", &[], String::new()).is_empty());
-    }
-
-    #[test]
-    fn names_cannot_become_parts_of_a_picture() {
-        assert!(svg(1, 1, "<script>&", "").contains("&lt;script&gt;&amp;</title>"));
     }
 }

@@ -10,6 +10,8 @@ use super::message::{Count, Failure};
 
 /// Samples kept for the curve.
 const KEPT: usize = 240;
+/// Counts that are farther apart tell no rate: the tree was not tracked meanwhile.
+const GAP: Duration = Duration::from_secs(6);
 
 /// Counts of one tree.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +22,10 @@ pub(crate) struct Live {
     pub(crate) rates: VecDeque<u64>,
     /// The same with the time of each.
     pub(crate) points: VecDeque<(Duration, f64)>,
-    /// When the tracker was armed anew: a layer was made.
-    pub(crate) armed: VecDeque<Duration>,
+    /// When the tracker was armed anew, with the identity of the layer that it was armed for.
+    pub(crate) armed: VecDeque<(Duration, Option<String>)>,
+    /// From when to when nothing was counted.
+    pub(crate) gaps: VecDeque<(Duration, Duration)>,
     /// How much it writes, and again and again.
     pub(crate) pace: Pace,
     /// What a dump made now would be, the quickest way first.
@@ -47,19 +51,30 @@ impl Live {
                 _ => count.dirty,
             };
             if count.since != last.since {
-                self.armed.push_back(count.at);
+                self.armed.push_back((count.at, count.since.clone()));
+            }
+            if count.at.saturating_sub(last.at) > GAP {
+                self.gaps.push_back((last.at, count.at));
+                self.last = Some(count);
+                self.forget();
+                return;
             }
             self.rates.push_back((new as f64 / seconds).round() as u64);
             self.points.push_back((count.at, new as f64 / seconds));
-            while self.rates.len() > KEPT {
-                self.rates.pop_front();
-                self.points.pop_front();
-            }
-            while self.armed.len() > KEPT {
-                self.armed.pop_front();
-            }
         }
         self.last = Some(count);
+        self.forget();
+    }
+
+    /// Keeps as much as a curve has room for.
+    fn forget(&mut self) {
+        fn cut<T>(all: &mut VecDeque<T>) {
+            all.drain(..all.len().saturating_sub(KEPT));
+        }
+        cut(&mut self.rates);
+        cut(&mut self.points);
+        cut(&mut self.armed);
+        cut(&mut self.gaps);
     }
 
     /// New dirty pages per second, over the last few counts.
@@ -96,5 +111,20 @@ mod tests {
         live.take(count(3, 40, "2"));
         assert_eq!(Vec::from(live.rates.clone()), [100, 40]);
         assert_eq!(live.rate(), Some(70));
+        assert_eq!(
+            Vec::from(live.armed),
+            [(Duration::from_secs(3), Some("2".to_owned()))]
+        );
+    }
+
+    #[test]
+    fn a_time_in_which_nothing_was_counted_is_a_gap_and_no_rate() {
+        let mut live = Live::default();
+        for (at, dirty) in [(0, 100), (1, 300), (40, 301), (41, 401)] {
+            live.take(count(at, dirty, "1"));
+        }
+        assert_eq!(Vec::from(live.rates), [200, 100]);
+        let gap = (Duration::from_secs(1), Duration::from_secs(40));
+        assert_eq!(Vec::from(live.gaps), [gap]);
     }
 }

@@ -68,6 +68,110 @@ fn each_tab_of_a_layer_is_written_as_a_table_or_a_text() {
     }
 }
 
+/// The picture that `E` writes of a pane.
+fn picture(model: &mut Model, focus: Focus) -> String {
+    model.focus = focus;
+    let effects = key(model, KeyCode::Char('E'));
+    let Some(Effect::Save(files)) = effects.into_iter().next() else {
+        panic!("nothing is written")
+    };
+    assert_eq!(files[0].extension, "svg");
+    files[0].text.clone()
+}
+
+/// The values of an attribute.
+fn values(text: &str, name: &str) -> std::collections::BTreeSet<String> {
+    let begins = format!(" {name}=\"");
+    let parts = text.split(&begins).skip(1);
+    let value = |part: &str| part.split('"').next().unwrap().to_owned();
+    parts.map(value).collect()
+}
+
+#[test]
+fn the_picture_of_the_map_has_the_colour_and_the_letter_of_every_owner() {
+    let rgb = Theme {
+        palette: theme::Palette {
+            base_layer: theme::Tint::of(Color::Rgb(1, 2, 3)),
+            missing: theme::Tint::of(Color::LightRed),
+            ..theme::LIGHT
+        },
+        ..RICH
+    };
+    let light = Theme {
+        palette: theme::LIGHT,
+        ..RICH
+    };
+    for (theme, expected) in [
+        (RICH, ["#ffaf00", "#00afff", "#5f5faf", "#ff0000"]),
+        (PLAIN, ["#ffaf00", "#00afff", "#5f5faf", "#ff0000"]),
+        (light, ["#d75f00", "#005fd7", "#afafd7", "#d70000"]),
+        (rgb, ["#d75f00", "#005fd7", "#010203", "#ff0000"]),
+    ] {
+        let svg = picture(&mut model(theme, (120, 35)), Focus::Map);
+        let fills = values(&svg, "fill");
+        for (color, letter) in expected.iter().zip(["a", "b", "c", "!"]) {
+            assert!(fills.contains(*color), "{color} is not in {fills:?}");
+            assert!(svg.contains(&format!(">{letter}</text></g>")), "{letter}");
+            // In the map and in its legend.
+            assert!(svg.matches(color).count() > 1, "{color}");
+        }
+        assert!(svg.contains("<title>b 2</title>"));
+        assert!(!svg.contains("gray"));
+    }
+}
+
+#[test]
+fn the_picture_of_a_zoomed_map_tells_what_it_shows() {
+    let mut model = model(RICH, (120, 35));
+    model.focus = Focus::Map;
+    for _ in 0..3 {
+        key(&mut model, KeyCode::Char('+'));
+    }
+    let svg = picture(&mut model, Focus::Map);
+    assert!(svg.contains("of 3, page by page: "), "{svg}");
+    assert!(svg.contains("a square is 1 page<"), "{svg}");
+    assert!(!svg.contains("MISSING"), "it is not there");
+}
+
+#[test]
+fn the_picture_of_the_writes_has_units_times_layers_and_gaps() {
+    let mut model = model(RICH, (120, 35));
+    let later = |at, dirty, since: &str| {
+        let Msg::Counted(pid, Ok(count)) = count(at, dirty) else {
+            unreachable!()
+        };
+        let since = Some(since.to_owned());
+        Msg::Counted(pid, Ok(Count { since, ..count }))
+    };
+    for (at, dirty, since) in [
+        (6, 500, "c4"),
+        (7, 700, "c4"),
+        (60, 9000, "c4"),
+        (61, 9100, "c4"),
+        (62, 9400, "c4"),
+        (63, 10, "gone"),
+    ] {
+        update(&mut model, later(at, dirty, since));
+    }
+    let svg = picture(&mut model, Focus::Watch);
+    for text in [
+        "pages a second",
+        "3837 (15M/s)",
+        ">0 (0B/s)<",
+        "time (UTC)",
+        ">now<",
+        ">13:46:40<",
+        "m ago<",
+        ">layer 4<",
+        ">tracked anew<",
+        "nothing was counted",
+    ] {
+        assert!(svg.contains(text), "{text} is not in {svg}");
+    }
+    // The line ends where nothing was counted, and begins anew.
+    assert_eq!(svg.matches("<polyline").count(), 2, "{svg}");
+}
+
 #[test]
 fn mappings_of_a_layer_are_written_with_their_addresses_and_pages() {
     let read = look(&Look::Layer {

@@ -201,12 +201,16 @@ fn chart(model: &Model, live: &Live, count: &Count, name: &str, frame: &mut Fram
         .collect();
     let span = rates.first().map_or(0.0, |(x, _)| -x).max(10.0);
     let peak = rates.iter().map(|(_, y)| *y).fold(1.0, f64::max);
-    let points = filled(&rates, span, usize::from(rest.width) * 2);
+    let mut points = filled(&rates, span, usize::from(rest.width) * 2);
+    points.retain(|(x, _)| {
+        let mut gaps = live.gaps.iter();
+        !gaps.any(|(from, to)| (ago(*from)..=ago(*to)).contains(x))
+    });
     // Layers made meanwhile: a line from the bottom to the top.
     let armed: Vec<[(f64, f64); 2]> = live
         .armed
         .iter()
-        .map(|at| ago(*at))
+        .map(|(at, _)| ago(*at))
         .filter(|x| -x <= span)
         .map(|x| [(x, 0.0), (x, peak)])
         .collect();
