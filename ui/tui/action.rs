@@ -184,7 +184,7 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Newer,
         keys: &[KeyCode::Char(']')],
-        help: "to the newest layer above",
+        help: "back to the layer above, by the way one came",
         missing: a_layer,
     },
     Action {

@@ -179,6 +179,7 @@ fn page(dir: &Path, id: PagemapId, addr: Vaddr) -> Result<Reader> {
     };
     reader.beside = beside(&space, addr).map(|addr| addr.map(|addr| at(dir, addr)));
     reader.through = through(view.stack(), |dir| at(&dir, addr));
+    reader.layer = Some(dir.to_path_buf());
     Ok(reader)
 }
 

@@ -52,6 +52,7 @@ pub(crate) mod theme;
 mod update;
 mod view;
 mod voice;
+mod way;
 
 use std::collections::BTreeMap;
 use std::fmt;

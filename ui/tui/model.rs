@@ -30,6 +30,7 @@ use super::surplus::Surplus;
 use super::theme::Theme;
 use super::view::areas;
 use super::voice::Voice;
+use super::way::Way;
 
 /// Lines of the log that are kept.
 const LOG: usize = 200;
@@ -163,6 +164,8 @@ pub(crate) struct Model {
     pub(crate) clock: Duration,
     /// What has just ended: until when it shows, and how it ended.
     pub(crate) toasts: VecDeque<(Duration, Mark, String)>,
+    /// How one came down to the selected layer.
+    pub(crate) way: Way,
     /// What the stack of a layer stores for nothing, while that is looked at.
     pub(crate) surplus: Option<Surplus>,
     /// The layer that others are compared with.
@@ -242,6 +245,7 @@ impl Model {
             back: Focus::Processes,
             clock: Duration::ZERO,
             toasts: VecDeque::new(),
+            way: Way::default(),
             surplus: None,
             marked: None,
             looking: None,
@@ -288,14 +292,6 @@ impl Model {
     /// All layers, in the order of the rows: of each stack the newest first.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &LayerRow> {
         self.catalog.iter().filter_map(StackRow::layer)
-    }
-
-    /// The directory of the newest layer on top of the selected one.
-    pub(crate) fn newest_above(&self) -> Option<&Path> {
-        let here = Some(&self.layer()?.dir);
-        let above = self.layers().filter(|layer| layer.parent.as_ref() == here);
-        let newest = above.max_by_key(|layer| layer.created);
-        newest.map(|layer| layer.dir.as_path())
     }
 
     /// The row of the layer in `dir`.

@@ -35,6 +35,18 @@ pub(crate) enum Look {
     Verify(PathBuf),
 }
 
+impl Look {
+    /// The same of another layer; nothing where it is not of one.
+    pub(crate) fn of_layer(&self, other: PathBuf) -> Option<Self> {
+        let mut look = self.clone();
+        match &mut look {
+            Self::Layer { dir, .. } | Self::Page { dir, .. } => *dir = other,
+            Self::Check(_) | Self::Verify(_) => return None,
+        }
+        Some(look)
+    }
+}
+
 /// One tab.
 #[derive(Clone, Debug)]
 pub(crate) struct Tab {
@@ -65,7 +77,7 @@ pub(crate) struct Reader {
     pub(crate) beside: [Option<Look>; 2],
     /// The same in the layer below and above: `[` and `]`.
     pub(crate) through: [Option<Look>; 2],
-    /// The layer whose tabs these are.
+    /// The layer whose tabs these are, or of which it is a page.
     pub(crate) layer: Option<PathBuf>,
 }
 

@@ -76,6 +76,37 @@ pub(crate) struct LayerRow {
     pub(crate) figures: Figures,
 }
 
+#[cfg(test)]
+impl LayerRow {
+    /// A layer of which nothing is known but where it is.
+    pub(crate) fn blank(dir: PathBuf) -> Self {
+        Self {
+            name: dir
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            dir,
+            graph: "●".into(),
+            label: None,
+            pinned: false,
+            id: None,
+            root: None,
+            comm: None,
+            parent: None,
+            incremental: false,
+            squashed: false,
+            freeze: None,
+            stored: 0,
+            in_parent: 0,
+            bytes: 0,
+            tasks: 1,
+            state: State::Complete,
+            reason: None,
+            created: None,
+            figures: Figures::default(),
+        }
+    }
+}
+
 /// A dump in figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Figures {

@@ -327,12 +327,22 @@ fn looked(model: &mut Model, look: &Look, result: Result<Box<Reader>, Failure>) 
     match popup {
         Some(Popup::Answer(before)) => model.trail.push(*before),
         // The same tab of the same kind of thing, so that one can leaf through.
-        Some(Popup::Reader(mut old)) => reader.succeed(&mut old),
+        Some(Popup::Reader(mut old)) => {
+            reader.succeed(&mut old);
+            if let (Some(from), Some(to)) = (&old.layer, &reader.layer) {
+                model.went(from, to);
+            }
+        }
         None | Some(Popup::Ask { .. }) => {}
         other => {
             model.popup = other;
             return;
         }
+    }
+    // Who reads knows the layers only, not the way that was taken through them.
+    let above = reader.layer.as_ref().and_then(|dir| model.above(dir));
+    if let Some(above) = above {
+        reader.through[1] = look.of_layer(above);
     }
     model.popup = Some(Popup::Reader(reader));
 }
@@ -465,12 +475,16 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             }
         }
         Act::Older | Act::Newer => {
-            let row = if act == Act::Older {
-                model.layer().and_then(|layer| layer.parent.as_deref())
+            let Some(layer) = model.layer() else { return };
+            let here = layer.dir.clone();
+            let to = if act == Act::Older {
+                layer.parent.clone()
             } else {
-                model.newest_above()
+                model.above(&here)
             };
-            if let Some(at) = row.and_then(|dir| model.layer_row(dir)) {
+            let row = to.as_deref().and_then(|dir| model.layer_row(dir));
+            if let (Some(to), Some(at)) = (to, row) {
+                model.went(&here, &to);
                 model.stack_cursor.at = at;
                 dedup::turn(model, effects);
             }

@@ -355,8 +355,7 @@ fn layer_row(model: &Model, layer: &LayerRow) -> String {
     if model.marked.as_ref() == Some(&layer.dir) {
         add("marked");
     }
-    let here = |since: &Option<String>| since.is_some() && *since == layer.id;
-    if model.tracked.values().any(here) {
+    if model.standing_on(layer).is_some() {
         add("the running process goes on from here");
     }
     said

@@ -1,5 +1,7 @@
 //! What keys and the mouse lead to.
 
+use std::path::Path;
+
 use super::*;
 use crate::tui::action;
 use crate::tui::inquiry::{Inquiry, Sought};
@@ -161,6 +163,46 @@ fn ctrl_z_stops_once_and_only_when_no_target_is_held() {
     assert_eq!(stop(&mut model), [], "it waits already");
     assert_eq!(update(&mut model, Msg::Settled), [Effect::Stop]);
     assert_eq!(stop(&mut model), [Effect::Settle]);
+}
+
+#[test]
+fn through_the_layers_one_comes_back_by_the_way_one_came() {
+    let mut model = model(RICH, (120, 35));
+    model.focus = Focus::Stacks;
+    let name = |model: &Model| model.layer().unwrap().name.clone();
+    model.stack_cursor.at = model.layer_row(Path::new("/img/r/4")).unwrap();
+    let mut seen = String::new();
+    for c in "[[]]".chars() {
+        key(&mut model, KeyCode::Char(c));
+        seen.push_str(&name(&model));
+    }
+    assert_eq!(seen, "2124", "a live process stands on 3");
+    // Who comes to 2 in another way goes to the live process.
+    model.stack_cursor.at = model.layer_row(Path::new("/img/r/2")).unwrap();
+    key(&mut model, KeyCode::Char(']'));
+    assert_eq!(name(&model), "3");
+    // The same in what is read of layers.
+    let wanted = |name: &str| Look::Layer {
+        dir: Path::new("/img/r").join(name),
+        tab: 0,
+    };
+    let look = |model: &mut Model, name: &str| {
+        let mut read = reader(1, 1);
+        read.layer = Some(Path::new("/img/r").join(name));
+        update(model, Msg::Looked(wanted(name), Ok(Box::new(read))));
+    };
+    model.stack_cursor.at = model.layer_row(Path::new("/img/r/4")).unwrap();
+    key(&mut model, KeyCode::Char('i'));
+    look(&mut model, "4");
+    assert_eq!(
+        key(&mut model, KeyCode::Char('[')),
+        [Effect::Look(wanted("2"))]
+    );
+    look(&mut model, "2");
+    assert_eq!(
+        key(&mut model, KeyCode::Char(']')),
+        [Effect::Look(wanted("4"))]
+    );
 }
 
 #[test]

@@ -181,10 +181,7 @@ fn line(
         (_, false) => "full",
     };
     // "You are here": what the live process writes goes on top of this layer.
-    let here = layer.id.as_ref().and_then(|id| {
-        let mut tracked = model.tracked.iter();
-        tracked.find(|(_, since)| since.as_ref() == Some(id))
-    });
+    let here = model.standing_on(layer);
     let graph = match here {
         Some(_) => layer.graph.replace('●', "◆"),
         None => layer.graph.clone(),
@@ -207,7 +204,7 @@ fn line(
         format!("{name} {seconds:>4} {kind:<4} {stored:>6} {in_parent:>6} {disk:>5} {more}")
     };
     let state = match (layer.state, here) {
-        (State::Complete, Some((pid, _))) => (format!("← {pid}"), theme.good()),
+        (State::Complete, Some(pid)) => (format!("← {pid}"), theme.good()),
         (State::Complete, None) if layer.pinned => ("pinned".to_owned(), theme.dim()),
         (State::Complete, None) => (String::new(), theme.good()),
         (State::Partial | State::PreDump, _) => (layer.state.as_str().to_owned(), theme.warn()),
