@@ -9,6 +9,7 @@ mod error;
 mod format;
 mod home;
 mod rights;
+mod standing;
 mod tui;
 
 use std::process::ExitCode;

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::output::output;
 use super::schema::SCHEMA;
 use crate::format;
+use crate::standing::Standing;
 
 /// Free what the layers of a stack store for nothing.
 #[derive(Debug, clap::Args)]
@@ -130,6 +131,9 @@ fn show(out: &mut impl Write, plan: &Plan) -> io::Result<()> {
             "  layer {} will NOT BE RESTORABLE any more",
             victim.dir.display()
         )?;
+    }
+    for text in Standing::now().warnings(plan) {
+        writeln!(out, "  {text}")?;
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! How much of what each layer stores is still read, by the layer itself and by the newest ones above it.
+//! How much of what each layer stores is still read, by the layer itself and by the newest ones above it. A
+//! layer that a live process stands on counts as one of the newest: that process goes on from there.
 //!
 //! Counted by a thread of its own, tree by tree, again only where layers have changed. It takes no lock,
 //! for nobody shall have to wait for it: what changes meanwhile is counted again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -12,11 +13,13 @@ use icecore::image::PagemapId;
 use icecore::{Cancel, PAGE_SIZE, Result};
 
 use super::message::Msg;
+use crate::standing::Standing;
 
 /// Bytes of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Use {
-    /// Read as of the newest layers on top of it (or of itself, where there is none).
+    /// Read as of the newest layers on top of it, and of those on which a live process stands (or of itself,
+    /// where there is none).
     pub(crate) owned: u64,
     /// Stored, but in each of them stored again above.
     pub(crate) superseded: u64,
@@ -26,7 +29,7 @@ pub(crate) struct Use {
 pub(crate) type Uses = BTreeMap<PathBuf, Option<Use>>;
 
 /// What tells that a layer is the one that was counted.
-type Mark = (PathBuf, Option<String>, State, u64, u64);
+type Mark = (PathBuf, Option<String>, State, u64, u64, bool);
 
 /// Counts every catalog that comes.
 pub(crate) fn answer(catalogs: &Receiver<Catalog>, messages: &Sender<Msg>) {
@@ -35,13 +38,14 @@ pub(crate) fn answer(catalogs: &Receiver<Catalog>, messages: &Sender<Msg>) {
         while let Ok(newer) = catalogs.try_recv() {
             catalog = newer;
         }
+        let live = Standing::now().layers();
         let mut now = BTreeMap::new();
         let mut todo = Vec::new();
         for tree in catalog.trees() {
             let layers: Vec<usize> = tree.iter().map(|(layer, _)| *layer).collect();
             let here = || layers.iter().filter_map(|n| catalog.layers().get(*n));
             let dirs: Vec<PathBuf> = here().map(|layer| layer.dir.clone()).collect();
-            let marks: Vec<Mark> = here().map(mark).collect();
+            let marks: Vec<Mark> = here().map(|layer| mark(layer, &live)).collect();
             match known.remove(&dirs).filter(|(before, _)| *before == marks) {
                 Some(counted) => drop(now.insert(dirs, counted)),
                 None => todo.push((dirs, marks, layers)),
@@ -51,7 +55,7 @@ pub(crate) fn answer(catalogs: &Receiver<Catalog>, messages: &Sender<Msg>) {
         // What is not counted yet is not shown as it was.
         let mut open = tell(&known, messages);
         for (dirs, marks, layers) in todo {
-            let uses = of_tree(&catalog, &layers);
+            let uses = of_tree(&catalog, &layers, &live);
             known.insert(dirs, (marks, uses));
             open = open && tell(&known, messages);
         }
@@ -61,9 +65,22 @@ pub(crate) fn answer(catalogs: &Receiver<Catalog>, messages: &Sender<Msg>) {
     }
 }
 
-fn mark(layer: &Layer) -> Mark {
+fn mark(layer: &Layer, live: &BTreeSet<String>) -> Mark {
     let (id, dir) = (layer.id.clone(), layer.dir.clone());
-    (dir, id, layer.state, layer.pages_stored, layer.disk_bytes)
+    let (stored, bytes) = (layer.pages_stored, layer.disk_bytes);
+    (
+        dir,
+        id,
+        layer.state,
+        stored,
+        bytes,
+        is_stood_on(layer, live),
+    )
+}
+
+/// Whether a live process stands on it. One that nobody can go back to is read by nobody.
+fn is_stood_on(layer: &Layer, live: &BTreeSet<String>) -> bool {
+    layer.is_restorable() && layer.id.as_ref().is_some_and(|id| live.contains(id))
 }
 
 fn tell(known: &BTreeMap<Vec<PathBuf>, (Vec<Mark>, Uses)>, messages: &Sender<Msg>) -> bool {
@@ -72,9 +89,16 @@ fn tell(known: &BTreeMap<Vec<PathBuf>, (Vec<Mark>, Uses)>, messages: &Sender<Msg
 }
 
 /// Counts a tree of layers: whatever any of its tips reads is owned.
-fn of_tree(catalog: &Catalog, layers: &[usize]) -> Uses {
+fn of_tree(catalog: &Catalog, layers: &[usize], live: &BTreeSet<String>) -> Uses {
     let dir = |n: usize| catalog.layers().get(n).map(|layer| layer.dir.clone());
-    let tips = || layers.iter().filter(|n| catalog.children(**n).is_empty());
+    let stood_on = |n: usize| {
+        let layer = catalog.layers().get(n);
+        layer.is_some_and(|layer| is_stood_on(layer, live))
+    };
+    let tips = || {
+        let all = layers.iter();
+        all.filter(|n| catalog.children(**n).is_empty() || stood_on(**n))
+    };
     // How many tips stand on each layer.
     let mut above: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for tip in tips() {
@@ -155,10 +179,11 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
-    use icecore::edit;
+    use icecore::{chain, dedup, edit};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::standing::identity;
 
     /// A copy of a stack of CRIU's: three layers, each on top of the one before.
     fn stack() -> TempDir {
@@ -181,11 +206,19 @@ mod tests {
 
     /// Pages owned and superseded, by layer.
     fn counted(stack: &TempDir) -> BTreeMap<String, Option<(u64, u64)>> {
+        counted_with(stack, &BTreeSet::new())
+    }
+
+    /// The same while live processes stand on layers.
+    fn counted_with(
+        stack: &TempDir,
+        live: &BTreeSet<String>,
+    ) -> BTreeMap<String, Option<(u64, u64)>> {
         let catalog = Catalog::scan(stack.path()).unwrap();
         let trees = catalog.trees();
         let uses = trees.iter().flat_map(|tree| {
             let layers: Vec<usize> = tree.iter().map(|(layer, _)| *layer).collect();
-            of_tree(&catalog, &layers)
+            of_tree(&catalog, &layers, live)
         });
         let pages = |of: Use| (of.owned / PAGE_SIZE, of.superseded / PAGE_SIZE);
         uses.map(|(dir, of)| {
@@ -214,6 +247,36 @@ mod tests {
         assert_eq!(counted["1"], Some((12, 0)));
         assert_eq!(counted["2"], Some((1, 2)), "as before");
         assert_eq!(counted["other"], Some((0, 0)));
+    }
+
+    #[test]
+    fn what_a_live_process_stands_on_is_owned_although_newer_layers_override_it() {
+        let stack = stack();
+        chain::adopt(stack.path(), &(), &Cancel::default()).unwrap();
+        let id = identity(&stack.path().join("2")).unwrap();
+        let before = counted(&stack);
+        assert_eq!(before["2"], Some((1, 2)), "overridden by 3");
+        let live = counted_with(&stack, &[id.clone()].into());
+        assert_eq!(live["2"], Some((3, 0)));
+        assert_eq!(live["3"], before["3"]);
+        assert!(live["1"].unwrap().0 >= before["1"].unwrap().0);
+        let warned = |layer: &str| {
+            let tip = stack.path().join("3");
+            let plan = dedup::plan(&tip, dedup::strategy("superseded").unwrap()).unwrap();
+            let id = identity(&stack.path().join(layer)).unwrap();
+            Standing::of([(7, id.clone()), (8, id)]).warnings(&plan)
+        };
+        let text = "process 7 and 1 more stand on layer 2, which is given up: there is no way \
+                    back to it then, and the next layer has to be a full one";
+        assert_eq!(warned("2"), [text]);
+        assert!(warned("3").is_empty(), "that one is not lost");
+        // When it was given up, it is nobody's any more.
+        let plan = dedup::plan(
+            stack.path().join("3"),
+            dedup::strategy("superseded").unwrap(),
+        );
+        dedup::apply(&plan.unwrap(), &(), &Cancel::default()).unwrap();
+        assert_eq!(counted_with(&stack, &[id].into())["2"], Some((1, 0)));
     }
 
     #[test]

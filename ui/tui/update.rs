@@ -8,6 +8,8 @@ mod marks;
 mod travel;
 mod watch;
 
+use std::collections::BTreeSet;
+
 use crossterm::event::{self, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use icecore::Pid;
 use icecore::task::Tree;
@@ -45,7 +47,15 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Mouse(event) => super::mouse::mouse(model, event),
         Msg::Resize(columns, rows) => model.size = (columns, rows),
         Msg::Processes(survey) => {
+            // What is still read of the layers depends on where live processes stand.
+            let stood = |model: &Model| -> BTreeSet<Option<String>> {
+                model.tracked.values().cloned().collect()
+            };
+            let before = stood(model);
             survey_taken(model, survey);
+            if stood(model) != before {
+                effects.push(Effect::Scan);
+            }
             surveyed = true;
         }
         Msg::Stacks(result) => {

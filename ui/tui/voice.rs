@@ -283,7 +283,14 @@ fn dedup(model: &Model) -> String {
                 let frees = format!("frees {}", format::bytes(found.plan.bytes));
                 match lost {
                     [] => format!("{frees}, no layer is lost"),
-                    _ => format!("{frees}; not restorable any more: {}", lost.join(", ")),
+                    _ => {
+                        let stood_on = model.stood_on(&found.plan);
+                        let stood_on: String = stood_on
+                            .map(|(pid, layer)| format!("; process {pid} stands on {layer}"))
+                            .collect();
+                        let lost = lost.join(", ");
+                        format!("{frees}; not restorable any more: {lost}{stood_on}")
+                    }
                 }
             }
         },

@@ -1,7 +1,9 @@
-//! The way through layers: `[` leads to the layer below, `]` back up by the way one came. Where one did not
+//! Where live processes stand, and the way through layers: `[` leads to the layer below, `]` back up by the way one came. Where one did not
 //! come from above, it leads to the branch on which a live process stands, then to the newest.
 
 use std::path::{Path, PathBuf};
+
+use icecore::dedup::Plan;
 
 use super::model::Model;
 use super::stacks::LayerRow;
@@ -17,6 +19,14 @@ impl Model {
         let mut tracked = self.tracked.iter();
         let (pid, _) = tracked.find(|(_, since)| since.as_ref() == Some(id))?;
         Some(*pid)
+    }
+
+    /// The processes that stand on layers which a plan gives up, with the names of these.
+    pub(crate) fn stood_on(&self, plan: &Plan) -> impl Iterator<Item = (i32, &str)> {
+        let lost = |layer: &&LayerRow| plan.lost_layers().any(|lost| lost.dir == layer.dir);
+        self.layers()
+            .filter(lost)
+            .filter_map(|layer| Some((self.standing_on(layer)?, layer.name.as_str())))
     }
 
     fn layer_at(&self, dir: &Path) -> Option<&LayerRow> {

@@ -9,14 +9,16 @@ use icecore::{Cancel, Error, Kind, Reporter, Result};
 
 use super::obstacles;
 use crate::format;
+use crate::standing::Standing;
 use crate::tui::message::{Made, Report, Wish};
 use crate::tui::popup::{Mark, Preview};
 
-/// What these plans would do.
-pub(super) fn preview(dir: &Path, plans: &[Arc<Plan>]) -> Preview {
+/// What these plans would do, also to live processes.
+pub(super) fn preview(dir: &Path, plans: &[Arc<Plan>], standing: &Standing) -> Preview {
     let title = format!("Dedup below {} — nothing has been freed yet", name(dir));
     let mut preview = Preview::new(title);
     let mut lost: Vec<String> = Vec::new();
+    let mut stood_on: Vec<String> = Vec::new();
     for plan in plans {
         let mark = if plan.lossless {
             Mark::Good
@@ -41,6 +43,7 @@ pub(super) fn preview(dir: &Path, plans: &[Arc<Plan>]) -> Preview {
             preview.line(Mark::Plain, text);
         }
         lost.extend(plan.lost_layers().map(|v| format::plain(&v.name)));
+        stood_on.extend(standing.warnings(plan));
         obstacles(&mut preview, &plan.obstacles, &plan.warnings);
     }
     lost.sort();
@@ -56,6 +59,11 @@ pub(super) fn preview(dir: &Path, plans: &[Arc<Plan>]) -> Preview {
             Mark::Bad,
             format!("can NOT be restored any more afterwards: {lost}"),
         );
+    }
+    stood_on.sort();
+    stood_on.dedup();
+    for text in stood_on {
+        preview.line(Mark::Warn, text);
     }
     if plans.len() > 1 {
         preview.line(

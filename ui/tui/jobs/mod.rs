@@ -18,6 +18,7 @@ use icecore::{Cancel, Error, Event, Kind, Obstacle, Result};
 use super::message::{Msg, Wish};
 use super::popup::{Mark, Preview};
 use super::{feed, surplus};
+use crate::standing::Standing;
 use crate::{error, format, rights};
 
 /// What jobs need to know.
@@ -40,7 +41,7 @@ impl Jobs {
                 displaced,
                 manner,
             } => self.plan_restore(dir, displaced.as_ref(), *manner),
-            Wish::Dedup { dir, plans } => Ok(dedup::preview(dir, plans)),
+            Wish::Dedup { dir, plans } => Ok(dedup::preview(dir, plans, &Standing::now())),
             Wish::Edit(wish) => edit::plan(wish),
         };
         for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {

@@ -132,6 +132,32 @@ fn what_costs_no_layer_anything_is_chosen_until_the_user_says_otherwise() {
 }
 
 #[test]
+fn a_plan_that_gives_up_what_a_live_process_stands_on_says_so() {
+    let mut model = model(RICH, (120, 35));
+    key(&mut model, KeyCode::Enter);
+    known(&mut model);
+    assert!(text(&model).contains("NOT restorable any more: 2, 1 "));
+    assert!(!text(&model).contains("STANDS ON"));
+    let Msg::Processes(survey) = survey() else {
+        unreachable!()
+    };
+    let rolled_back = Survey {
+        tracked: [(2207, Some("c2".to_owned()))].into(),
+        ..survey
+    };
+    let effects = update(&mut model, Msg::Processes(rolled_back));
+    assert!(
+        effects.contains(&Effect::Scan),
+        "what is owned is counted again"
+    );
+    let shown = text(&model);
+    assert!(
+        shown.contains("2207 STANDS ON 2; NOT restorable any more: 2, 1 "),
+        "{shown}"
+    );
+}
+
+#[test]
 fn what_is_not_possible_is_not_chosen_and_says_why() {
     let mut model = model(RICH, (120, 35));
     key(&mut model, KeyCode::Enter);

@@ -76,10 +76,16 @@ fn price(model: &Model, choice: &Choice) -> (Mark, String) {
         (false, false) if found.lost.is_empty() => {
             (Mark::Good, "no layer that is restorable now is lost".into())
         }
-        (false, false) => (
-            Mark::Warn,
-            format!("NOT restorable any more: {}", found.lost.join(", ")),
-        ),
+        (false, false) => {
+            // First, as a long list of layers is cut off.
+            let stood_on = model.stood_on(&found.plan);
+            let stood_on: String = stood_on
+                .map(|(pid, layer)| format!("{pid} STANDS ON {layer}; "))
+                .collect();
+            let lost = found.lost.join(", ");
+            let text = format!("{stood_on}NOT restorable any more: {lost}");
+            (Mark::Warn, text)
+        }
     }
 }
 
