@@ -1,6 +1,7 @@
 //! Numbers for people.
 
 use std::io::{self, Write};
+use std::ops::Range;
 use std::time::Duration;
 
 use humansize::{BINARY, format_size};
@@ -47,10 +48,18 @@ const HEX_LINE: usize = 16;
 
 /// `7f0000000010  68 65 6c … |hel…|`: one line of a hexadecimal view, for at most 16 bytes.
 pub(crate) fn hex_line(addr: u64, bytes: &[u8]) -> String {
+    marked_line(addr, bytes, &(0..0))
+}
+
+/// The same with a star before each byte whose address is in `marked`.
+pub(crate) fn marked_line(addr: u64, bytes: &[u8], marked: &Range<u64>) -> String {
     let mut numbers = String::new();
-    for at in 0..HEX_LINE {
-        let gap = if at == HEX_LINE / 2 { "  " } else { " " };
-        numbers.push_str(if at == 0 { "" } else { gap });
+    for (at, here) in (0..HEX_LINE).zip(addr..) {
+        if at == HEX_LINE / 2 {
+            numbers.push(' ');
+        }
+        let star = marked.contains(&here) && at < bytes.len();
+        numbers.push(if star { '*' } else { ' ' });
         match bytes.get(at) {
             Some(byte) => numbers.push_str(&format!("{byte:02x}")),
             None => numbers.push_str("  "),
@@ -63,7 +72,25 @@ pub(crate) fn hex_line(addr: u64, bytes: &[u8]) -> String {
             _ => '.',
         })
         .collect();
-    format!("{addr:012x}  {numbers}  |{text}|")
+    format!("{addr:012x} {numbers}  |{text}|")
+}
+
+/// Columns of such a line: of the star of a byte, with its two digits after that, and of its letter.
+pub(crate) fn hex_columns(at: usize) -> (usize, usize) {
+    let numbers = 13;
+    let star = numbers + 3 * at + usize::from(at >= HEX_LINE / 2);
+    (star, numbers + 3 * HEX_LINE + 1 + 3 + at)
+}
+
+/// Bytes as text without anything that a terminal would obey; what is no text is a dot.
+pub(crate) fn readable(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let dot = |(c, shown): (char, char)| match (c, shown) {
+        (c, _) if c.is_control() || c == char::REPLACEMENT_CHARACTER => '.',
+        (c, '?') if c != '?' => '.',
+        (_, shown) => shown,
+    };
+    text.chars().zip(plain(&text).chars()).map(dot).collect()
 }
 
 /// Turns bytes into a hexadecimal view.
@@ -111,5 +138,25 @@ mod tests {
     #[test]
     fn escape_codes_of_others_never_reach_the_terminal() {
         assert_eq!(plain("a\x1b[2Jb\u{9b}c\nd\u{202e}e"), "a?[2Jb?c d?e");
+        let bytes = "a?\x1b[2J\n\u{202e}é".as_bytes();
+        assert_eq!(readable(&[bytes, &[0xff, 0]].concat()), "a?.[2J..é..");
+    }
+
+    #[test]
+    fn a_marked_byte_has_a_star_and_all_others_stay_where_they_are() {
+        let bytes: Vec<u8> = (0x60..0x70).collect();
+        let (plain, marked) = (
+            hex_line(0x10, &bytes),
+            marked_line(0x10, &bytes, &(0x17..0x19)),
+        );
+        assert_eq!(marked.replace('*', " "), plain);
+        for at in 0..16 {
+            let (star, letter) = hex_columns(at);
+            let digits = format!("{:02x}", bytes[at]);
+            assert_eq!(marked.get(star + 1..star + 3), Some(digits.as_str()));
+            assert_eq!(marked.as_bytes()[letter], bytes[at]);
+            let sign = if [7, 8].contains(&at) { "*" } else { " " };
+            assert_eq!(marked.get(star..=star), Some(sign));
+        }
     }
 }

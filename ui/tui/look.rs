@@ -2,6 +2,7 @@
 
 mod layer;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use icecore::chain::{self, Catalog, Depth, Stack};
@@ -17,6 +18,10 @@ use crate::format::{self, plain};
 
 /// Bytes in a line of a page.
 const LINE: usize = 16;
+/// Lines of a page before what is marked in it.
+const BEFORE: usize = 2;
+/// Bytes of it that are said.
+const SAID: usize = 24;
 
 /// Looks.
 ///
@@ -25,7 +30,12 @@ const LINE: usize = 16;
 pub(crate) fn look(wanted: &Look) -> Result<Reader> {
     match wanted {
         Look::Layer { dir, tab } => layer::layer(dir, *tab),
-        Look::Page { dir, id, addr } => page(dir, *id, *addr),
+        Look::Page {
+            dir,
+            id,
+            addr,
+            marked,
+        } => page(dir, *id, *addr, marked),
         Look::Check(pids) => all_checked(pids),
         Look::Verify(dir) => verified(dir),
     }
@@ -54,6 +64,7 @@ fn tab(name: &str, head: &str, lines: Vec<String>) -> Tab {
         head: head.into(),
         lines,
         cells: Vec::new(),
+        marked: 0..0,
         read: true,
     }
 }
@@ -133,7 +144,7 @@ fn whose(id: PagemapId) -> String {
     }
 }
 
-fn page(dir: &Path, id: PagemapId, addr: Vaddr) -> Result<Reader> {
+fn page(dir: &Path, id: PagemapId, addr: Vaddr, marked: &Range<Vaddr>) -> Result<Reader> {
     let view = View::open(dir)?;
     let space = space(&view, id)?;
     let addr = addr - addr % PAGE_SIZE;
@@ -163,24 +174,54 @@ fn page(dir: &Path, id: PagemapId, addr: Vaddr) -> Result<Reader> {
         lines = (addr..)
             .step_by(LINE)
             .zip(bytes.chunks(LINE))
-            .map(|(at, bytes)| format!(" {}", format::hex_line(at, bytes)))
+            .map(|(at, bytes)| {
+                let star = touches(&(at..at + 16), marked);
+                let sign = if star { '*' } else { ' ' };
+                format!("{sign}{}", format::marked_line(at, bytes, marked))
+            })
             .collect();
     }
     let mapping = space.mapping_at(addr).map_or_else(String::new, |m| {
         format!("{} {} {}", m.range, m.permissions(), plain(&m.name))
     });
     let title = format!("Page {addr:x} of {} in layer {}", whose(id), name(dir));
-    let head = format!(" {from} · {mapping}");
-    let mut reader = reader(title, vec![tab("bytes", &head, lines)]);
+    let here = touches(&(here.start..here.end), marked) && !lines.is_empty();
+    let first = marked.start.saturating_sub(addr);
+    let hit = if here {
+        // What is marked may be far on the right of a narrow screen.
+        let text = bytes.iter().zip(addr..);
+        let text = text.filter(|(_, at)| marked.contains(at)).take(SAID);
+        let text: Vec<u8> = text.map(|(byte, _)| *byte).collect();
+        let text = format::readable(&text);
+        format!(" at {:x}: “{text}” ·", marked.start.max(addr))
+    } else {
+        String::new()
+    };
+    let head = format!("{hit} {from} · {mapping}");
+    let bytes = Tab {
+        marked: marked.clone(),
+        ..tab("bytes", &head, lines)
+    };
+    let mut reader = reader(title, vec![bytes]);
+    if here {
+        let line = usize::try_from(first).unwrap_or(0) / LINE;
+        reader.scroll = line.saturating_sub(BEFORE);
+    }
     let at = |dir: &Path, addr| Look::Page {
         dir: dir.to_path_buf(),
         id,
         addr,
+        marked: marked.clone(),
     };
     reader.beside = beside(&space, addr).map(|addr| addr.map(|addr| at(dir, addr)));
     reader.through = through(view.stack(), |dir| at(&dir, addr));
     reader.layer = Some(dir.to_path_buf());
     Ok(reader)
+}
+
+/// Whether two ranges have an address in common.
+fn touches(a: &Range<Vaddr>, b: &Range<Vaddr>) -> bool {
+    a.start < b.end && b.start < a.end && !a.is_empty() && !b.is_empty()
 }
 
 /// The pages before and after `addr` that a layer holds.

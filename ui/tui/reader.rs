@@ -1,6 +1,7 @@
 //! Text over the whole screen, in tabs: a layer and what is in it, a page of memory, what differs
 //! between two layers, what a search found.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use crossterm::event::{KeyCode, KeyEvent};
@@ -28,6 +29,8 @@ pub(crate) enum Look {
         id: PagemapId,
         /// Address of its first byte.
         addr: Vaddr,
+        /// Bytes that are marked, and where it is opened, when they are in it; none when empty.
+        marked: Range<Vaddr>,
     },
     /// What process trees hold, and whether they can be dumped.
     Check(Vec<Pid>),
@@ -58,6 +61,8 @@ pub(crate) struct Tab {
     pub(crate) lines: Vec<String>,
     /// The rows of a table as a file has them; none where it is a text.
     pub(crate) cells: Vec<Value>,
+    /// Of lines of bytes: the addresses of those that are marked.
+    pub(crate) marked: Range<Vaddr>,
     /// It has been read; of layers, only what somebody looks at is.
     pub(crate) read: bool,
 }
@@ -104,6 +109,7 @@ impl Reader {
             head: String::new(),
             lines,
             cells: Vec::new(),
+            marked: 0..0,
             read: true,
         };
         Self {
@@ -250,6 +256,7 @@ mod tests {
             head: String::new(),
             lines: (0..lines).map(|n| n.to_string()).collect(),
             cells: Vec::new(),
+            marked: 0..0,
             read: true,
         };
         Reader {

@@ -237,6 +237,7 @@ fn reader(tabs: usize, lines: usize) -> Reader {
             .map(|line| format!(" line {line} of {n}"))
             .collect(),
         cells: Vec::new(),
+        marked: 0..0,
         read: true,
     };
     Reader {

@@ -376,6 +376,7 @@ fn page_under_cursor(model: &Model) -> Option<Look> {
         dir: model.mapped.clone()?,
         id: *map.ids.get(run.space)?,
         addr: run.addr + first.saturating_sub(run.first) * 4096,
+        marked: 0..0,
     })
 }
 

@@ -108,6 +108,7 @@ pub(super) fn layer(dir: &Path, wanted: usize) -> Result<Reader> {
             head: topic.head.into(),
             lines,
             cells,
+            marked: 0..0,
             read,
         });
     }

@@ -228,4 +228,7 @@ fn a_comparison_is_written_by_mapping_and_by_page_and_a_search_by_place() {
             .iter()
             .all(|row| row["bytes"].as_str().unwrap().contains("rounds"))
     );
+    let around =
+        found[0]["after"].as_str().unwrap().to_owned() + found[0]["before"].as_str().unwrap();
+    assert!(!around.is_empty() && !around.chars().any(char::is_control));
 }

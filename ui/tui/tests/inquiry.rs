@@ -169,6 +169,7 @@ fn what_was_found_is_read_and_one_comes_back_to_the_list() {
         dir: "/img/r/3".into(),
         id: PagemapId::Task(2207),
         addr: 4096,
+        marked: 5000..5005,
     };
     let row = Row {
         text: "  3 2 a place".into(),
@@ -185,6 +186,55 @@ fn what_was_found_is_read_and_one_comes_back_to_the_list() {
     assert!(matches!(model.popup, Some(Popup::Reader(_))));
     key(&mut model, KeyCode::Esc);
     assert!(text(&model).contains("3 2 a place"));
+}
+
+#[test]
+fn a_hit_is_in_view_and_marked_when_its_page_is_opened() {
+    let layer = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/criu-4.1-stack/3");
+    let search = Inquiry::Search {
+        dir: layer,
+        text: "rounds".into(),
+        sought: Sought::Text,
+    };
+    let found = search.answer(&Cancel::default()).unwrap();
+    let Body::Rows(rows) = &found.body else {
+        panic!("{found:?}")
+    };
+    // One whose line is far down in its page.
+    let leads = rows.iter().filter_map(|row| Some((row, row.lead.clone()?)));
+    let far = leads.filter_map(|(row, lead)| match lead {
+        Lead::Look(look) => Some((row, look)),
+        Lead::Inquiry(_) => None,
+    });
+    let offset = |look: &Look| match look {
+        Look::Page { addr, marked, .. } => marked.start - addr,
+        other => panic!("{other:?}"),
+    };
+    let (row, look) = far.max_by_key(|(_, look)| offset(look)).unwrap();
+    assert!(offset(&look) > 0x400, "{look:?}");
+    let around = row.text.split_once('[').unwrap().1;
+    assert!(row.text.contains("[rounds]"), "{}", row.text);
+    assert!(around.len() > "rounds]".len() + 4, "{}", row.text);
+    for (theme, size) in [(RICH, (120, 35)), (PLAIN, (80, 24)), (ASCII, (40, 10))] {
+        let mut model = model(theme, size);
+        model.looking = Some(look.clone());
+        let read = Box::new(crate::tui::look::look(&look).unwrap());
+        update(&mut model, Msg::Looked(look.clone(), Ok(read)));
+        let shown = text(&model);
+        assert!(shown.contains("rounds"), "{size:?}\n{shown}");
+        let line = shown.lines().find(|line| line.chars().nth(1) == Some('*'));
+        let line = line.unwrap_or_else(|| panic!("{size:?}\n{shown}"));
+        if size.0 >= 80 {
+            assert!(line.matches('*').count() > 1, "{line}");
+            assert!(shown.contains("*72"), "its r has a star\n{shown}");
+        }
+        // It is marked in other layers, too.
+        let effects = key(&mut model, KeyCode::Char('['));
+        let [Effect::Look(below)] = effects.as_slice() else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(offset(below), offset(&look));
+    }
 }
 
 #[test]

@@ -219,6 +219,7 @@ fn layer_read() -> Reader {
         head: head.into(),
         lines: lines.iter().map(|line| (*line).to_owned()).collect(),
         cells: Vec::new(),
+        marked: 0..0,
         read: true,
     };
     let mut read = reader(1, 0);

@@ -1,5 +1,7 @@
 //! The reader: tabs, a head that stays, lines that scroll.
 
+use std::ops::Range;
+
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
@@ -10,6 +12,7 @@ use super::super::model::Model;
 use super::super::reader::{Reader, Tab};
 use super::super::text::{cut, fit};
 use super::pane;
+use crate::format::hex_columns;
 
 /// Rows that are not lines of the text: title bar, frame, tabs, head.
 const AROUND: u16 = 5;
@@ -43,7 +46,10 @@ pub(super) fn draw(model: &Model, reader: &Reader, frame: &mut Frame<'_>) {
         Line::styled(fit(&tab.head, width), model.theme.dim()),
     ];
     let shown = tab.lines.iter().skip(scroll).take(rows);
-    lines.extend(shown.map(|line| Line::from(cut(line, width))));
+    lines.extend(shown.map(|line| match line.strip_prefix('*') {
+        Some(_) if !tab.marked.is_empty() => starred(model, line, &tab.marked, width),
+        _ => Line::from(cut(line, width)),
+    }));
     if !tab.read {
         lines.push(Line::styled(
             " it is being read \u{2026}",
@@ -66,6 +72,40 @@ pub(super) fn draw(model: &Model, reader: &Reader, frame: &mut Frame<'_>) {
         };
         super::lines(frame, corner, vec![Line::styled(place, model.theme.dim())]);
     }
+}
+
+/// A line of bytes of which some are marked: their digits and their letters stand out, beside the stars.
+fn starred(model: &Model, line: &str, marked: &Range<u64>, width: usize) -> Line<'static> {
+    let text = cut(line, width);
+    let addr = line.get(1..13).unwrap_or_default();
+    let addr = u64::from_str_radix(addr, 16).unwrap_or(0);
+    let mut out = vec![false; text.chars().count()];
+    if let Some(sign) = out.first_mut() {
+        *sign = true;
+    }
+    for (at, _) in (0..16)
+        .zip(addr..)
+        .filter(|(_, addr)| marked.contains(addr))
+    {
+        // The line has a sign of its own before it.
+        let (star, letter) = hex_columns(at);
+        for column in [star + 1, star + 2, star + 3, letter + 1] {
+            if let Some(column) = out.get_mut(column) {
+                *column = true;
+            }
+        }
+    }
+    let strong = model.theme.warn().patch(model.theme.strong());
+    let letters: Vec<(char, bool)> = text.chars().zip(out).collect();
+    let span = |same: &[(char, bool)]| {
+        let text: String = same.iter().map(|(letter, _)| *letter).collect();
+        match same.first() {
+            Some((_, true)) => Span::styled(text, strong),
+            _ => Span::raw(text),
+        }
+    };
+    let same = letters.chunk_by(|a, b| a.1 == b.1);
+    Line::from(same.map(span).collect::<Vec<_>>())
 }
 
 /// The names of the tabs: all that fit, with the one that is shown among them.
