@@ -84,7 +84,7 @@ fn the_user_wins_over_the_system_and_the_command_line_over_both() {
             "user/config.toml",
             "theme = 'dark'\nroot = '/layers'\ncolors = '16'",
         ),
-        ("user/keys.toml", "dump = ['f2', 'z']\n"),
+        ("user/keys.toml", "dump = ['f2', 'b']\n"),
     ];
     let config = config(&files).unwrap();
     assert_eq!(config.theme.palette, DARK);
@@ -94,7 +94,7 @@ fn the_user_wins_over_the_system_and_the_command_line_over_both() {
     );
     assert_eq!(config.theme.colors, Colors::Sixteen);
     let key = |text: &str| text.parse::<Chord>().unwrap();
-    assert_eq!(config.keys.of(Act::Dump), [key("f2"), key("z")]);
+    assert_eq!(config.keys.of(Act::Dump), [key("f2"), key("b")]);
     assert_eq!(config.keys.of(Act::Undo), [key("U")]);
     let flags = Settings {
         theme: Some("light".into()),

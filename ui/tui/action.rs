@@ -5,6 +5,7 @@ use crossterm::event::{KeyCode, KeyEvent};
 use super::keymap::{Keymap, label};
 use super::model::{Focus, Model};
 use super::text::{fit, wrap};
+use super::view;
 
 /// Something that a key does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(crate) enum Act {
     Sort,
     /// What is selected to the terminal's clipboard.
     Copy,
+    /// The pane with the keyboard over the whole screen, or back.
+    Enlarge,
     /// The next pane.
     Next,
     /// The pane before.
@@ -128,6 +131,13 @@ fn a_layer(model: &Model) -> Option<&'static str> {
 
 fn sideways(model: &Model) -> Option<&'static str> {
     (model.focus == Focus::Stacks).then_some("layers are not folded")
+}
+
+fn enlargeable(model: &Model) -> Option<&'static str> {
+    let alone = model.voice.is_some()
+        || view::place_of(model.focus) == Some(view::Place::Whole)
+        || view::is_small(model.size, model.guide.is_some());
+    alone.then_some("it has the whole screen already")
 }
 
 /// All actions.
@@ -293,6 +303,12 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::BackTab],
         help: "the pane before",
         missing: nothing,
+    },
+    Action {
+        act: Act::Enlarge,
+        keys: &[KeyCode::Char('z')],
+        help: "this pane over the whole screen, with all its columns (again or Esc: back)",
+        missing: enlargeable,
     },
     Action {
         act: Act::Palette,

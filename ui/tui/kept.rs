@@ -36,6 +36,9 @@ pub(crate) struct Kept {
     root: PathBuf,
     /// The pane with the keyboard.
     focus: Focus,
+    /// It has the whole screen. (Files of before say nothing about it.)
+    #[serde(default)]
+    enlarged: bool,
     /// How processes are sorted.
     order: Order,
     /// Pids whose children are folded away, with their start times.
@@ -67,6 +70,7 @@ impl Kept {
             version: VERSION,
             root: model.root.clone(),
             focus: model.focus,
+            enlarged: model.enlarged,
             order: model.order,
             folded: model.folded.iter().filter_map(start).collect(),
             coloring: model.coloring,
@@ -80,6 +84,7 @@ impl Kept {
     /// Goes back there. What belongs to another images root stays behind.
     pub(super) fn apply(self, model: &mut Model) {
         model.focus = self.focus;
+        model.enlarged = self.enlarged;
         model.order = self.order;
         model.coloring = self.coloring;
         model.zoom = self.zoom;
@@ -231,6 +236,7 @@ mod tests {
         assert_eq!(place.read(), (None, None), "the first time");
         let mut before = model();
         before.focus = Focus::Map;
+        before.enlarged = true;
         before.order = Order::Memory;
         before.coloring = Coloring::Entropy;
         before.zoom = Zoom::Mapping;
@@ -244,7 +250,7 @@ mod tests {
         place.write(&before).unwrap();
         let mut after = model();
         after.resume(place.read().0, None);
-        let seen = |m: &Model| (m.focus, m.order, m.coloring, m.zoom);
+        let seen = |m: &Model| (m.focus, m.enlarged, m.order, m.coloring, m.zoom);
         assert_eq!(seen(&before), seen(&after));
         assert_eq!(after.kept.rule, "when idle for 5 s");
         assert!(after.follows.is_empty(), "offered, not followed");

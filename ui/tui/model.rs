@@ -28,7 +28,7 @@ use super::reader::Look;
 use super::stacks::{self, LayerRow, StackRow};
 use super::surplus::Surplus;
 use super::theme::Theme;
-use super::view::areas;
+use super::view::{self, Areas};
 use super::voice::Voice;
 use super::way::Way;
 
@@ -96,6 +96,8 @@ pub(crate) struct Model {
     pub(crate) root: PathBuf,
     /// The pane with the keyboard.
     pub(crate) focus: Focus,
+    /// It has the whole screen, whichever it is.
+    pub(crate) enlarged: bool,
     /// Running processes.
     pub(crate) trees: Vec<Tree>,
     /// Pids that are tracked, with the layer (identity) since which they are.
@@ -211,6 +213,7 @@ impl Model {
             size,
             root,
             focus: Focus::Processes,
+            enlarged: false,
             trees: Vec::new(),
             tracked: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -316,9 +319,14 @@ impl Model {
         self.trees.iter().find_map(|tree| tree.find(pid))
     }
 
+    /// Where everything is on the screen.
+    pub(crate) fn areas(&self) -> Areas {
+        view::areas(self.size, self.guide.is_some(), self.focus, self.enlarged)
+    }
+
     /// The processes that are seen.
     pub(crate) fn seen(&self) -> Vec<Who> {
-        let areas = areas(self.size, self.guide.is_some(), self.focus);
+        let areas = self.areas();
         let room = usize::from(areas.of(Focus::Processes).height.saturating_sub(3));
         let rows = self.processes.iter().skip(self.process_cursor.offset);
         rows.take(room)
@@ -380,7 +388,7 @@ impl Model {
 
     /// Brings everything in line that follows from something else. Called after each change.
     pub(crate) fn settle(&mut self) {
-        let areas = areas(self.size, self.guide.is_some(), self.focus);
+        let areas = self.areas();
         let rows = |height: u16| usize::from(height.saturating_sub(3));
         self.process_cursor.clamp(
             self.processes.len(),
@@ -391,7 +399,7 @@ impl Model {
         let jobs = self.board.jobs.len() + self.board.ended.len();
         let shown = rows(areas.of(Focus::Jobs).height * 3 / 5);
         self.job_cursor.clamp(jobs, shown);
-        let grid = super::view::grid(areas.of(Focus::Map), self.theme);
+        let grid = view::grid(areas.of(Focus::Map), self.theme);
         let pixels = usize::from(grid.0) * usize::from(grid.1);
         let changed = self.grid != grid;
         self.grid = grid;

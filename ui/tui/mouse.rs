@@ -53,7 +53,7 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
         Some(_) => return,
         None => {}
     }
-    let areas = view::areas(model.size, model.guide.is_some(), model.focus);
+    let areas = model.areas();
     let at = Position::new(event.column, event.row);
     let Some((focus, area)) = areas.views.into_iter().find(|(_, area)| area.contains(at)) else {
         return;

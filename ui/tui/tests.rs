@@ -7,6 +7,7 @@ mod flows;
 mod inquiry;
 mod marks;
 mod news;
+mod room;
 mod screens;
 
 use std::path::PathBuf;

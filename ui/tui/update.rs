@@ -278,6 +278,10 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
         relist(model);
         return;
     }
+    if key.code == KeyCode::Esc && model.enlarged {
+        model.enlarged = false;
+        return;
+    }
     if let Some(act) = action::of_key(key, model) {
         attempt(model, act, action::missing(act, model), effects);
     }
@@ -474,6 +478,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Jobs => over(model, Focus::Jobs),
         Act::WatchView => over(model, Focus::Watch),
         Act::Dedup => dedup::open(model, effects),
+        Act::Enlarge => model.enlarged = !model.enlarged,
         Act::Next => model.focus = view::beside(model.focus, 1),
         Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),

@@ -37,6 +37,18 @@ const SCENES: &[Scene] = &[
         model.focus = Focus::Map;
         model.pixel = 77;
     }),
+    ("processes-enlarged", |model| {
+        key(model, KeyCode::Char('z'));
+    }),
+    ("stacks-enlarged", |model| {
+        model.focus = Focus::Stacks;
+        key(model, KeyCode::Char('z'));
+    }),
+    ("map-enlarged", |model| {
+        model.focus = Focus::Map;
+        key(model, KeyCode::Char('z'));
+        model.pixel = 77;
+    }),
     ("filter", |model| {
         key(model, KeyCode::Char('/'));
         for c in "redis".chars() {

@@ -67,17 +67,23 @@ const EVERYWHERE: Keys = &[
     (Act::Cancel, "cancel job"),
     (Act::Undo, "undo"),
     (Act::Next, "pane"),
+    (Act::Enlarge, "enlarge"),
     (Act::Filter, "filter"),
     (Act::Dump, "dump"),
     (Act::Restore, "restore"),
     (Act::Dedup, "dedup"),
     (Act::Inspect, "read"),
     (Act::Jobs, "jobs"),
-    (Act::Palette, "all"),
 ];
 
-/// What stays when nothing else fits.
-const ALWAYS: Keys = &[(Act::Quit, "quit"), (Act::Help, "help")];
+/// What stays when nothing else fits: the ways to everything else.
+const ALWAYS: Keys = &[
+    (Act::Palette, "all"),
+    (Act::Quit, "quit"),
+    (Act::Help, "help"),
+];
+/// How to leave a pane that has the whole screen.
+const BACK: Keys = &[(Act::Enlarge, "back")];
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if model.popup.is_some() {
@@ -99,13 +105,14 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         let key = format!(" {}", model.keys.label(*act));
         (keyed && possible(*act)).then(|| (key, format!(" {name} ")))
     };
-    let always: Vec<_> = ALWAYS.iter().filter_map(told).collect();
+    let back = if model.enlarged { BACK } else { &[] };
+    let always: Vec<_> = back.iter().chain(ALWAYS).filter_map(told).collect();
     let wide = |(key, name): &(String, String)| key.width() + name.width();
     // The blank after the last one need not be seen.
     let mut room = usize::from(area.width) + 1;
     room = room.saturating_sub(always.iter().map(wide).sum());
     let here = of(model.focus);
-    let known = |act: Act| here.iter().any(|(known, _)| *known == act);
+    let known = |act: Act| here.iter().chain(back).any(|(known, _)| *known == act);
     let besides = EVERYWHERE.iter().filter(|(act, _)| !known(*act));
     let first = here.iter().chain(besides).filter_map(told);
     let fitting = first.take_while(|keys| {

@@ -138,16 +138,19 @@ impl Areas {
     }
 }
 
-/// Divides the screen. A narrow one shows the view with the keyboard only.
-pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
+/// Divides the screen. A narrow one shows the view with the keyboard only, and so does one where that is
+/// `enlarged`.
+pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus, enlarged: bool) -> Areas {
     let (width, height) = size;
     if width < SMALLEST.0 || height < SMALLEST.1 {
         return Areas::default();
     }
     let banner = if guided { 2 } else { 0 };
+    // What a key says it cannot do is read in the log: a line of that stays where there is room.
     let log = match height {
         0..16 => 0,
         16..30 => 1,
+        _ if enlarged => 1,
         _ => 4,
     };
     let body = height - 2 - banner - log;
@@ -165,7 +168,7 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
         areas.views = vec![(focus, Rect::new(0, top, width, body + log))];
         return areas;
     }
-    if width < 70 || body < 14 {
+    if enlarged || is_small(size, guided) {
         areas.views = vec![(focus, Rect::new(0, top, width, body))];
         return areas;
     }
@@ -184,6 +187,12 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus) -> Areas {
     areas
 }
 
+/// Whether there is room for one view only.
+pub(crate) fn is_small((width, height): (u16, u16), guided: bool) -> bool {
+    let around = 2 + if guided { 2 } else { 0 } + u16::from(height >= 16);
+    width < 70 || height < 14 + around
+}
+
 /// Draws everything.
 pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let (width, height) = (frame.area().width, frame.area().height);
@@ -198,7 +207,7 @@ pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
     } else if let Some(voice) = &model.voice {
         words::draw(model, voice, frame);
     } else {
-        let areas = areas((width, height), model.guide.is_some(), model.focus);
+        let areas = model.areas();
         chrome::header(model, frame, areas.header);
         chrome::banner(model, frame, areas.banner);
         for view in VIEWS {

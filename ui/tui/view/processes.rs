@@ -16,7 +16,7 @@ use crate::tui::popup::Mark;
 /// Inside a pane as narrow as this, some columns are left out.
 const NARROW: usize = 50;
 /// Inside one as wide as this, there are more.
-const WIDE: usize = 80;
+const WIDE: usize = 76;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if area.is_empty() {

@@ -22,7 +22,9 @@ use crate::format;
 /// Inside a pane as narrow as this, some columns are left out.
 const NARROW: usize = 50;
 /// Inside one as wide as this, there are more.
-const WIDE: usize = 80;
+const WIDE: usize = 76;
+/// Inside one as wide as this, none of them is narrowed.
+const ROOMY: usize = 84;
 /// Columns of the longest bar.
 const BAR: u64 = 8;
 
@@ -57,7 +59,10 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         .layers()
         .map(|l| l.graph.width() + l.name.width() + 2)
         .max();
-    let names = names.unwrap_or(0).clamp(6, width.saturating_sub(30).max(6));
+    let others = if width < WIDE { 30 } else { 68 };
+    let names = names
+        .unwrap_or(0)
+        .clamp(6, width.saturating_sub(others).max(6));
     let names_head = fit("LAYER", names);
     let head = if width < NARROW {
         format!("   {names_head}  AGE STORED PARENT")
@@ -69,7 +74,8 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         };
         format!("   {names_head}  AGE KIND STORED PARENT  DISK{owned}")
     } else {
-        format!("   {names_head}  AGE KIND STORED PARENT  DISK          OWNED SUPERSEDED  FREEZE")
+        let superseded = superseded_head(width);
+        format!("   {names_head}  AGE KIND STORED PARENT  DISK          OWNED {superseded}  FREEZE")
     };
     let mut shown = vec![Line::styled(fit(&head, width), model.theme.dim())];
     let room = usize::from(inside.height).saturating_sub(1);
@@ -118,6 +124,15 @@ fn bar(model: &Model, layer: &LayerRow) -> String {
     let cells = |n: u64| usize::try_from(n).unwrap_or(0);
     let bar = "█".repeat(cells(filled - lighter)) + &"░".repeat(cells(lighter));
     fit(&bar, cells(BAR))
+}
+
+/// The head of what is superseded, as wide as its column.
+fn superseded_head(width: usize) -> &'static str {
+    if width < ROOMY {
+        "SUPERS"
+    } else {
+        "SUPERSEDED"
+    }
 }
 
 /// Whether there is room for what is owned, beside the state.
@@ -195,7 +210,8 @@ fn line(
         let (owned, superseded) = uses(model, layer);
         let more = if width >= WIDE {
             let (bar, freeze) = (bar(model, layer), freeze(layer));
-            format!("{bar} {owned:>5} {superseded:>10} {freeze:>7} ")
+            let column = superseded_head(width).len();
+            format!("{bar} {owned:>5} {superseded:>column$} {freeze:>7} ")
         } else if has_owned(names, width) {
             format!("{owned:>5} ")
         } else {
