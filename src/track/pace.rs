@@ -32,6 +32,15 @@ pub struct WorkingSet {
 }
 
 impl Pace {
+    /// The tracker was armed at a time on the clock of the counts, for no layer, and is counted from now on.
+    pub fn armed(&mut self, at: Duration) {
+        *self = Self {
+            since: None,
+            counts: VecDeque::from([(at, 0)]),
+            from_arming: true,
+        };
+    }
+
     /// Takes a count in: at a time on a clock that never goes back, since the layer `since`.
     pub fn take(&mut self, at: Duration, dirty: u64, since: Option<&str>) {
         if let Some((last, before)) = self.counts.back() {
@@ -121,6 +130,19 @@ mod tests {
         let pace = paced(&[(0, 900, "1"), (1, 910, "1"), (2, 950, "1")]);
         let set = pace.working_set(Duration::from_secs(1)).unwrap();
         assert_eq!((set.pages, set.at_least), (40, true));
+    }
+
+    #[test]
+    fn who_arms_the_tracker_knows_what_is_written_again_though_nothing_is_new() {
+        let at = Duration::from_millis;
+        let mut pace = Pace::default();
+        pace.armed(at(100));
+        for time in [110, 800, 1500, 2200] {
+            pace.take(at(time), 1000, None);
+        }
+        let set = pace.working_set(at(1000)).unwrap();
+        assert_eq!((set.pages, set.at_least), (1000, false));
+        assert_eq!(pace.rate(at(1500)), Some(0.0));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procfs::process::Process as Proc;
 
@@ -59,6 +59,7 @@ pub struct Watch {
     root: Pid,
     /// With what it says of a written page.
     tracker: Option<(&'static dyn DirtyTracker, Category)>,
+    armed: Option<Instant>,
 }
 
 impl Sample {
@@ -79,10 +80,12 @@ impl Watch {
     /// [`Kind::Unsupported`] when this kernel can only compare contents.
     pub fn start(root: Pid, keeper: &Path) -> Result<Self> {
         let tree = members(root)?;
-        if of_process(&tree[0])?.is_none() {
-            attach(root, keeper)?;
-        }
-        let watch = Self::look(root)?;
+        let untracked = of_process(&tree[0])?.is_none();
+        let armed = untracked.then(|| attach(root, keeper)).transpose()?;
+        let watch = Self {
+            armed,
+            ..Self::look(root)?
+        };
         if watch.tracker.is_none() {
             return Err(unsupported());
         }
@@ -97,7 +100,16 @@ impl Watch {
         let tracker = record_of(root)?
             .and_then(|r| by_name(&r.tracker))
             .and_then(|t| Some((t, t.written()?)));
-        Ok(Self { root, tracker })
+        Ok(Self {
+            root,
+            tracker,
+            armed: None,
+        })
+    }
+
+    /// When the tracker was attached for this watch; nothing of a tree that was tracked before.
+    pub fn armed(&self) -> Option<Instant> {
+        self.armed
     }
 
     /// Counts now.
@@ -204,8 +216,8 @@ fn record_of(pid: Pid) -> Result<Option<Record>> {
     Ok(records.into_iter().find(|r| r.pid == pid.as_raw()))
 }
 
-/// Stops the tree for a moment and arms the best tracker.
-fn attach(root: Pid, keeper: &Path) -> Result<()> {
+/// Stops the tree for a moment and arms the best tracker; returns when it goes on, with nothing written since.
+fn attach(root: Pid, keeper: &Path) -> Result<Instant> {
     let (tracker, _) = best();
     if tracker.written().is_none() {
         return Err(unsupported());
@@ -232,8 +244,9 @@ fn attach(root: Pid, keeper: &Path) -> Result<()> {
             return Err(Error::new(Kind::Busy, what).hint(ONE_KEEPER));
         }
     }
+    let armed = Instant::now();
     frozen.thaw();
-    Ok(())
+    Ok(armed)
 }
 
 fn unsupported() -> Error {

@@ -142,20 +142,26 @@ fn watch(
     name: Option<&str>,
     interval: Duration,
 ) -> Result<()> {
+    let started = Instant::now();
     let watch = Watch::start(root, &ourselves()?)?;
     // Nothing is ever sent: it is a clock.
     let (_clock, tick) = channel::<()>();
-    let started = Instant::now();
     let mut pace = Pace::default();
+    if let Some(armed) = watch.armed() {
+        pace.armed(armed.saturating_duration_since(started));
+    }
+    let mut ran: Option<(Duration, Duration)> = None;
     let mut next: Option<(Option<String>, Next)> = None;
     let mut shown = 0;
     loop {
         let sample = watch.sample()?;
-        pace.take(
-            started.elapsed(),
-            sample.dirty_pages,
-            sample.since_layer.as_deref(),
-        );
+        let now = started.elapsed();
+        pace.take(now, sample.dirty_pages, sample.since_layer.as_deref());
+        let busy = ran.map(|(at, cpu)| {
+            let ran = sample.cpu.saturating_sub(cpu).as_secs_f64();
+            ran / now.saturating_sub(at).as_secs_f64().max(f64::EPSILON)
+        });
+        ran = Some((now, sample.cpu));
         // A dump by another command has armed it anew: there is more to learn from.
         if next
             .as_ref()
@@ -166,9 +172,9 @@ fn watch(
         let expected = next.as_ref().map(|(_, next)| expected(&sample, next));
         let expected = expected.unwrap_or_default();
         let text = if args.json {
-            as_json(&sample, &pace, &expected)
+            as_json(&sample, &pace, busy, &expected)
         } else {
-            as_text(&sample, pace.rate(RATE), &expected)
+            as_text(&sample, &pace, busy, &expected)
         };
         writeln!(io::stdout(), "{text}").map_err(output)?;
         shown += 1;
@@ -194,8 +200,22 @@ fn expected(sample: &Sample, next: &Next) -> Vec<Prediction> {
     all
 }
 
-fn as_text(sample: &Sample, rate: Option<f64>, expected: &[Prediction]) -> String {
-    let rate = rate.map_or_else(String::new, |rate| format!(", {rate:.0} new pages/s"));
+/// How fast it writes: pages that were not written before, and all of them, as 0 of the former is not idle.
+fn speed(pace: &Pace, busy: Option<f64>) -> String {
+    let Some(rate) = pace.rate(RATE) else {
+        return String::new();
+    };
+    let all = match pace.working_set(WINDOWS[0]) {
+        Some(set) if !set.at_least => format!("{} in all", set.pages),
+        Some(set) if set.pages > 0 => format!("at least {} in all", set.pages),
+        _ => "those written again unknown before the next dump".into(),
+    };
+    let busy = busy.map_or_else(String::new, |busy| format!(", {:.0}% CPU", busy * 100.0));
+    format!(", {rate:.0} new pages/s ({all}{busy})")
+}
+
+fn as_text(sample: &Sample, pace: &Pace, busy: Option<f64>, expected: &[Prediction]) -> String {
+    let rate = speed(pace, busy);
     let not_tracked = match sample.not_tracked {
         0 => String::new(),
         n => format!(", {n} of them not tracked"),
@@ -255,7 +275,7 @@ fn most(mappings: &[MappingSample]) -> String {
     }
 }
 
-fn as_json(sample: &Sample, pace: &Pace, expected: &[Prediction]) -> String {
+fn as_json(sample: &Sample, pace: &Pace, busy: Option<f64>, expected: &[Prediction]) -> String {
     let sets = WINDOWS
         .iter()
         .filter_map(|window| pace.working_set(*window));
@@ -274,6 +294,7 @@ fn as_json(sample: &Sample, pace: &Pace, expected: &[Prediction]) -> String {
         "shared_pages": sample.shared_pages,
         "new_pages_per_second": pace.rate(RATE),
         "working_set": sets.map(set).collect::<Vec<_>>(),
+        "cpus_busy": busy,
         "tracker": sample.tracker,
         "since_layer": sample.since_layer,
         "predictions": expected.iter().map(prediction).collect::<Vec<_>>(),
@@ -288,4 +309,28 @@ fn as_json(sample: &Sample, pace: &Pace, expected: &[Prediction]) -> String {
         })).collect::<Vec<_>>(),
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_new_pages_are_not_said_to_be_no_writes() {
+        let mut pace = Pace::default();
+        let counted = |pace: &mut Pace| {
+            for at in 1..5 {
+                pace.take(Duration::from_secs(at), 1000, None);
+            }
+        };
+        counted(&mut pace);
+        let said = speed(&pace, Some(0.5));
+        assert_eq!(
+            said,
+            ", 0 new pages/s (those written again unknown before the next dump, 50% CPU)"
+        );
+        pace.armed(Duration::ZERO);
+        counted(&mut pace);
+        assert_eq!(speed(&pace, None), ", 0 new pages/s (1000 in all)");
+    }
 }

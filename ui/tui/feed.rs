@@ -363,6 +363,9 @@ impl Counter {
                 not_tracked: sample.not_tracked,
                 shared: sample.shared_pages,
                 cpu: sample.cpu,
+                armed: watch
+                    .armed()
+                    .and_then(|at| at.checked_duration_since(self.started)),
                 top,
             };
             counts.push((Pid::from_raw(*pid), Ok(count)));

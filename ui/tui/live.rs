@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use icecore::dump::Prediction;
-use icecore::track::Pace;
+use icecore::track::{Pace, WorkingSet};
 
 use super::message::{Count, Failure};
+use super::text::tally;
 
+/// What all writes are counted in.
+const SECOND: Duration = Duration::from_secs(1);
 /// Samples kept for the curve.
 const KEPT: usize = 240;
 /// Counts that are farther apart tell no rate: the tree was not tracked meanwhile.
@@ -28,6 +31,8 @@ pub(crate) struct Live {
     pub(crate) gaps: VecDeque<(Duration, Duration)>,
     /// How much it writes, and again and again.
     pub(crate) pace: Pace,
+    /// CPUs that it keeps busy.
+    pub(crate) busy: Option<f64>,
     /// What a dump made now would be, the quickest way first.
     pub(crate) expected: Vec<Prediction>,
     /// Why nothing was counted.
@@ -38,6 +43,9 @@ impl Live {
     /// Takes a count in.
     pub(crate) fn take(&mut self, count: Count) {
         self.failure = None;
+        if let Some(armed) = count.armed.filter(|_| self.last.is_none()) {
+            self.pace.armed(armed);
+        }
         self.pace
             .take(count.at, count.dirty, count.since.as_deref());
         if let Some(last) = &self.last {
@@ -45,6 +53,8 @@ impl Live {
             if seconds <= 0.0 {
                 return;
             }
+            let ran = count.cpu.saturating_sub(last.cpu);
+            self.busy = Some(ran.as_secs_f64() / seconds);
             // Fewer than before: tracking was armed again, and everything counted is new.
             let new = match count.dirty.checked_sub(last.dirty) {
                 Some(new) if count.since == last.since => new,
@@ -82,6 +92,37 @@ impl Live {
         let recent: Vec<u64> = self.rates.iter().rev().take(3).copied().collect();
         let n = u64::try_from(recent.len()).ok().filter(|n| *n > 0)?;
         Some(recent.iter().sum::<u64>() / n)
+    }
+
+    /// Distinct pages that it writes in a second, new or written again; nothing where nothing is known of
+    /// the latter. It is seen in the time after the tracker was armed only: arming it anew would tell more
+    /// and cost the tree a fault for every page.
+    pub(crate) fn all(&self) -> Option<WorkingSet> {
+        let set = self.pace.working_set(SECOND)?;
+        (set.pages > 0 || !set.at_least).then_some(set)
+    }
+
+    /// The same in at most five columns.
+    pub(crate) fn all_in_short(&self) -> String {
+        self.all().map_or_else(
+            || "?".into(),
+            |set| {
+                let sign = if set.at_least { "≥" } else { "" };
+                format!("{sign}{}", tally(set.pages))
+            },
+        )
+    }
+
+    /// What there is to know beside the rate of new pages: 0 of them is not idle.
+    pub(crate) fn besides(&self) -> String {
+        let all = match self.all() {
+            Some(_) => format!("{}/s in all", self.all_in_short()),
+            None => "in all: unknown".into(),
+        };
+        match self.busy {
+            Some(busy) => format!("{all}, {:.0}% CPU", busy * 100.0),
+            None => all,
+        }
     }
 
     /// The highest rate kept.
@@ -126,5 +167,24 @@ mod tests {
         assert_eq!(Vec::from(live.rates), [200, 100]);
         let gap = (Duration::from_secs(1), Duration::from_secs(40));
         assert_eq!(Vec::from(live.gaps), [gap]);
+    }
+
+    #[test]
+    fn a_tree_that_writes_the_same_pages_again_does_not_look_idle() {
+        let again = |armed: Option<u64>| {
+            let mut live = Live::default();
+            for at in 1..6 {
+                live.take(Count {
+                    armed: armed.map(Duration::from_secs),
+                    cpu: Duration::from_millis(500 * at),
+                    since: None,
+                    ..count(at, 1000, "")
+                });
+            }
+            assert_eq!(live.rate(), Some(0));
+            live.besides()
+        };
+        assert_eq!(again(Some(0)), "1.0k/s in all, 50% CPU");
+        assert_eq!(again(None), "in all: unknown, 50% CPU", "not nothing");
     }
 }

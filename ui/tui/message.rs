@@ -306,6 +306,8 @@ pub(crate) struct Count {
     pub(crate) shared: u64,
     /// CPU time that the tree has used.
     pub(crate) cpu: Duration,
+    /// When the tracker was attached for this count, on the same clock.
+    pub(crate) armed: Option<Duration>,
     /// The mappings with the most dirty pages.
     pub(crate) top: Vec<Part>,
 }

@@ -88,12 +88,13 @@ fn counted(
         Line::styled(cut(&format!(" {since}"), width), theme.dim()),
         Line::from(cut(
             &format!(
-                " {} pages/s now, {} at most",
+                " {} new pages/s now, {} at most",
                 live.rate().map_or_else(|| "?".into(), tally),
                 tally(live.peak())
             ),
             width,
         )),
+        Line::from(cut(&format!(" {}", live.besides()), width)),
     ];
     let rows = if height > 9 {
         3

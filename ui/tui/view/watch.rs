@@ -174,11 +174,12 @@ fn chart(model: &Model, live: &Live, count: &Count, name: &str, frame: &mut Fram
     let percent = count.dirty as f64 * 100.0 / count.resident.max(1) as f64;
     let head = format!(" {} pages dirty", count.dirty);
     let rest = format!(
-        "  {}, {percent:.1}% of {} {}  {}/s now, {}/s at most",
+        "  {} new/s, {}  {}, {percent:.1}% of {} {}; {} new/s at most",
+        live.rate().map_or_else(|| "?".into(), tally),
+        live.besides(),
         size(count.dirty * 4096),
         size(count.resident * 4096),
         since(model, count),
-        live.rate().map_or_else(|| "?".into(), tally),
         tally(live.peak()),
     );
     let rest = cut(&rest, width.saturating_sub(head.len()));
