@@ -325,7 +325,7 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Sort,
         keys: &[KeyCode::Char('o')],
-        help: "sort the processes by memory, threads, name, pid in turn",
+        help: "sort the processes by memory, threads, name, dirty rate, descriptors, last layer, pid in turn",
         missing: nothing,
     },
     Action {

@@ -60,6 +60,9 @@ fn file(name: &str, extension: &'static str, text: String) -> Export {
 fn processes(model: &Model) -> Vec<Value> {
     let row = |row: &super::processes::ProcessRow| {
         let live = model.live.get(&row.pid.as_raw());
+        let rate = live.and_then(super::live::Live::rate);
+        let all = live.and_then(super::live::Live::all);
+        let since = model.since_layer(row.pid, &row.comm);
         let dirty = live
             .and_then(|live| live.last.as_ref())
             .map(|count| count.dirty);
@@ -75,6 +78,11 @@ fn processes(model: &Model) -> Vec<Value> {
             "resident_bytes": row.rss,
             "tracked": model.tracked.contains_key(&row.pid.as_raw()),
             "dirty_pages": dirty,
+            "new_pages_per_second": rate,
+            "all_pages_per_second": all.map(|set| set.pages),
+            "all_pages_at_least": all.map(|set| set.at_least),
+            "layers": model.layers_of(row.pid, &row.comm).len(),
+            "last_layer_age_seconds": since.map(|since| since.as_secs()),
             "descriptors": probe.and_then(|probe| probe.descriptors),
             "dump": verdict.map(Dumpable::word),
             "why": verdict.and_then(Dumpable::why),

@@ -23,7 +23,7 @@ use super::coloring::{self, Coloring};
 use super::gate::Gate;
 use super::message::{Count, Failure, Msg, Part, Survey};
 use super::owned;
-use super::probe::{self, Who};
+use super::probe::{self, Asked};
 use super::scan;
 
 /// How often the processes are listed.
@@ -80,7 +80,7 @@ pub(crate) struct Feed {
     surveys: Sender<()>,
     maps: Sender<(PathBuf, Coloring)>,
     counts: Sender<Tracking>,
-    probes: Sender<Vec<Who>>,
+    probes: Sender<Asked>,
     stop: Arc<AtomicBool>,
     signals: signal_hook::iterator::Handle,
 }
@@ -164,8 +164,8 @@ impl Feed {
     }
 
     /// Finds out more about the processes that are seen.
-    pub(crate) fn probe(&self, rows: Vec<Who>) {
-        let _gone = self.probes.send(rows);
+    pub(crate) fn probe(&self, asked: Asked) {
+        let _gone = self.probes.send(asked);
     }
 
     /// Tracks a tree.

@@ -19,7 +19,7 @@ use super::inquiry::{Answer, Inquiry};
 use super::map::Map;
 use super::owned::Uses;
 use super::popup::Preview;
-use super::probe::{Probe, Who};
+use super::probe::{Asked, Probe};
 use super::reader::{Look, Reader};
 use super::stacks::StackRow;
 use super::surplus::News;
@@ -84,7 +84,7 @@ pub(crate) enum Effect {
     /// Track it no more.
     Detach(Pid),
     /// Find out more about the processes that are seen.
-    Probe(Vec<Who>),
+    Probe(Asked),
     /// Write files into the working directory.
     Save(Vec<Export>),
     /// Wait until no target is held.

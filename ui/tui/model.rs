@@ -22,7 +22,7 @@ use super::map::{Folded, Map, Zoom};
 use super::message::Failure;
 use super::owned::Uses;
 use super::popup::{Mark, Popup};
-use super::probe::{Probe, Who};
+use super::probe::{Asked, Probe, Who};
 use super::processes::{self, Order, ProcessRow};
 use super::reader::Look;
 use super::stacks::{self, LayerRow, StackRow};
@@ -314,6 +314,12 @@ impl Model {
         layers
     }
 
+    /// How old the newest layer of a process is.
+    pub(crate) fn since_layer(&self, pid: Pid, comm: &str) -> Option<Duration> {
+        let newest = self.layers_of(pid, comm).first()?.created?;
+        self.now.duration_since(newest).ok()
+    }
+
     /// The process `pid`, if it runs.
     pub(crate) fn running(&self, pid: Pid) -> Option<&Tree> {
         self.trees.iter().find_map(|tree| tree.find(pid))
@@ -324,8 +330,21 @@ impl Model {
         view::areas(self.size, self.guide.is_some(), self.focus, self.enlarged)
     }
 
+    /// The processes of which more is to be found out: those that are seen, and those whose descriptors are
+    /// to be counted, since the list is sorted by that.
+    pub(crate) fn asked(&self) -> Asked {
+        let seen = self.seen();
+        let all = self.trees.iter().flat_map(Tree::walk);
+        let count = if self.order == Order::Descriptors && !seen.is_empty() {
+            all.map(|(_, tree)| (tree.pid, tree.start_time)).collect()
+        } else {
+            Vec::new()
+        };
+        Asked { seen, count }
+    }
+
     /// The processes that are seen.
-    pub(crate) fn seen(&self) -> Vec<Who> {
+    fn seen(&self) -> Vec<Who> {
         let areas = self.areas();
         let room = usize::from(areas.of(Focus::Processes).height.saturating_sub(3));
         let rows = self.processes.iter().skip(self.process_cursor.offset);
@@ -356,8 +375,9 @@ impl Model {
     /// Lists the processes anew; the cursor stays on its process.
     pub(crate) fn list_processes(&mut self) {
         let was = self.process().map(|row| row.pid);
-        self.processes =
-            processes::rows(&self.trees, &self.folded, self.filter.value(), self.order);
+        let ranks = processes::ranks(self);
+        let (folded, filter) = (&self.folded, self.filter.value());
+        self.processes = processes::rows(&self.trees, folded, filter, self.order, &ranks);
         let wanted = self.select.or(was);
         if let Some(at) = wanted.and_then(|pid| self.processes.iter().position(|r| r.pid == pid)) {
             self.process_cursor.at = at;

@@ -70,23 +70,33 @@ impl Dumpable {
 /// A process: a pid is nobody's for ever.
 pub(crate) type Who = (Pid, u64);
 
+/// Of which processes something is to be found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// All of it.
+    pub(crate) seen: Vec<Who>,
+    /// How many descriptors they have open, which costs next to nothing.
+    pub(crate) count: Vec<Who>,
+}
+
 /// Answers requests for the rows that are seen, the latest one. Who is inside of `gate` may hold a target.
 pub(super) fn answer(
     keeper: &Path,
     gate: &Gate,
-    requests: &Receiver<Vec<Who>>,
+    requests: &Receiver<Asked>,
     messages: &Sender<Msg>,
 ) {
     let mut known: BTreeMap<Who, (Instant, Dumpable)> = BTreeMap::new();
-    while let Ok(mut rows) = requests.recv() {
+    while let Ok(mut asked) = requests.recv() {
         while let Ok(newer) = requests.try_recv() {
-            rows = newer;
+            asked = newer;
         }
         known.retain(|_, (until, _)| Instant::now() < *until);
         if known.len() > KEPT {
             known.clear();
         }
-        let unknown: Vec<Who> = rows
+        let unknown: Vec<Who> = asked
+            .seen
             .iter()
             .filter(|who| !known.contains_key(who))
             .copied()
@@ -101,7 +111,8 @@ pub(super) fn answer(
                 known.insert(who, (until, dump));
             }
         }
-        let found = rows.iter().map(|who| {
+        let rows = asked.seen.iter().chain(&asked.count);
+        let found = rows.map(|who| {
             let probe = Probe {
                 descriptors: descriptors(who.0),
                 dump: known.get(who).map(|(_, dump)| dump.clone()),

@@ -1,13 +1,17 @@
 //! The processes pane: the running trees as rows, folded and filtered.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::UNIX_EPOCH;
 
 use icecore::Pid;
 use icecore::task::Tree;
 use serde::{Deserialize, Serialize};
 
 use super::fuzzy::Fuzzy;
+use super::live::Live;
+use super::model::Model;
+use super::probe::Probe;
 use crate::format;
 
 /// What comes first among the children of a process, and among the trees.
@@ -23,6 +27,12 @@ pub(crate) enum Order {
     Threads,
     /// By the alphabet.
     Name,
+    /// The most new dirty pages a second, with all that is below.
+    DirtyRate,
+    /// The most open descriptors, with all that is below.
+    Descriptors,
+    /// The latest layer.
+    LastLayer,
 }
 
 impl Order {
@@ -32,7 +42,10 @@ impl Order {
             Self::Pid => Self::Memory,
             Self::Memory => Self::Threads,
             Self::Threads => Self::Name,
-            Self::Name => Self::Pid,
+            Self::Name => Self::DirtyRate,
+            Self::DirtyRate => Self::Descriptors,
+            Self::Descriptors => Self::LastLayer,
+            Self::LastLayer => Self::Pid,
         }
     }
 
@@ -43,16 +56,66 @@ impl Order {
             Self::Memory => " by memory",
             Self::Threads => " by threads",
             Self::Name => " by name",
+            Self::DirtyRate => " by dirty rate",
+            Self::Descriptors => " by descriptors",
+            Self::LastLayer => " by last layer",
         }
     }
 
-    fn sort(self, trees: &mut [&Tree]) {
+    fn sort(self, trees: &mut [&Tree], ranks: &Ranks) {
+        let rank = |tree: &Tree| ranks.get(&tree.pid.as_raw()).copied().unwrap_or(0);
+        let ranked =
+            |tree: &Tree| -> Vec<u64> { tree.walk().map(|(_, tree)| rank(tree)).collect() };
         match self {
             Self::Pid => {}
             // Equals stay in the order of their pids.
             Self::Memory => trees.sort_by_cached_key(|tree| Reverse(tree.total_rss())),
             Self::Threads => trees.sort_by_key(|tree| Reverse(tree.threads)),
             Self::Name => trees.sort_by_cached_key(|tree| short(&tree.cmdline).to_lowercase()),
+            Self::DirtyRate | Self::Descriptors => {
+                trees.sort_by_cached_key(|tree| Reverse(ranked(tree).iter().sum::<u64>()));
+            }
+            Self::LastLayer => {
+                trees.sort_by_cached_key(|tree| Reverse(ranked(tree).into_iter().max()));
+            }
+        }
+    }
+}
+
+/// By pid, what is sorted by where the trees themselves do not tell it; the highest comes first.
+pub(crate) type Ranks = BTreeMap<i32, u64>;
+
+/// The ranks for the order of `model`.
+pub(crate) fn ranks(model: &Model) -> Ranks {
+    match model.order {
+        Order::Pid | Order::Memory | Order::Threads | Order::Name => Ranks::new(),
+        Order::DirtyRate => {
+            // One that is counted comes before those that are not, though it writes nothing new.
+            let rate = |live: &Live| live.rate().map_or(1, |rate| rate + 2);
+            let all = model.live.iter();
+            all.map(|(pid, live)| (*pid, rate(live))).collect()
+        }
+        Order::Descriptors => {
+            let open = |probe: &Probe| probe.descriptors.map(|n| n as u64);
+            let all = model.probes.iter();
+            all.filter_map(|(pid, probe)| Some((*pid, open(probe)?)))
+                .collect()
+        }
+        Order::LastLayer => {
+            let mut ranks = Ranks::new();
+            for layer in model.layers() {
+                let root = layer.root.and_then(|root| i32::try_from(root).ok());
+                let same = |tree: &&Tree| layer.comm.as_deref() == Some(tree.comm.as_str());
+                let tree = root.and_then(|pid| model.running(Pid::from_raw(pid)));
+                let made = layer
+                    .created
+                    .and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+                if let (Some(tree), Some(made)) = (tree.filter(same), made) {
+                    let latest = ranks.entry(tree.pid.as_raw()).or_default();
+                    *latest = made.as_secs().max(*latest);
+                }
+            }
+            ranks
         }
     }
 }
@@ -89,16 +152,18 @@ pub(crate) fn rows(
     folded: &BTreeSet<i32>,
     filter: &str,
     order: Order,
+    ranks: &Ranks,
 ) -> Vec<ProcessRow> {
     let filter = Filter::of(trees, filter);
     let wanted = Wanted {
         filter: &filter,
         folded,
         order,
+        ranks,
     };
     let mut rows = Vec::new();
     let mut trees: Vec<&Tree> = trees.iter().collect();
-    order.sort(&mut trees);
+    order.sort(&mut trees, ranks);
     for tree in trees {
         add(tree, &wanted, String::new(), "", &mut rows);
     }
@@ -110,6 +175,7 @@ struct Wanted<'a> {
     filter: &'a Filter,
     folded: &'a BTreeSet<i32>,
     order: Order,
+    ranks: &'a Ranks,
 }
 
 fn add(tree: &Tree, wanted: &Wanted<'_>, branch: String, indent: &str, rows: &mut Vec<ProcessRow>) {
@@ -138,7 +204,7 @@ fn add(tree: &Tree, wanted: &Wanted<'_>, branch: String, indent: &str, rows: &mu
         .iter()
         .filter(|child| filter.takes(child))
         .collect();
-    wanted.order.sort(&mut shown);
+    wanted.order.sort(&mut shown, wanted.ranks);
     for (n, child) in shown.iter().enumerate() {
         let (knee, bar) = if n + 1 == shown.len() {
             ("└ ", "  ")

@@ -354,7 +354,7 @@ fn the_selected_row_is_reversed_and_marked() {
         .filter(|cell| cell.modifier.contains(Modifier::REVERSED))
         .map(ratatui::buffer::Cell::symbol)
         .collect();
-    assert!(reversed.contains(">  2207"), "{reversed}");
+    assert!(reversed.contains("> 2207"), "{reversed}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ use super::message::{Displaced, Edit, Effect, Failure, Manner, Msg, Survey, Wish
 use super::model::{Focus, Model};
 use super::palette::{self, Palette};
 use super::popup::{About, Mark, Outcome, Popup};
-use super::processes;
+use super::processes::{self, Order};
 use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};
 use super::view;
@@ -86,7 +86,12 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         }
         Msg::Owned(uses) => model.owned = uses,
         Msg::Surplus(dir, news) => dedup::news(model, &dir, news),
-        Msg::Probed(probes) => model.probes = probes,
+        Msg::Probed(probes) => {
+            model.probes = probes;
+            if model.order == Order::Descriptors {
+                model.list_processes();
+            }
+        }
         Msg::Counted(pid, Ok(count)) => watch::counted(model, pid, count, &mut effects),
         Msg::Counted(pid, Err(failure)) => {
             if model.watched == Some(pid) && model.popup.is_none() {
@@ -127,9 +132,11 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     let now = model.clock;
     model.toasts.retain(|(until, ..)| *until > now);
     model.settle();
-    let seen = if surveyed { model.seen() } else { Vec::new() };
-    if !seen.is_empty() {
-        effects.push(Effect::Probe(seen));
+    if surveyed {
+        let asked = model.asked();
+        if !asked.seen.is_empty() {
+            effects.push(Effect::Probe(asked));
+        }
     }
     follow(model, &mut effects);
     dedup::follow(model, &mut effects);

@@ -472,7 +472,7 @@ fn processes_are_sorted_by_what_one_likes_and_the_cursor_stays_on_its_own() {
     // The tree with most memory first, its children below it.
     assert_eq!(pids(&model), [2207, 2208, 3310, 1031, 1041, 1040, 812]);
     assert_eq!(model.process().unwrap().pid, Pid::from_raw(2207));
-    for _ in 0..3 {
+    for _ in 0..6 {
         key(&mut model, KeyCode::Char('o'));
     }
     assert_eq!(pids(&model), usual);
@@ -642,11 +642,12 @@ fn one_key_ends_tracking_in_the_watch_view_and_begins_it() {
 fn only_rows_that_are_seen_are_looked_at_closer() {
     let mut model = model(RICH, (80, 24));
     let effects = update(&mut model, survey());
-    let [Effect::Probe(rows)] = effects.as_slice() else {
+    let [Effect::Probe(asked)] = effects.as_slice() else {
         panic!("{effects:?}")
     };
-    assert_eq!(rows.len(), model.processes.len());
-    assert_eq!(rows[0], (Pid::from_raw(812), 77));
+    assert_eq!(asked.seen.len(), model.processes.len());
+    assert_eq!(asked.seen[0], (Pid::from_raw(812), 77));
+    assert!(asked.count.is_empty());
     // Nothing while the list is not there.
     key(&mut model, KeyCode::Char('J'));
     assert!(update(&mut model, survey()).is_empty());

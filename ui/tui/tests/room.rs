@@ -1,6 +1,40 @@
 //! Where the screen goes: one pane over all of it, and what the lists show in the room that they have.
 
 use super::*;
+use crate::tui::probe::{Dumpable, Probe};
+use crate::tui::processes::Order;
+use crate::tui::view::SMALLEST;
+
+/// What the rows of the list say before the command, without frames.
+fn rows(model: &Model) -> Vec<String> {
+    let inside = |line: &str| {
+        Some(
+            line.strip_prefix('\u{2502}')?
+                .split('\u{2502}')
+                .next()?
+                .to_owned(),
+        )
+    };
+    text(model).lines().filter_map(inside).collect()
+}
+
+/// Probes with all verdicts.
+fn probed(model: &mut Model) {
+    let probe = |descriptors, dump| Probe {
+        descriptors: Some(descriptors),
+        dump: Some(dump),
+    };
+    let probes = [
+        (
+            812,
+            probe(3, Dumpable::Option("--file-locks keeps its locks".into())),
+        ),
+        (1040, probe(90, Dumpable::Yes)),
+        (2207, probe(24, Dumpable::Yes)),
+        (3310, probe(7, Dumpable::No("it has an io_uring".into()))),
+    ];
+    update(model, Msg::Probed(probes.into()));
+}
 
 #[test]
 fn the_enlarged_pane_has_the_screen_until_the_same_key_or_escape_and_tab_hands_it_on() {
@@ -52,4 +86,88 @@ fn nothing_is_enlarged_that_has_the_screen_already_and_the_key_says_so() {
     key(&mut model, KeyCode::Char('z'));
     assert!(!model.enlarged);
     assert!(model.log.back().unwrap().2.contains("whole screen already"));
+}
+
+#[test]
+fn a_list_of_half_a_screen_tells_rates_age_tracking_and_verdict_without_colour() {
+    let mut model = model(PLAIN, (120, 35));
+    probed(&mut model);
+    let shown = rows(&model);
+    let row = |pid: &str| shown.iter().find(|row| row.contains(pid)).unwrap().clone();
+    assert_eq!(
+        shown[0].trim_end(),
+        "   PID   RSS DIRTY NEW/S ALL/S  AGE TD  COMMAND"
+    );
+    assert!(row(" 812 ").contains("   - ") && row(" 812 ").contains(" o   cron"));
+    assert!(
+        row("2207").contains("  16m \u{25c6}\u{2713} "),
+        "{}",
+        row("2207")
+    );
+    assert!(row("3310").contains("  \u{2717} "), "{}", row("3310"));
+}
+
+#[test]
+fn the_smallest_list_keeps_pid_dirty_rate_verdict_and_command() {
+    for (theme, yes, no) in [
+        (PLAIN, "\u{25c6}\u{2713}", " \u{2717}"),
+        (ASCII, "@+", " -"),
+    ] {
+        for size in [(80, 24), SMALLEST] {
+            let mut model = model(theme, size);
+            model.focus = Focus::Processes;
+            probed(&mut model);
+            let shown = text(&model);
+            assert!(shown.contains("   PID DIRTY NEW/S TD  COMMAND"), "{shown}");
+            assert!(shown.contains(&format!("{yes} ")), "{shown}");
+            assert!(shown.contains("redis-s"), "{shown}");
+            key(&mut model, KeyCode::End);
+            let shown = text(&model);
+            assert!(shown.contains(&format!("{no} ")), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn processes_are_sorted_by_rate_descriptors_and_last_layer_too() {
+    let mut model = model(RICH, (120, 35));
+    let first = |model: &Model| model.processes[0].pid.as_raw();
+    model.order = Order::Name;
+    key(&mut model, KeyCode::Char('o'));
+    assert!(text(&model).contains("Processes 7 by dirty rate"));
+    assert_eq!(first(&model), 2207);
+    key(&mut model, KeyCode::Char('o'));
+    // Of all processes the descriptors are counted, of those that are seen only the rest is asked.
+    let effects = update(&mut model, survey());
+    let [Effect::Probe(asked)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(asked.count.len(), 7);
+    // A tree with all that is below.
+    probed(&mut model);
+    assert_eq!(first(&model), 1031);
+    key(&mut model, KeyCode::Char('o'));
+    assert!(text(&model).contains("by last layer"));
+    assert_eq!(first(&model), 2207);
+}
+
+#[test]
+fn the_export_of_the_list_has_rates_age_of_the_last_layer_and_verdict() {
+    let mut model = model(RICH, (120, 35));
+    probed(&mut model);
+    let files = crate::tui::export::export(&model);
+    let table = files.iter().find(|file| file.extension == "json").unwrap();
+    let table: serde_json::Value = serde_json::from_str(&table.text).unwrap();
+    let rows = table["processes"].as_array().unwrap();
+    let redis = rows.iter().find(|row| row["pid"] == 2207).unwrap();
+    assert_eq!(redis["new_pages_per_second"], 2579);
+    assert_eq!(redis["all_pages_per_second"], 3837);
+    assert_eq!(
+        (
+            redis["layers"].as_u64(),
+            redis["last_layer_age_seconds"].as_u64()
+        ),
+        (Some(4), Some(1000))
+    );
+    assert_eq!(redis["dump"], "yes");
 }
