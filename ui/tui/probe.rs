@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use icecore::dump::{self, After, Options, Verdict};
 use icecore::files::Allow;
-use icecore::{Kind, Pid, Result};
+use icecore::{Error, Kind, Obstacle, Pid, Result};
 use nix::unistd::{AccessFlags, access};
 
 use super::gate::Gate;
@@ -154,13 +154,7 @@ fn judge(pid: Pid, keeper: &Path) -> (Duration, Dumpable) {
             let busy = kinds.find(|kind| *kind == Kind::Busy);
             (lasting(busy), verdict(&report))
         }
-        Err(error) => {
-            let why = match error.kind() {
-                Kind::Permission => "that takes more rights than we have".into(),
-                _ => format::plain(&error.one_line()),
-            };
-            (lasting(Some(error.kind())), Dumpable::No(why))
-        }
+        Err(error) => (lasting(Some(error.kind())), Dumpable::No(refusal(&error))),
     }
 }
 
@@ -181,10 +175,36 @@ pub(super) fn held(pid: Pid, keeper: &Path) -> Result<dump::Report> {
     dump::check(&options, false)
 }
 
+/// Why nothing can be found out of a tree: of a missing right, which one.
+fn refusal(error: &Error) -> String {
+    match right(error.next_step().unwrap_or_default()) {
+        Some(right) if error.kind() == Kind::Permission => {
+            format!("that takes {right}, which we do not have")
+        }
+        _ => format::plain(&error.one_line()),
+    }
+}
+
+/// The capability that a hint names.
+fn right(hint: &str) -> Option<&str> {
+    let words = hint.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+    words.into_iter().find(|word| word.starts_with("CAP_"))
+}
+
 fn verdict(report: &dump::Report) -> Dumpable {
     // What is worst comes first.
     match report.lines.first() {
-        Some(line) if line.verdict == Verdict::No => Dumpable::No(format::plain(&line.what)),
+        Some(line) if line.verdict == Verdict::No => {
+            let what = format::plain(&line.what);
+            // Whoever only lacks a right wants to know which.
+            let lacks = |o: &Obstacle| o.kind == Kind::Permission && o.what == line.what;
+            let lacks = report.plan.obstacles.iter().find(|o| lacks(o));
+            let right = lacks.and_then(|o| right(&o.hint));
+            Dumpable::No(match right.filter(|right| !what.contains(right)) {
+                Some(right) => format!("{what} ({right})"),
+                None => what,
+            })
+        }
         Some(line) if line.verdict == Verdict::WithOption => {
             let hint = line.hint.as_deref().unwrap_or(&line.what);
             Dumpable::Option(format::plain(hint))
@@ -204,5 +224,17 @@ mod tests {
         assert_eq!(believed(PASSING, ms(200)), Duration::from_secs(20));
         assert_eq!(believed(PASSING, ms(60_000)), FRESH);
         assert_eq!(believed(FRESH, ms(1)), FRESH);
+    }
+
+    #[test]
+    fn of_a_missing_right_its_name_is_said() {
+        let error = Error::new(Kind::Permission, "Cannot read the mappings of process 7")
+            .hint("reading processes of others takes CAP_SYS_PTRACE: run icecore as root");
+        assert_eq!(
+            refusal(&error),
+            "that takes CAP_SYS_PTRACE, which we do not have"
+        );
+        let error = Error::new(Kind::Permission, "Cannot open /a").hint("ask its owner");
+        assert!(refusal(&error).starts_with("Cannot open /a"));
     }
 }
