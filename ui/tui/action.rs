@@ -129,6 +129,11 @@ fn a_layer(model: &Model) -> Option<&'static str> {
     model.layer().is_none().then_some("no layer is selected")
 }
 
+fn unmatched(model: &Model) -> Option<&'static str> {
+    let alone = model.compared().is_none();
+    alone.then_some("nothing is below this layer, and no other one is marked")
+}
+
 fn sideways(model: &Model) -> Option<&'static str> {
     (model.focus == Focus::Stacks).then_some("layers are not folded")
 }
@@ -212,7 +217,7 @@ pub(crate) const ACTIONS: &[Action] = &[
         keys: &[KeyCode::Char('c')],
         help: "what differs between the marked layer (or the one below) and the selected one: mappings, Enter: \
                pages, bytes side by side",
-        missing: a_layer,
+        missing: |model| a_layer(model).or_else(|| unmatched(model)),
     },
     Action {
         act: Act::Search,

@@ -297,6 +297,14 @@ impl Model {
         self.catalog.iter().filter_map(StackRow::layer)
     }
 
+    /// The layers that would be compared: the marked one, or the one below, and the selected one.
+    pub(crate) fn compared(&self) -> Option<(PathBuf, PathBuf)> {
+        let to = self.layer()?;
+        let marked = self.marked.as_ref().filter(|dir| **dir != to.dir);
+        let from = marked.or(to.parent.as_ref())?;
+        Some((from.clone(), to.dir.clone()))
+    }
+
     /// The row of the layer in `dir`.
     pub(crate) fn layer_row(&self, dir: &Path) -> Option<usize> {
         let at = |row: &StackRow| row.layer().is_some_and(|layer| layer.dir == dir);

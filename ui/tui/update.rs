@@ -519,8 +519,8 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             model.marked = dir.filter(|dir| model.marked.as_ref() != Some(dir));
         }
         Act::Compare => {
-            if let Some(wanted) = compared(model) {
-                inquiry::ask(model, wanted, effects);
+            if let Some((from, to)) = model.compared() {
+                inquiry::ask(model, Inquiry::Layers { from, to }, effects);
             }
         }
         Act::Search => {
@@ -646,15 +646,6 @@ fn show_counts(model: &mut Model, effects: &mut Vec<Effect>) {
         model.watched = Some(pid);
         effects.push(Effect::Attach(pid));
     }
-}
-
-/// The marked layer, or the one below, and the selected one.
-fn compared(model: &Model) -> Option<Inquiry> {
-    let to = model.layer()?.dir.clone();
-    let marked = model.marked.clone().filter(|dir| *dir != to);
-    let below = || model.layer().and_then(|layer| layer.parent.clone());
-    let from = marked.or_else(below)?;
-    Some(Inquiry::Layers { from, to })
 }
 
 fn enter(model: &mut Model, effects: &mut Vec<Effect>) {

@@ -171,3 +171,23 @@ fn the_export_of_the_list_has_rates_age_of_the_last_layer_and_verdict() {
     );
     assert_eq!(redis["dump"], "yes");
 }
+
+#[test]
+fn comparing_a_first_layer_with_nothing_is_not_offered_and_the_key_says_why() {
+    let mut model = model(RICH, (120, 35));
+    model.focus = Focus::Stacks;
+    assert!(text(&model).contains("c compare"));
+    key(&mut model, KeyCode::End);
+    assert_eq!(model.layer().unwrap().name, "1");
+    assert!(!text(&model).contains("c compare"));
+    assert!(
+        key(&mut model, KeyCode::Char('c'))
+            .iter()
+            .all(|effect| !matches!(effect, Effect::Inquire(_)))
+    );
+    let said = &model.log.back().unwrap().2;
+    assert!(said.contains("no other one is marked"), "{said}");
+    // With another one marked it makes sense.
+    model.marked = Some("/img/r/3".into());
+    assert!(text(&model).contains("c compare"));
+}
