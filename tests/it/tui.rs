@@ -161,14 +161,19 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
     term.wait_text("1 of 7");
     term.press("w");
     term.wait_text("pages/s now");
+    // The tour goes on by one step each time that one does what it says.
+    term.wait_text("2 of 7");
     goes_on(&mut term, home, 0);
     for number in 1..=4 {
         term.press("d");
         term.wait_text("[>Dump ]");
         term.press("\r");
         term.wait_text(&format!("Who owns each page of {number} "));
+        term.wait_text(["3 of 7", "3 of 7", "4 of 7", "4 of 7"][number - 1]);
         goes_on(&mut term, home, 0);
     }
+    term.press("\t\t");
+    term.wait_text("5 of 7");
     // Back to the second layer; what is dumped then is a branch.
     term.press("[[");
     term.wait_text("Who owns each page of 2 ");
@@ -178,11 +183,14 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
     term.wait("an earlier tick", |_| jumps(home) == 1);
     term.wait_text("◆ 2");
     goes_on(&mut term, home, 1);
+    // The layer that was kept is not the one that the tour waits for.
+    assert!(term.text().contains("6 of 7"), "{}", term.text());
     term.press("d");
     term.wait_text("[>Dump ]");
     term.press("\r");
     term.wait_text("Who owns each page of 6 ");
     term.wait_text("├─╯");
+    term.wait_text("7 of 7");
     goes_on(&mut term, home, 1);
     // How much of it is still read, counted in the background.
     term.wait_text(" owned, ");
@@ -202,6 +210,7 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
     term.press("D");
     term.wait_text("What the stack of 6 stores for nothing");
     term.wait_text("[x] unchanged");
+    term.wait_text("That was all.");
     term.wait_text("What unchanged would free in each layer");
     term.press("\r");
     term.wait_text("every layer can be restored as before");

@@ -3,8 +3,12 @@
 /// What the user has done so far, as far as a tour may ask.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    /// Layers made.
+    /// Layers that were asked for.
     pub(crate) dumps: usize,
+    /// Of those, the ones that a tree got after it was rolled back.
+    pub(crate) branches: usize,
+    /// Layers that were kept of a running tree before it was rolled back.
+    pub(crate) safeties: usize,
     /// Layers restored.
     pub(crate) restores: usize,
     /// Dedups done.

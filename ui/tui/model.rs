@@ -27,8 +27,9 @@ use super::processes::{self, Order, ProcessRow};
 use super::reader::Look;
 use super::stacks::{self, LayerRow, StackRow};
 use super::surplus::Surplus;
+use super::text::wrap;
 use super::theme::Theme;
-use super::view::{self, Areas};
+use super::view::{self, Areas, BESIDE_BANNER};
 use super::voice::Voice;
 use super::way::Way;
 
@@ -335,7 +336,12 @@ impl Model {
 
     /// Where everything is on the screen.
     pub(crate) fn areas(&self) -> Areas {
-        view::areas(self.size, self.guide.is_some(), self.focus, self.enlarged)
+        let columns = usize::from(self.size.0).saturating_sub(BESIDE_BANNER);
+        let rows = self.guide.as_ref().map_or(0, |guide| {
+            // As many as its text needs.
+            wrap(&guide.banner(), columns).len()
+        });
+        view::areas(self.size, rows, self.focus, self.enlarged)
     }
 
     /// The processes of which more is to be found out: those that are seen, and those whose descriptors are

@@ -9,6 +9,7 @@ mod marks;
 mod news;
 mod room;
 mod screens;
+mod tour;
 
 use std::path::PathBuf;
 use std::sync::Arc;

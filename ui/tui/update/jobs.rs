@@ -83,11 +83,12 @@ pub(super) fn done(
     match report.result {
         Made::Layer(dir) => {
             model.facts.dumps += 1;
+            model.facts.branches += usize::from(model.facts.restores > 0);
             model.select_layer = Some(dir);
         }
         Made::Tree(pid, kept) => {
             model.facts.restores += 1;
-            model.facts.dumps += usize::from(kept.is_some());
+            model.facts.safeties += usize::from(kept.is_some());
             model.undo = kept;
             model.select = Some(pid);
             model.missed = 0;

@@ -9,6 +9,7 @@ use super::super::board::{Job, Stage};
 use super::super::model::Model;
 use super::super::popup::Mark;
 use super::super::text::{cut, fit, wrap};
+use super::BESIDE_BANNER;
 use super::processes::sign;
 use crate::tui::theme::Theme;
 
@@ -46,11 +47,17 @@ fn progress(job: &Job, jobs: usize) -> String {
 
 pub(super) fn banner(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let Some(guide) = &model.guide else { return };
-    let text = wrap(&guide.banner(), usize::from(area.width).saturating_sub(3));
-    let text = text
-        .into_iter()
-        .take(usize::from(area.height))
-        .map(|line| Line::styled(format!(" {line}"), model.theme.strong()));
+    let text = wrap(
+        &guide.banner(),
+        usize::from(area.width).saturating_sub(BESIDE_BANNER),
+    );
+    let room = usize::from(area.height);
+    // A very small screen shows that there is more.
+    let more = text.len() > room;
+    let text = text.into_iter().take(room).enumerate().map(|(n, line)| {
+        let end = if more && n + 1 == room { "…" } else { "" };
+        Line::styled(format!(" {line}{end}"), model.theme.strong())
+    });
     super::lines(frame, area, text.collect());
 }
 

@@ -213,7 +213,7 @@ pub(super) fn toasts(model: &Model, frame: &mut Frame<'_>) {
     let area = Rect {
         x: screen.width.saturating_sub(width + 1),
         // What a tour says is not covered.
-        y: if model.guide.is_some() { 3 } else { 1 },
+        y: model.areas().banner.bottom().max(1),
         width,
         height: 1,
     };

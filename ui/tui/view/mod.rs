@@ -138,14 +138,18 @@ impl Areas {
     }
 }
 
-/// Divides the screen. A narrow one shows the view with the keyboard only, and so does one where that is
-/// `enlarged`.
-pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus, enlarged: bool) -> Areas {
+/// Columns beside the text of the tour.
+pub(crate) const BESIDE_BANNER: usize = 3;
+/// Rows that a view has whatever the tour says: frame, head and some of a list.
+const LEAST: u16 = 5;
+
+/// Divides the screen, with so many rows for the tour. A narrow one shows the view with the keyboard only,
+/// and so does one where that is `enlarged`.
+pub(crate) fn areas(size: (u16, u16), told: usize, focus: Focus, enlarged: bool) -> Areas {
     let (width, height) = size;
     if width < SMALLEST.0 || height < SMALLEST.1 {
         return Areas::default();
     }
-    let banner = if guided { 2 } else { 0 };
     // What a key says it cannot do is read in the log: a line of that stays where there is room.
     let log = match height {
         0..16 => 0,
@@ -153,6 +157,8 @@ pub(crate) fn areas(size: (u16, u16), guided: bool, focus: Focus, enlarged: bool
         _ if enlarged => 1,
         _ => 4,
     };
+    let banner = u16::try_from(told).unwrap_or(u16::MAX);
+    let banner = banner.min(height - 2 - log - LEAST);
     let body = height - 2 - banner - log;
     let top = 1 + banner;
     let mut areas = Areas {
