@@ -5,6 +5,7 @@ use crossterm::event::{KeyCode, KeyEvent};
 use super::keymap::{Keymap, label};
 use super::model::{Focus, Model};
 use super::text::{fit, wrap};
+use super::undo;
 use super::view;
 
 /// Something that a key does.
@@ -162,8 +163,12 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Undo,
         keys: &[KeyCode::Char('u')],
-        help: "back to what ran before the last restore, where a layer of it was kept",
-        missing: |model| model.undo.is_none().then_some("nothing was rolled back"),
+        help: "back to what ran before the selected tree was rolled back, where a layer of it was kept; shows \
+               the preflight first",
+        missing: |model| {
+            let none = undo::layer(model).is_none();
+            none.then_some("nothing that runs was rolled back with a layer kept of it")
+        },
     },
     Action {
         act: Act::Dedup,

@@ -12,6 +12,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use icecore::Pid;
+use icecore::task::Tree;
 use serde::{Deserialize, Serialize};
 
 use super::coloring::Coloring;
@@ -19,13 +20,16 @@ use super::map::Zoom;
 use super::model::{Focus, Model};
 use super::popup::Mark;
 use super::processes::Order;
+use super::undo::{self, Back};
 
 /// What is written today; other versions are not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// A file that is larger is not ours.
 const LARGEST: u64 = 1 << 20;
 /// Directories in which layers are looked for.
 const LOOKED: usize = 500;
+/// Rules that are offered again.
+const OFFERS: usize = 64;
 
 /// Where one was.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,9 +53,25 @@ pub(crate) struct Kept {
     zoom: Zoom,
     /// The selected layer.
     layer: Option<PathBuf>,
-    /// A rule that was followed: offered, never followed unasked.
+    /// The selected process, with its start time.
+    process: Option<(i32, u64)>,
+    /// The ways back of trees that were rolled back.
+    undo: Vec<Back>,
+    /// Rules that were followed.
+    rules: Vec<Offer>,
+}
+
+/// A rule that was followed: offered for the tree that it was made for, never followed unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Offer {
+    /// The root of the tree.
+    pid: i32,
+    /// Its start time.
+    start_time: u64,
+    /// The rule, as it is typed.
     pub(super) rule: String,
-    /// A freeze budget, in milliseconds: likewise.
+    /// The freeze budget, in milliseconds.
     pub(super) budget: String,
 }
 
@@ -62,10 +82,7 @@ impl Kept {
             let tree = model.running(Pid::from_raw(*pid))?;
             Some((*pid, tree.start_time))
         };
-        let follows = || model.follows.values();
-        let rule = follows().find_map(|follow| Some(follow.auto.as_ref()?.rule().to_string()));
-        let budget =
-            follows().find_map(|follow| Some((follow.budget?.as_secs_f64() * 1e3).to_string()));
+        let process = model.process();
         Self {
             version: VERSION,
             root: model.root.clone(),
@@ -76,13 +93,14 @@ impl Kept {
             coloring: model.coloring,
             zoom: model.zoom,
             layer: model.layer().map(|layer| layer.dir.clone()),
-            rule: rule.unwrap_or_else(|| model.kept.rule.clone()),
-            budget: budget.unwrap_or_else(|| model.kept.budget.clone()),
+            process: process.map(|row| (row.pid.as_raw(), row.start_time)),
+            undo: undo::kept(model),
+            rules: offers(model),
         }
     }
 
     /// Goes back there. What belongs to another images root stays behind.
-    pub(super) fn apply(self, model: &mut Model) {
+    pub(super) fn apply(mut self, model: &mut Model) {
         model.focus = self.focus;
         model.enlarged = self.enlarged;
         model.order = self.order;
@@ -90,13 +108,55 @@ impl Kept {
         model.zoom = self.zoom;
         if self.root == model.root {
             model.select_layer.clone_from(&self.layer);
+            model.undo = std::mem::take(&mut self.undo);
         }
         model.kept = self;
     }
 }
 
-/// Folds what was folded, as soon as the processes are known; another process may have the pid by now.
-pub(super) fn refold(model: &mut Model) {
+/// The rules that are followed, and those that were, of trees that still run.
+fn offers(model: &Model) -> Vec<Offer> {
+    let followed = model.follows.iter().map(|(pid, follow)| {
+        let earlier = offer(model, Pid::from_raw(*pid));
+        let earlier = |of: fn(&Offer) -> &String| earlier.map(of).cloned().unwrap_or_default();
+        let rule = follow.auto.as_ref().map(|auto| auto.rule().to_string());
+        let budget = follow.budget.map(|b| (b.as_secs_f64() * 1e3).to_string());
+        Offer {
+            pid: *pid,
+            start_time: follow.start_time,
+            rule: rule.unwrap_or_else(|| earlier(|offer| &offer.rule)),
+            budget: budget.unwrap_or_else(|| earlier(|offer| &offer.budget)),
+        }
+    });
+    let earlier = model.kept.rules.iter().filter(|kept| {
+        let same = offer(model, Pid::from_raw(kept.pid)) == Some(*kept);
+        same && !model.follows.contains_key(&kept.pid)
+    });
+    followed.chain(earlier.cloned()).take(OFFERS).collect()
+}
+
+/// What was followed of the tree `pid`, when it is still that one.
+pub(super) fn offer(model: &Model, pid: Pid) -> Option<&Offer> {
+    let start_time = model.running(pid)?.start_time;
+    let mut offers = model.kept.rules.iter();
+    offers.find(|offer| offer.pid == pid.as_raw() && offer.start_time == start_time)
+}
+
+/// The user does not want the rule any more.
+pub(super) fn withdraw(model: &mut Model, pid: Pid) {
+    model.kept.rules.retain(|offer| offer.pid != pid.as_raw());
+}
+
+/// Folds what was folded and selects what was selected, as soon as the processes are known; another
+/// process may have the pid by now.
+pub(super) fn refind(model: &mut Model) {
+    if let Some((pid, start_time)) = model.kept.process.take() {
+        let pid = Pid::from_raw(pid);
+        let same = |tree: &Tree| tree.start_time == start_time;
+        if model.select.is_none() && model.running(pid).is_some_and(same) {
+            model.select = Some(pid);
+        }
+    }
     for (pid, start_time) in std::mem::take(&mut model.kept.folded) {
         let tree = model.running(Pid::from_raw(pid));
         if tree.is_some_and(|tree| tree.start_time == start_time) {
@@ -116,7 +176,8 @@ impl Place {
         Self::of(variable("XDG_STATE_HOME"), variable("HOME"))
     }
 
-    fn of(state: Option<OsString>, home: Option<OsString>) -> Option<Self> {
+    /// That of a user with these directories.
+    pub(super) fn of(state: Option<OsString>, home: Option<OsString>) -> Option<Self> {
         // A relative path is to be ignored.
         let state = state.map(PathBuf::from).filter(|dir| dir.is_absolute());
         let home = || Some(PathBuf::from(home?).join(".local/state"));
@@ -212,12 +273,7 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use icecore::dump::Auto;
-
     use super::*;
-    use crate::tui::follow::Follow;
     use crate::tui::theme::Theme;
 
     fn model() -> Model {
@@ -240,20 +296,11 @@ mod tests {
         before.order = Order::Memory;
         before.coloring = Coloring::Entropy;
         before.zoom = Zoom::Mapping;
-        let mut follow = Follow {
-            auto: Some(Auto::new("when idle".parse().unwrap(), Duration::ZERO)),
-            ..Follow::default()
-        };
-        before.follows.insert(7, follow.clone());
-        follow.auto = None;
-        before.follows.insert(9, follow);
         place.write(&before).unwrap();
         let mut after = model();
         after.resume(place.read().0, None);
         let seen = |m: &Model| (m.focus, m.enlarged, m.order, m.coloring, m.zoom);
         assert_eq!(seen(&before), seen(&after));
-        assert_eq!(after.kept.rule, "when idle for 5 s");
-        assert!(after.follows.is_empty(), "offered, not followed");
         assert!(after.log.is_empty());
         place.write(&after).unwrap();
         assert_eq!(fs::read_dir(dir.path().join("icecore")).unwrap().count(), 1);
@@ -265,7 +312,7 @@ mod tests {
         let place = place(dir.path());
         place.write(&model()).unwrap();
         let whole = fs::read_to_string(&place.0).unwrap();
-        let newer = whole.replace("\"version\": 1", "\"version\": 2");
+        let newer = whole.replace("\"version\": 2", "\"version\": 3");
         let unknown = whole.replace("\"focus\": \"processes\"", "\"focus\": \"\\u001b[2J\"");
         assert!(newer != whole && unknown != whole);
         for text in [

@@ -341,8 +341,15 @@ pub(crate) struct Report {
 pub(crate) enum Made {
     /// A layer.
     Layer(PathBuf),
-    /// A running tree, and the layer that was kept of the one that it displaced.
-    Tree(Pid, Option<PathBuf>),
+    /// A running tree.
+    Tree {
+        /// Its root.
+        root: Pid,
+        /// Start time of the root, where it is known.
+        start_time: Option<u64>,
+        /// The layer that was kept of the tree that it displaced.
+        kept: Option<PathBuf>,
+    },
     /// Room on the disk.
     Room,
     /// A stack that is another one now.

@@ -49,6 +49,7 @@ mod terminal;
 mod tests;
 mod text;
 pub(crate) mod theme;
+mod undo;
 mod update;
 mod view;
 mod voice;

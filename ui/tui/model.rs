@@ -29,6 +29,7 @@ use super::stacks::{self, LayerRow, StackRow};
 use super::surplus::Surplus;
 use super::text::wrap;
 use super::theme::Theme;
+use super::undo::Back;
 use super::view::{self, Areas, BESIDE_BANNER};
 use super::voice::Voice;
 use super::way::Way;
@@ -153,8 +154,8 @@ pub(crate) struct Model {
     pub(crate) follows: BTreeMap<i32, Follow>,
     /// The tree whose counts are shown.
     pub(crate) watched: Option<Pid>,
-    /// The layer that was kept of the tree that the last restore displaced.
-    pub(crate) undo: Option<PathBuf>,
+    /// The ways back of trees that were rolled back, the latest last.
+    pub(crate) undo: Vec<Back>,
     /// The jobs.
     pub(crate) board: Board,
     /// The selected one: those that have not ended come first.
@@ -242,7 +243,7 @@ impl Model {
             live: BTreeMap::new(),
             follows: BTreeMap::new(),
             watched: None,
-            undo: None,
+            undo: Vec::new(),
             board: Board::default(),
             job_cursor: Cursor::default(),
             log_filter: Input::default(),

@@ -7,6 +7,7 @@ mod flows;
 mod inquiry;
 mod marks;
 mod news;
+mod returns;
 mod room;
 mod screens;
 mod tour;

@@ -29,6 +29,7 @@ use super::popup::{About, Mark, Outcome, Popup};
 use super::processes::{self, Order};
 use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};
+use super::undo;
 use super::view;
 use super::voice;
 use jobs::{apply, cancel, done, progress, selected_end};
@@ -162,7 +163,7 @@ fn survey_taken(model: &mut Model, survey: Survey) {
     model.tracked = survey.tracked;
     model.now = survey.now;
     model.status = survey.status.as_deref().map(crate::format::plain);
-    kept::refold(model);
+    kept::refind(model);
     model.list_processes();
     model.missed = if model.select.is_some() {
         model.missed + 1
@@ -535,17 +536,20 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Watch => show_counts(model, effects),
         Act::Rule | Act::Budget => {
             let follow = |pid: Pid| model.follows.get(&pid.as_raw());
+            let offer = |pid: Pid| kept::offer(model, pid);
             model.popup = model.target().map(|(root, _)| {
                 let (terms, text) = match act {
                     Act::Rule => {
                         let auto = follow(root).and_then(|f| f.auto.as_ref());
                         let rule = auto.map(|auto| auto.rule().to_string());
-                        (Terms::Rule, rule.unwrap_or(model.kept.rule.clone()))
+                        let rule = rule.or_else(|| Some(offer(root)?.rule.clone()));
+                        (Terms::Rule, rule.unwrap_or_default())
                     }
                     _ => {
                         let budget = follow(root).and_then(|f| f.budget);
                         let budget = budget.map(|b| (b.as_secs_f64() * 1000.0).to_string());
-                        (Terms::Budget, budget.unwrap_or(model.kept.budget.clone()))
+                        let budget = budget.or_else(|| Some(offer(root)?.budget.clone()));
+                        (Terms::Budget, budget.unwrap_or_default())
                     }
                 };
                 let text = text.into();
@@ -600,10 +604,7 @@ fn wish(model: &Model, act: Act) -> Option<Wish> {
             })
         }
         Act::Restore => restore(model, model.layer()?),
-        Act::Undo => {
-            let kept = model.undo.as_deref()?;
-            restore(model, model.layers().find(|layer| layer.dir == kept)?)
-        }
+        Act::Undo => restore(model, undo::layer(model)?),
         Act::Drop => Some(Wish::Edit(Edit::Drop(model.layer()?.dir.clone()))),
         Act::Flatten => Some(Wish::Edit(Edit::Flatten(model.layer()?.dir.clone()))),
         Act::Squash => Some(Wish::Edit(Edit::Squash {

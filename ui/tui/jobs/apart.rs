@@ -45,6 +45,10 @@ pub(super) fn restore(dir: &Path, manner: Manner) -> Result<Report> {
     Ok(Report {
         text: format!("process {root} runs in a pid namespace of its own, as {inside} there"),
         warnings: warnings.map(format::plain).collect(),
-        result: Made::Tree(Pid::from_raw(root), None),
+        result: Made::Tree {
+            root: Pid::from_raw(root),
+            start_time: None,
+            kept: None,
+        },
     })
 }

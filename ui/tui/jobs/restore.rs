@@ -189,7 +189,11 @@ impl Jobs {
                 .chain(&outcome.warnings)
                 .map(shown)
                 .collect(),
-            result: Made::Tree(outcome.root, kept),
+            result: Made::Tree {
+                root: outcome.root,
+                start_time: task::process(outcome.root).ok().map(|p| p.start_time),
+                kept,
+            },
         })
     }
 

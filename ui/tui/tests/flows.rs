@@ -43,7 +43,11 @@ fn undo_goes_back_to_the_layer_that_was_kept_and_only_then() {
             Ok(Report {
                 text: "runs again".into(),
                 warnings: vec![],
-                result: Made::Tree(Pid::from_raw(2207), kept),
+                result: Made::Tree {
+                    root: Pid::from_raw(2207),
+                    start_time: Some(77),
+                    kept,
+                },
             }),
         )
     };
@@ -424,7 +428,11 @@ fn after_a_restore_keys_mean_the_restored_process_before_it_is_listed() {
     let report = Report {
         text: String::new(),
         warnings: vec![],
-        result: Made::Tree(Pid::from_raw(2207), None),
+        result: Made::Tree {
+            root: Pid::from_raw(2207),
+            start_time: Some(77),
+            kept: None,
+        },
     };
     let effects = update(&mut model, Msg::Done(JOB, Ok(report)));
     assert_eq!(effects, [Effect::Scan, Effect::Survey]);

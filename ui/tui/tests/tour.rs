@@ -52,7 +52,14 @@ fn a_layer_that_is_kept_before_a_roll_back_is_not_one_that_the_tour_waits_for() 
     }
     assert_eq!((model.facts.dumps, model.facts.branches), (4, 0));
     let kept = Some("/img/r/4".into());
-    done(&mut model, Made::Tree(Pid::from_raw(2207), kept));
+    done(
+        &mut model,
+        Made::Tree {
+            root: Pid::from_raw(2207),
+            start_time: Some(77),
+            kept,
+        },
+    );
     assert_eq!((model.facts.dumps, model.facts.safeties), (4, 1));
     assert_eq!(model.facts.branches, 0, "nothing was asked for since");
     done(&mut model, Made::Layer("/img/r/5".into()));

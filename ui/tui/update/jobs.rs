@@ -6,6 +6,7 @@ use crate::tui::board::{End, Ended, Stage};
 use crate::tui::message::{Effect, Failure, Made, Report, Wish};
 use crate::tui::model::Model;
 use crate::tui::popup::{Mark, Popup};
+use crate::tui::undo;
 
 /// Takes in what a job tells.
 pub(super) fn progress(model: &mut Model, id: u64, event: &Event) {
@@ -86,11 +87,15 @@ pub(super) fn done(
             model.facts.branches += usize::from(model.facts.restores > 0);
             model.select_layer = Some(dir);
         }
-        Made::Tree(pid, kept) => {
+        Made::Tree {
+            root,
+            start_time,
+            kept,
+        } => {
             model.facts.restores += 1;
             model.facts.safeties += usize::from(kept.is_some());
-            model.undo = kept;
-            model.select = Some(pid);
+            undo::rolled_back(model, root, start_time, kept);
+            model.select = Some(root);
             model.missed = 0;
             effects.push(Effect::Survey);
         }

@@ -6,6 +6,7 @@ use icecore::dump::{Auto, Moment, Past, Prediction, Present, predictions};
 use super::jobs::apply;
 use crate::tui::board::End;
 use crate::tui::follow::Order;
+use crate::tui::kept;
 use crate::tui::message::{Count, Effect, Wish};
 use crate::tui::model::Model;
 use crate::tui::popup::Mark;
@@ -108,6 +109,9 @@ pub(super) fn rule_done(model: &mut Model, root: Pid, end: End, text: &str) {
 pub(super) fn order(model: &mut Model, root: Pid, order: Order, effects: &mut Vec<Effect>) {
     let now = model.clock;
     let start_time = model.running(root).map_or(0, |tree| tree.start_time);
+    if order == Order::Rule(None) {
+        kept::withdraw(model, root);
+    }
     let follow = model.follows.entry(root.as_raw()).or_default();
     follow.start_time = start_time;
     let text = match order {
