@@ -67,6 +67,7 @@ use std::time::{Duration, Instant, SystemTime};
 use icecore::{Cancel, Error, Kind, Pid, Result};
 
 use crate::config::Config;
+use action::Act;
 pub(crate) use guide::{Facts, Guide, Step};
 use popup::Mark;
 
@@ -142,6 +143,10 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     let jobs = Jobs {
         root: root.clone(),
         keeper: crate::cli::ourselves()?,
+        pin: match options.config.keys.of(Act::Pin) {
+            [] => String::new(),
+            _ => options.config.keys.label(Act::Pin),
+        },
     };
     let (messages, inbox) = channel();
     let speaks = options.config.screen_reader;

@@ -275,7 +275,8 @@ fn ask(key: KeyEvent, dir: &Path, about: &mut About, text: &mut Input) -> Outcom
                 *sought = sought.next();
             }
         }
-        KeyCode::Enter if !text.value().is_empty() => {
+        // A name can be taken away; nothing cannot be searched.
+        KeyCode::Enter if *about == About::Label || !text.value().is_empty() => {
             let (dir, text) = (dir.to_path_buf(), text.value().to_owned());
             return match *about {
                 // What makes no sense is explained while it is typed.

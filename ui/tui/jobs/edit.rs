@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use icecore::{Cancel, Error, Kind, Reporter, Result, edit};
+use icecore::{Cancel, Error, Kind, Obstacle, Reporter, Result, edit};
 
 use super::{obstacles, shown};
 use crate::format;
@@ -20,8 +20,8 @@ fn planned(wish: &Edit) -> Result<Option<edit::Plan>> {
     }
 }
 
-/// What a change would do.
-pub(super) fn plan(wish: &Edit) -> Result<Preview> {
+/// What a change would do. `pin` is the key that pins and unpins.
+pub(super) fn plan(wish: &Edit, pin: &str) -> Result<Preview> {
     let mut preview = Preview::new(format!("{} — nothing has been changed yet", wish.title()));
     let Some(plan) = planned(wish)? else {
         preview.offer("Do it", Wish::Edit(wish.clone()), true);
@@ -53,7 +53,8 @@ pub(super) fn plan(wish: &Edit) -> Result<Preview> {
         );
         preview.line(Mark::Bad, text);
     }
-    obstacles(&mut preview, &plan.obstacles, &plan.warnings);
+    let here: Vec<Obstacle> = plan.obstacles.iter().map(|o| on_screen(o, pin)).collect();
+    obstacles(&mut preview, &here, &plan.warnings);
     if plan.is_empty() {
         preview.line(Mark::Plain, "There is nothing to do.");
     } else if plan.is_possible() {
@@ -67,15 +68,25 @@ pub(super) fn plan(wish: &Edit) -> Result<Preview> {
     Ok(preview)
 }
 
+/// An obstacle whose hint names the key, too, where a key does what the command does.
+fn on_screen(obstacle: &Obstacle, pin: &str) -> Obstacle {
+    let hint = match obstacle.hint.strip_prefix("icecore unpin ") {
+        Some(rest) if !pin.is_empty() => format!("{pin} on it, or icecore unpin {rest}"),
+        _ => obstacle.hint.clone(),
+    };
+    Obstacle::new(obstacle.kind, obstacle.what.clone(), hint)
+}
+
 /// Does it.
 pub(super) fn apply(wish: &Edit, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Report> {
     let (text, warnings) = match wish {
         Edit::Label { dir, text } => {
             edit::label(dir, text)?;
-            (
-                format!("{} is “{}” now", name(dir), format::plain(text)),
-                Vec::new(),
-            )
+            let how = match text.trim() {
+                "" => "has no label any more".to_owned(),
+                text => format!("is “{}” now", format::plain(text)),
+            };
+            (format!("{} {how}", name(dir)), Vec::new())
         }
         Edit::Pin { dir, pinned } => {
             edit::pin(dir, *pinned)?;
@@ -110,4 +121,23 @@ pub(super) fn apply(wish: &Edit, reporter: &dyn Reporter, cancel: &Cancel) -> Re
 fn name(dir: &Path) -> String {
     let name = dir.file_name().unwrap_or(dir.as_os_str());
     format::plain(&name.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_layer_names_the_key_that_unpins_it_beside_the_command() {
+        let obstacle = |hint: &str| Obstacle::new(Kind::Busy, "Layer /img/1 is pinned", hint);
+        let unpin = obstacle("icecore unpin /img/1, if you do not need it any more");
+        let hint = on_screen(&unpin, "P").hint;
+        assert_eq!(
+            hint,
+            "P on it, or icecore unpin /img/1, if you do not need it any more"
+        );
+        assert_eq!(on_screen(&unpin, "").hint, unpin.hint, "no key does it");
+        let other = obstacle("wait for it");
+        assert_eq!(on_screen(&other, "P").hint, other.hint);
+    }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Jobs {
     pub(crate) root: PathBuf,
     /// Our own executable, which serves as keeper.
     pub(crate) keeper: PathBuf,
+    /// The key that pins and unpins; empty when there is none.
+    pub(crate) pin: String,
 }
 
 impl Jobs {
@@ -42,7 +44,7 @@ impl Jobs {
                 manner,
             } => self.plan_restore(dir, displaced.as_ref(), *manner),
             Wish::Dedup { dir, plans } => Ok(dedup::preview(dir, plans, &Standing::now())),
-            Wish::Edit(wish) => edit::plan(wish),
+            Wish::Edit(wish) => edit::plan(wish, &self.pin),
         };
         for (_, text) in preview.iter_mut().flat_map(|preview| &mut preview.lines) {
             *text = self.inside(text);

@@ -101,6 +101,23 @@ pub(super) fn refused(model: &mut Model) {
     update(model, Msg::Done(JOB, Err(failure)));
 }
 
+#[test]
+fn an_empty_text_takes_the_label_away() {
+    let mut model = model(RICH, (120, 35));
+    model.focus = Focus::Stacks;
+    key(&mut model, KeyCode::Char('L'));
+    assert!(text(&model).contains("nothing: no label"));
+    let label = Wish::Edit(Edit::Label {
+        dir: "/img/r/3".into(),
+        text: String::new(),
+    });
+    assert_eq!(key(&mut model, KeyCode::Enter), [Effect::Apply(1, label)]);
+    // Nothing can be searched for nothing.
+    key(&mut model, KeyCode::Char('s'));
+    assert!(key(&mut model, KeyCode::Enter).is_empty());
+    assert!(model.popup.is_some());
+}
+
 /// The restore of layer 6, with nothing in its way.
 fn checklist() -> Checklist {
     Checklist {

@@ -77,7 +77,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
                 ),
                 About::Label => (
                     format!("What to call layer {name}"),
-                    "Enter call it so  Esc cancel",
+                    "Enter call it so  nothing: no label  Esc cancel",
                 ),
             };
             let mut body = vec![field(model, text, columns)];
