@@ -200,8 +200,8 @@ impl Board {
         before.filter(|job| job.hinders(&waiting.subject)).last()
     }
 
-    /// Takes a job off the board without a word: its plan is there.
-    pub(crate) fn planned(&mut self, id: u64) {
+    /// Takes a job off the board without a word: its plan is there, or it did nothing.
+    pub(crate) fn drop_silently(&mut self, id: u64) {
         self.jobs.retain(|job| job.id != id);
     }
 

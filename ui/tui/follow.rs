@@ -17,6 +17,8 @@ pub(crate) struct Follow {
     pub(crate) budget: Option<Duration>,
     /// What it did last.
     pub(crate) said: String,
+    /// A dump was held back since the last one, and that was said.
+    pub(crate) held: bool,
     /// The job that it waits for.
     pub(crate) job: Option<u64>,
 }

@@ -369,6 +369,8 @@ pub(crate) struct Failure {
     pub(crate) hint: Option<String>,
     /// It was asked to stop.
     pub(crate) cancelled: bool,
+    /// It was not begun: it would have frozen its target for longer than allowed.
+    pub(crate) held: bool,
 }
 
 impl From<&Error> for Failure {
@@ -384,6 +386,7 @@ impl From<&Error> for Failure {
                 .then(|| error.target_state().to_string()),
             hint: hint(error),
             cancelled: error.kind() == Kind::Cancelled,
+            held: error.kind() == Kind::FreezeBudget,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crossterm::event::{Event, KeyCode, KeyEvent};
 use icecore::Pid;
+use icecore::dump::Prediction;
 use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
@@ -87,6 +88,8 @@ pub(crate) struct Preview {
     pub(crate) focus: usize,
     /// First line shown.
     pub(crate) scroll: usize,
+    /// How the trees are expected to be frozen.
+    pub(crate) freezes: Vec<(Pid, Prediction)>,
 }
 
 /// A choice.
@@ -149,6 +152,7 @@ impl Preview {
             }],
             focus: 0,
             scroll: 0,
+            freezes: Vec::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The screen on a made-up model: what keys do, what it looks like, and that nothing makes it panic.
 
+mod budget;
 mod dedup;
 mod dialogs;
 mod exports;
@@ -520,6 +521,7 @@ fn made(model: &Model, (kind, a, b): (u8, u16, u16)) -> Msg {
         target: Some("running".into()),
         hint: None,
         cancelled: a % 2 == 1,
+        held: false,
     };
     match kind {
         0..6 => Msg::Resize(a, b),

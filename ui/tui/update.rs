@@ -105,10 +105,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Looked(look, result) => looked(model, &look, result),
         Msg::Planned(id, result) => {
             let unwanted = model.board.job(id).is_some_and(|job| job.cancelled);
-            model.board.planned(id);
+            model.board.drop_silently(id);
             if !unwanted {
                 model.popup = Some(match result {
-                    Ok(preview) => Popup::Preview(preview),
+                    Ok(preview) => Popup::Preview(watch::measured(model, preview)),
                     Err(failure) => Popup::Failure(failure),
                 });
             }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use icecore::chain::Catalog;
 use icecore::dump::{self, After, Past, Prediction};
@@ -164,6 +165,7 @@ impl Jobs {
         );
         if let Some(prediction) = &plan.prediction {
             preview.line(Mark::Plain, format!("expected: {}", expected(prediction)));
+            preview.freezes.push((*root, *prediction));
         }
         obstacles(&mut preview, &plan.obstacles, &plan.warnings);
         if plan.obstacles.is_empty() {
@@ -226,7 +228,7 @@ impl Jobs {
             prediction.learn_from(past);
         }
         if let Some(budget) = budget {
-            plan.within(budget)?;
+            within(&plan, budget)?;
         }
         let mut outcome = dump::run(&plan, reporter, cancel)?;
         if let Some(budget) = budget.filter(|budget| outcome.freeze > *budget) {
@@ -247,6 +249,22 @@ impl Jobs {
             result: Made::Layer(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir)),
         })
     }
+}
+
+/// Holds a dump back that would take longer than allowed; said in few words, for a rule says it often.
+fn within(plan: &dump::Plan, budget: Duration) -> Result<()> {
+    let freeze = plan.prediction.and_then(|prediction| prediction.freeze);
+    plan.within(budget).map_err(|error| match freeze {
+        Some(freeze) if error.kind() == Kind::FreezeBudget => {
+            let text = format!(
+                "held back: would freeze for ~{}, budget {}",
+                format::duration(freeze.expected),
+                format::duration(budget)
+            );
+            Error::new(Kind::FreezeBudget, text)
+        }
+        _ => error,
+    })
 }
 
 /// `at most 120 pages (480 KiB), frozen 3.1 ms (2.0 ms to 4.0 ms)`.

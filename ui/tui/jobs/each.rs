@@ -29,6 +29,7 @@ impl Jobs {
                     continue;
                 }
             };
+            all.freezes.extend(preview.freezes);
             // What is focused does no harm.
             let chosen = preview.buttons.get(preview.focus);
             let chosen = chosen.and_then(|button| button.wish.clone());

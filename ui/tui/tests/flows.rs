@@ -609,6 +609,7 @@ fn a_rule_dumps_without_asking_never_twice_at_once_and_backs_off() {
         target: None,
         hint: None,
         cancelled: false,
+        held: false,
     };
     update(&mut model, Msg::Done(1, Err(failure)));
     assert!(model.popup.is_none(), "nobody asked for it just now");

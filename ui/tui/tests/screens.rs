@@ -208,6 +208,7 @@ pub(super) fn failure(text: &str, hint: &str) -> Failure {
         target: None,
         hint: Some(hint.into()),
         cancelled: false,
+        held: false,
     }
 }
 

@@ -40,14 +40,22 @@ pub(super) fn done(
     result: Result<Report, Failure>,
     effects: &mut Vec<Effect>,
 ) {
+    let by_rule = model.board.job(id).and_then(|job| job.by_rule);
+    if let (Some(root), Err(failure)) = (by_rule, &result)
+        && failure.held
+    {
+        // Nothing went wrong, and nothing was done: no job to speak of.
+        model.board.drop_silently(id);
+        begin(model, effects);
+        return super::watch::held_back(model, root, &failure.text);
+    }
     let (end, text) = match &result {
         Ok(report) => (End::Done, report.text.clone()),
         Err(failure) if failure.cancelled => (End::Cancelled, "it has left nothing".into()),
         Err(failure) => (End::Failed, failure.text.clone()),
     };
     let job = model.board.end(id, end, &text, model.clock);
-    let begun = model.board.next(model.clock);
-    effects.extend(begun.into_iter().map(|(id, wish)| Effect::Apply(id, wish)));
+    begin(model, effects);
     effects.push(Effect::Scan);
     super::dedup::again(model, effects);
     let title = job.as_ref().map_or("job", |job| job.title.as_str());
@@ -62,7 +70,6 @@ pub(super) fn done(
         _ => format!("{title}: {how}"),
     };
     model.toast(mark, toast);
-    let by_rule = job.and_then(|job| job.by_rule);
     if let Some(root) = by_rule {
         super::watch::rule_done(model, root, end, &text);
     }
@@ -107,6 +114,12 @@ pub(super) fn done(
     }
 }
 
+/// Lets those begin that waited for what has ended.
+fn begin(model: &mut Model, effects: &mut Vec<Effect>) {
+    let begun = model.board.next(model.clock);
+    effects.extend(begun.into_iter().map(|(id, wish)| Effect::Apply(id, wish)));
+}
+
 /// Has a wish carried out, at once or when nothing is in its way any more.
 pub(super) fn apply(model: &mut Model, wish: Wish, effects: &mut Vec<Effect>) -> u64 {
     let (id, begins) = model.board.start(&wish, model.clock);
@@ -137,8 +150,7 @@ pub(super) fn cancel(model: &mut Model, id: u64, effects: &mut Vec<Effect>) {
         Stage::Plans => job.cancelled = true,
         Stage::Waits(_) => {
             model.board.end(id, End::Cancelled, "it had not begun", now);
-            let begun = model.board.next(now);
-            effects.extend(begun.into_iter().map(|(id, wish)| Effect::Apply(id, wish)));
+            begin(model, effects);
         }
     }
 }

@@ -4,12 +4,13 @@ use icecore::Pid;
 use icecore::dump::{Auto, Moment, Past, Prediction, Present, predictions};
 
 use super::jobs::apply;
+use crate::format::duration;
 use crate::tui::board::End;
 use crate::tui::follow::Order;
 use crate::tui::kept;
 use crate::tui::message::{Count, Effect, Wish};
 use crate::tui::model::Model;
-use crate::tui::popup::Mark;
+use crate::tui::popup::{Mark, Preview};
 
 /// Takes a count in, and makes the dump that a rule wants.
 pub(super) fn counted(model: &mut Model, pid: Pid, count: Count, effects: &mut Vec<Effect>) {
@@ -96,6 +97,7 @@ pub(super) fn rule_done(model: &mut Model, root: Pid, end: End, text: &str) {
     follow.said = match end {
         End::Done => {
             auto.made(now);
+            follow.held = false;
             text.to_owned()
         }
         End::Cancelled | End::Failed => {
@@ -103,6 +105,42 @@ pub(super) fn rule_done(model: &mut Model, root: Pid, end: End, text: &str) {
             format!("{text}; again in {} s at the earliest", pause.as_secs())
         }
     };
+}
+
+/// A dump that a rule wanted would have frozen the tree for longer than allowed. That is said once, and
+/// the view of the tree shows it as long as it is so.
+pub(super) fn held_back(model: &mut Model, root: Pid, text: &str) {
+    let now = model.clock;
+    let Some(follow) = model.follows.get_mut(&root.as_raw()) else {
+        return;
+    };
+    follow.job = None;
+    let Some(auto) = &mut follow.auto else { return };
+    let pause = auto.failed(now).as_secs();
+    follow.said = format!("{text}; again in {pause} s at the earliest");
+    if !std::mem::replace(&mut follow.held, true) {
+        model.note(Mark::Plain, format!("the rule of process {root}: {text}"));
+    }
+}
+
+/// A preview with a warning for each tree that it would freeze for longer than its budget.
+pub(super) fn measured(model: &Model, mut preview: Preview) -> Preview {
+    for (root, prediction) in &preview.freezes {
+        let follow = model.follows.get(&root.as_raw());
+        let budget = follow.and_then(|follow| follow.budget);
+        let (Some(budget), Some(freeze)) = (budget, prediction.freeze) else {
+            continue;
+        };
+        if prediction.exceeds(budget) {
+            let text = format!(
+                "process {root} would stand still for ~{}: its budget is {}, which holds dumps by rule back",
+                duration(freeze.expected),
+                duration(budget)
+            );
+            preview.lines.insert(0, (Mark::Warn, text));
+        }
+    }
+    preview
 }
 
 /// Takes an order in; a rule is followed from now on, for which the tree has to be tracked.
@@ -114,6 +152,7 @@ pub(super) fn order(model: &mut Model, root: Pid, order: Order, effects: &mut Ve
     }
     let follow = model.follows.entry(root.as_raw()).or_default();
     follow.start_time = start_time;
+    follow.held = false;
     let text = match order {
         Order::Rule(None) => {
             follow.auto = None;
