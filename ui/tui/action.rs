@@ -167,7 +167,7 @@ pub(crate) const ACTIONS: &[Action] = &[
                the preflight first",
         missing: |model| {
             let none = undo::layer(model).is_none();
-            none.then_some("nothing that runs was rolled back with a layer kept of it")
+            none.then_some("nothing that runs was rolled back")
         },
     },
     Action {
@@ -437,7 +437,7 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Quit,
         keys: &[KeyCode::Char('q')],
-        help: "leave; processes and layers stay as they are",
+        help: "leave; processes and layers stay as they are. Rules end with it and running jobs need not: it asks",
         missing: nothing,
     },
 ];

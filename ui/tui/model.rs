@@ -202,6 +202,8 @@ pub(crate) struct Model {
     pub(crate) kept: Kept,
     /// What screen readers are told, where there is one.
     pub(crate) voice: Option<Voice>,
+    /// Leave as soon as no job runs any more.
+    pub(crate) leaving: bool,
     /// Leave.
     pub(crate) quit: bool,
 }
@@ -267,6 +269,7 @@ impl Model {
             stopping: false,
             kept: Kept::default(),
             voice: None,
+            leaving: false,
             quit: false,
         }
     }

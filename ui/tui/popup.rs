@@ -98,7 +98,39 @@ pub(crate) struct Button {
     /// Its name.
     pub(crate) label: String,
     /// What it does; nothing: cancel.
-    pub(crate) wish: Option<Wish>,
+    pub(crate) deed: Option<Deed>,
+}
+
+/// What a choice does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// A wish is carried out.
+    Wish(Wish),
+    /// The program ends.
+    Leave(Leave),
+}
+
+/// How the program ends while something is going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// At once.
+    Now,
+    /// As soon as no job runs any more.
+    Later,
+    /// The same, and the jobs are asked to stop.
+    Cancelling,
+}
+
+impl From<Wish> for Deed {
+    fn from(wish: Wish) -> Self {
+        Self::Wish(wish)
+    }
+}
+
+impl From<Leave> for Deed {
+    fn from(leave: Leave) -> Self {
+        Self::Leave(leave)
+    }
 }
 
 /// What can be had otherwise: another plan is made for it.
@@ -125,6 +157,8 @@ pub(crate) enum Outcome {
     Again(Wish),
     /// It goes, and this holds for a tree.
     Order(Pid, Order),
+    /// It goes, and the program ends.
+    Leave(Leave),
     /// It goes, and this action is chosen.
     Act(Act),
     /// It stays, and this goes to the clipboard.
@@ -148,7 +182,7 @@ impl Preview {
             options: Vec::new(),
             buttons: vec![Button {
                 label: "Cancel".into(),
-                wish: None,
+                deed: None,
             }],
             focus: 0,
             scroll: 0,
@@ -168,13 +202,13 @@ impl Preview {
     }
 
     /// Adds a button. `focused` only when choosing it by mistake does no harm.
-    pub(crate) fn offer(&mut self, label: impl Into<String>, wish: Wish, focused: bool) {
+    pub(crate) fn offer(&mut self, label: impl Into<String>, deed: impl Into<Deed>, focused: bool) {
         if focused {
             self.focus = self.buttons.len();
         }
         self.buttons.push(Button {
             label: label.into(),
-            wish: Some(wish),
+            deed: Some(deed.into()),
         });
     }
 }
@@ -261,9 +295,11 @@ impl Popup {
             }
             KeyCode::Enter => {
                 let chosen = preview.buttons.get(preview.focus);
-                return chosen
-                    .and_then(|button| button.wish.clone())
-                    .map_or(Outcome::Close, Outcome::Do);
+                return match chosen.and_then(|button| button.deed.clone()) {
+                    None => Outcome::Close,
+                    Some(Deed::Wish(wish)) => Outcome::Do(wish),
+                    Some(Deed::Leave(how)) => Outcome::Leave(how),
+                };
             }
             _ => {}
         }

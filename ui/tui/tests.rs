@@ -6,6 +6,7 @@ mod dialogs;
 mod exports;
 mod flows;
 mod inquiry;
+mod leaving;
 mod marks;
 mod news;
 mod returns;

@@ -4,6 +4,7 @@
 mod dedup;
 mod inquiry;
 mod jobs;
+mod leave;
 mod marks;
 mod travel;
 mod watch;
@@ -141,6 +142,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     }
     follow(model, &mut effects);
     dedup::follow(model, &mut effects);
+    leave::follow(model);
     voice::listen(model);
     effects
 }
@@ -246,6 +248,10 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             Outcome::Act(act) => {
                 model.popup = None;
                 attempt(model, act, action::missing(act, model), effects);
+            }
+            Outcome::Leave(how) => {
+                model.popup = None;
+                leave::leave(model, how, effects);
             }
             Outcome::Order(root, order) => {
                 model.popup = None;
@@ -422,7 +428,7 @@ fn relist(model: &mut Model) {
 
 fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
     match act {
-        Act::Quit => model.quit = true,
+        Act::Quit => leave::ask(model),
         Act::Help => {
             let columns = usize::from(model.size.0).saturating_sub(4);
             let keys = Reader::of_text("Keys", action::help(&model.keys, columns));

@@ -6,7 +6,7 @@ use super::Jobs;
 use super::dump::GO_ON;
 use crate::format;
 use crate::tui::message::{Failure, Wish};
-use crate::tui::popup::{Mark, Preview};
+use crate::tui::popup::{Deed, Mark, Preview};
 
 impl Jobs {
     /// What each of these dumps would do. One that cannot be made as it is, is left out.
@@ -32,7 +32,10 @@ impl Jobs {
             all.freezes.extend(preview.freezes);
             // What is focused does no harm.
             let chosen = preview.buttons.get(preview.focus);
-            let chosen = chosen.and_then(|button| button.wish.clone());
+            let chosen = chosen.and_then(|button| match &button.deed {
+                Some(Deed::Wish(wish)) => Some(wish.clone()),
+                _ => None,
+            });
             for (mark, text) in preview.lines.into_iter().filter(|(_, text)| text != GO_ON) {
                 all.line(mark, text);
             }

@@ -80,6 +80,8 @@ pub(super) fn done(
             // Nobody waits for what a rule wants; and who cancels knows what happened.
             if end == End::Failed && by_rule.is_none() {
                 model.popup = Some(Popup::Failure(failure));
+                // It is to be read.
+                model.leaving = false;
             }
             return;
         }

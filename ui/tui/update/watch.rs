@@ -32,8 +32,8 @@ pub(super) fn counted(model: &mut Model, pid: Pid, count: Count, effects: &mut V
     let Some(follow) = model.follows.get_mut(&pid.as_raw()) else {
         return;
     };
-    // One after the other.
-    if follow.job.is_some() {
+    // One after the other, and none any more for who leaves.
+    if follow.job.is_some() || model.leaving {
         return;
     }
     let budget = follow.budget;

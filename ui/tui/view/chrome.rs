@@ -18,7 +18,10 @@ pub(super) fn header(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let jobs = &model.board.jobs;
     let working = jobs.iter().rfind(|job| job.stage == Stage::Runs);
     let right = match (working.or(jobs.last()), &model.status) {
-        (Some(job), _) => format!("{} ", progress(job, model.board.jobs.len())),
+        (Some(job), _) => {
+            let then = if model.leaving { ", then quits" } else { "" };
+            format!("{}{then} ", progress(job, model.board.jobs.len()))
+        }
         (None, Some(status)) => format!("{status} "),
         (None, None) => format!("{} tracked ", model.tracked.len()),
     };
