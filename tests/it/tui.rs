@@ -274,8 +274,8 @@ fn a_rule_that_is_typed_dumps_a_live_tree_until_it_is_taken_back() {
     term.wait_text("tracked");
     term.press("J");
     term.wait_text("done");
-    term.press("/predicted");
-    term.wait_text("Log with predicted");
+    term.press("/expected");
+    term.wait_text("Log with expected");
     term.press("\x1b");
     term.wait("the filter gone", |screen| {
         !screen.contents().contains("Log with")

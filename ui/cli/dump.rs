@@ -121,23 +121,21 @@ fn plan_as_value(plan: &Plan) -> Value {
     })
 }
 
-/// One line about a finished layer.
+/// One line about a finished layer: what it is beside what was expected comes first, for lines get cut.
 pub(crate) fn as_text(o: &Outcome) -> String {
     let freeze = o.predicted.and_then(|p| p.freeze);
     let mut text = format!(
-        "{}: {} stored ({}{}), {} in parent, frozen {}{}, total {} [{}]",
+        "{}: {}{}, {}, frozen {}{}, {} in parent, total {} [{}]",
         o.dir.display(),
         format::count(o.pages_stored, "page"),
-        format::bytes(o.bytes),
         o.predicted.map_or_else(String::new, |p| {
             let at_most = if p.at_most { "at most " } else { "" };
-            format!(", predicted {at_most}{}", p.pages)
+            format!(" ({at_most}{} expected)", p.pages)
         }),
-        o.pages_in_parent,
+        format::bytes(o.bytes),
         format::duration(o.freeze),
-        freeze.map_or_else(String::new, |f| {
-            format!(" (predicted {})", format::duration(f.expected))
-        }),
+        freeze.map_or_else(String::new, |f| beside(o.freeze, f.expected)),
+        o.pages_in_parent,
         format::duration(o.total),
         o.tracker,
     );
@@ -157,6 +155,17 @@ pub(crate) fn as_text(o: &Outcome) -> String {
         text.push_str(&format!("\nwarning: {warning}"));
     }
     text
+}
+
+/// ` (5.4 expected)`, beside a time in the same unit.
+fn beside(took: Duration, expected: Duration) -> String {
+    let (took, expected) = (format::duration(took), format::duration(expected));
+    let unit = |text: &str| text.rsplit(' ').next().map(str::to_owned);
+    let number = match unit(&took) == unit(&expected) {
+        true => expected.split(' ').next().unwrap_or_default(),
+        false => &expected,
+    };
+    format!(" ({number} expected)")
 }
 
 pub(crate) fn as_json(o: &Outcome) -> String {
@@ -203,4 +212,16 @@ pub(crate) fn prediction(p: &Prediction) -> Value {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_expected_has_the_unit_of_what_it_is_beside_or_its_own() {
+        let ms = Duration::from_millis;
+        assert_eq!(beside(ms(6), ms(5)), " (5.0 expected)");
+        assert_eq!(beside(ms(1600), ms(900)), " (900.0 ms expected)");
+    }
 }

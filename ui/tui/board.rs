@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use icecore::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::message::{Edit, Wish};
 
@@ -113,7 +114,8 @@ impl Job {
 }
 
 /// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum End {
     /// It did what it was to do.
     Done,
@@ -138,6 +140,8 @@ pub(crate) struct Ended {
     pub(crate) took: Duration,
     /// When it ended.
     pub(crate) at: Duration,
+    /// It ended in an earlier run: then, in seconds since the epoch.
+    pub(crate) earlier: Option<u64>,
 }
 
 /// All jobs.
@@ -216,6 +220,7 @@ impl Board {
             text: text.to_owned(),
             took: at.saturating_sub(job.began),
             at,
+            earlier: None,
         });
         self.ended.truncate(KEPT);
         Some(job)

@@ -167,6 +167,7 @@ fn jobs(model: &Model) -> Vec<Value> {
             "end": format!("{:?}", job.end).to_lowercase(),
             "took_ms": u64::try_from(job.took.as_millis()).unwrap_or(u64::MAX),
             "result": job.text,
+            "earlier_run_at": job.earlier,
         })
     };
     model.board.ended.iter().map(row).collect()

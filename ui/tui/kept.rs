@@ -1,6 +1,6 @@
 //! Where one was, kept from run to run in `$XDG_STATE_HOME/icecore/screen.json`.
 //!
-//! It holds places and choices only: no text that was searched or filtered for, nothing out of memory
+//! What happened is kept beside it (see `history`). It holds places and choices only: no text that was searched or filtered for, nothing out of memory
 //! or of command lines. A file that is damaged, or of another version, counts as none; it is written
 //! anew at the end. Source: the XDG base directory specification (`XDG_STATE_HOME`).
 
@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use icecore::Pid;
@@ -16,6 +16,7 @@ use icecore::task::Tree;
 use serde::{Deserialize, Serialize};
 
 use super::coloring::Coloring;
+use super::history::History;
 use super::map::Zoom;
 use super::model::{Focus, Model};
 use super::popup::Mark;
@@ -185,25 +186,34 @@ impl Place {
         Some(Self(dir.join("icecore/screen.json")))
     }
 
+    /// What happened in earlier runs; with it, what there is to say about a file that says nothing.
+    pub(super) fn read_history(&self) -> (History, Option<String>) {
+        let path = self.history();
+        match contents(&path).and_then(|text| text.map(|text| History::read(&text)).transpose()) {
+            Ok(read) => (read.unwrap_or_default(), None),
+            Err(why) => (History::default(), Some(unread(&path, &why))),
+        }
+    }
+
+    /// Keeps what happened, for the next run.
+    ///
+    /// # Errors
+    /// When it cannot be written; nobody needs to know more than that.
+    pub(super) fn write_history(&self, model: &Model) -> std::io::Result<()> {
+        replace(&self.history(), &serde_json::to_vec(&History::of(model))?)
+    }
+
+    fn history(&self) -> PathBuf {
+        self.0.with_file_name("history.json")
+    }
+
     /// What is kept there; with it, what there is to say about a file that says nothing.
     pub(super) fn read(&self) -> (Option<Kept>, Option<String>) {
-        let useless = |why: &str| {
-            let path = self.0.display();
-            (
-                None,
-                Some(format!("{path} is not read: {why}; it is made anew")),
-            )
-        };
-        match fs::symlink_metadata(&self.0) {
-            Ok(meta) if !meta.is_file() => return useless("it is no file"),
-            Ok(meta) if meta.len() > LARGEST => return useless("it is too large"),
-            Err(e) if e.kind() == ErrorKind::NotFound => return (None, None),
-            Err(e) => return useless(&e.to_string()),
-            Ok(_) => {}
-        }
-        let text = match fs::read(&self.0) {
-            Ok(text) => text,
-            Err(e) => return useless(&e.to_string()),
+        let useless = |why: &str| (None, Some(unread(&self.0, why)));
+        let text = match contents(&self.0) {
+            Ok(Some(text)) => text,
+            Ok(None) => return (None, None),
+            Err(why) => return useless(&why),
         };
         match serde_json::from_slice::<Kept>(&text) {
             Ok(kept) if kept.version == VERSION => (Some(kept), None),
@@ -217,21 +227,43 @@ impl Place {
     /// # Errors
     /// When it cannot be written; nobody needs to know more than that.
     pub(super) fn write(&self, model: &Model) -> std::io::Result<()> {
-        let dir = self.0.parent().unwrap_or(Path::new("/"));
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        let new = self.0.with_extension(format!("{}.new", std::process::id()));
-        let text = serde_json::to_vec_pretty(&Kept::of(model))?;
-        let written = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&new)
-            .and_then(|mut file| file.write_all(&text))
-            .and_then(|()| fs::rename(&new, &self.0));
-        if written.is_err() {
-            let _not_there = fs::remove_file(&new);
-        }
-        written
+        replace(&self.0, &serde_json::to_vec_pretty(&Kept::of(model))?)
     }
+}
+
+/// What there is to say about a file that says nothing.
+fn unread(path: &Path, why: &str) -> String {
+    format!("{} is not read: {why}; it is made anew", path.display())
+}
+
+/// What a file of ours holds; none when there is none, or why it is of no use.
+fn contents(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.is_file() => return Err("it is no file".into()),
+        Ok(meta) if meta.len() > LARGEST => return Err("it is too large".into()),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.to_string()),
+        Ok(_) => {}
+    }
+    fs::read(path).map(Some).map_err(|e| e.to_string())
+}
+
+/// Writes a file of ours, which is complete or as before.
+fn replace(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let new = path.with_extension(format!("{}.new", std::process::id()));
+    let written = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| file.write_all(text))
+        .and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _not_there = fs::remove_file(&new);
+    }
+    written
 }
 
 /// The images root when nobody names one: the working directory where it has layers, or else the one of

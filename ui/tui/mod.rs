@@ -23,11 +23,13 @@ mod follow;
 mod fuzzy;
 mod gate;
 mod guide;
+mod history;
 mod inquiry;
 mod jobs;
 mod kept;
 pub(crate) mod keymap;
 mod live;
+mod logbook;
 mod look;
 mod map;
 mod message;
@@ -159,6 +161,11 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     model.now = SystemTime::now();
     model.voice = speaks.then(Voice::default);
     model.resume(kept, damage.or(said));
+    if let Some(place) = &options.place {
+        let (past, damage) = place.read_history();
+        past.apply(&mut model);
+        model.resume(None, damage);
+    }
     for unread in &options.config.unread {
         let text = crate::format::plain(unread);
         model.toast(Mark::Warn, text.clone());
@@ -179,8 +186,15 @@ pub(crate) fn run(options: Options) -> Result<Facts> {
     let result = turn(&mut model, &mut screen, &inbox, &mut runner);
     drop(screen);
     runner.finish();
-    if let Some(Err(e)) = options.place.map(|place| place.write(&model)) {
-        tracing::info!("where one was is not kept: {e}");
+    // What became of the last jobs is told by the next run.
+    for end in inbox.try_iter().filter(|msg| matches!(msg, Msg::Done(..))) {
+        let _nothing_follows = update(&mut model, end);
+    }
+    if let Some(place) = options.place {
+        let kept = place.write(&model);
+        if let Err(e) = kept.and(place.write_history(&model)) {
+            tracing::info!("where one was is not kept: {e}");
+        }
     }
     result.map(|()| model.facts)
 }

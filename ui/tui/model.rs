@@ -14,10 +14,12 @@ use super::board::Board;
 use super::coloring::Coloring;
 use super::follow::Follow;
 use super::guide::{Facts, Guide};
+use super::history::{History, Said};
 use super::inquiry::Answer;
 use super::kept::Kept;
 use super::keymap::Keymap;
 use super::live::Live;
+use super::logbook;
 use super::map::{Folded, Map, Zoom};
 use super::message::Failure;
 use super::owned::Uses;
@@ -160,6 +162,14 @@ pub(crate) struct Model {
     pub(crate) board: Board,
     /// The selected one: those that have not ended come first.
     pub(crate) job_cursor: Cursor,
+    /// What happened in earlier runs.
+    pub(crate) past: History,
+    /// Lines of the log of earlier runs with this images root, the latest last.
+    pub(crate) earlier: Vec<Said>,
+    /// The keyboard is in the log rather than in the jobs.
+    pub(crate) in_log: bool,
+    /// How many lines after the selected one there are in the log.
+    pub(crate) log_back: usize,
     /// Text that shown lines of the log have.
     pub(crate) log_filter: Input,
     /// The pane to go back to from a view over the whole screen.
@@ -248,6 +258,10 @@ impl Model {
             undo: Vec::new(),
             board: Board::default(),
             job_cursor: Cursor::default(),
+            past: History::default(),
+            earlier: Vec::new(),
+            in_log: false,
+            log_back: 0,
             log_filter: Input::default(),
             back: Focus::Processes,
             clock: Duration::ZERO,
@@ -375,7 +389,11 @@ impl Model {
     pub(crate) fn note(&mut self, mark: Mark, text: impl Into<String>) {
         let since = self.now.duration_since(SystemTime::UNIX_EPOCH);
         let second = since.unwrap_or(Duration::ZERO).as_secs() % 86400;
-        self.log.push_back((second, mark, text.into()));
+        let text = text.into();
+        // Who reads an earlier line goes on reading that.
+        let reads = self.log_back > 0 && logbook::matches(self, &text);
+        self.log_back += usize::from(reads);
+        self.log.push_back((second, mark, text));
         while self.log.len() > LOG {
             self.log.pop_front();
         }
@@ -437,6 +455,10 @@ impl Model {
         let jobs = self.board.jobs.len() + self.board.ended.len();
         let shown = rows(areas.of(Focus::Jobs).height * 3 / 5);
         self.job_cursor.clamp(jobs, shown);
+        if self.log_back > 0 {
+            let last = logbook::entries(self).len().saturating_sub(1);
+            self.log_back = self.log_back.min(last);
+        }
         let grid = view::grid(areas.of(Focus::Map), self.theme);
         let pixels = usize::from(grid.0) * usize::from(grid.1);
         let changed = self.grid != grid;

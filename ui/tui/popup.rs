@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crossterm::event::{Event, KeyCode, KeyEvent};
 use icecore::Pid;
 use icecore::dump::Prediction;
+use serde::{Deserialize, Serialize};
 use tui_input::Input;
 use tui_input::backend::crossterm::EventHandler as _;
 
@@ -59,7 +60,8 @@ pub(crate) enum About {
 }
 
 /// How a line of a preview is marked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Mark {
     /// Not at all.
     Plain,

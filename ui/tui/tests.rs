@@ -5,6 +5,7 @@ mod dedup;
 mod dialogs;
 mod exports;
 mod flows;
+mod history;
 mod inquiry;
 mod leaving;
 mod marks;

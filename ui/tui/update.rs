@@ -23,6 +23,7 @@ use super::export::{self, Export};
 use super::follow::Terms;
 use super::inquiry::{Inquiry, Sought};
 use super::kept;
+use super::logbook;
 use super::message::{Displaced, Edit, Effect, Failure, Manner, Msg, Survey, Wish};
 use super::model::{Focus, Model};
 use super::palette::{self, Palette};
@@ -321,6 +322,8 @@ fn over(model: &mut Model, view: Focus) {
         model.back = model.focus;
     }
     model.focus = view;
+    model.in_log = false;
+    model.log_back = 0;
 }
 
 /// Gives a text to the clipboard, and says so.
@@ -451,6 +454,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
                     Some(Look::Page { addr, .. }) => Some(format!("{addr:x}")),
                     _ => None,
                 },
+                Focus::Jobs if model.in_log => logged(model).map(|(_, text)| text),
                 Focus::Jobs => selected_end(model).map(|job| job.text.clone()),
                 Focus::Watch => model.target().map(|(pid, _)| pid.to_string()),
             };
@@ -493,6 +497,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::WatchView => over(model, Focus::Watch),
         Act::Dedup => dedup::open(model, effects),
         Act::Enlarge => model.enlarged = !model.enlarged,
+        Act::Next | Act::Previous if model.focus == Focus::Jobs => model.in_log = !model.in_log,
         Act::Next => model.focus = view::beside(model.focus, 1),
         Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),
@@ -660,8 +665,13 @@ fn enter(model: &mut Model, effects: &mut Vec<Effect>) {
         Focus::Watch => {}
         Focus::Dedup => dedup::preview(model, effects),
         Focus::Jobs => {
-            if let Some(job) = selected_end(model) {
-                let (title, text) = (job.title.clone(), job.text.clone());
+            let whole = if model.in_log {
+                let entry = logged(model);
+                entry.map(|(when, text)| (format!("Log, {when}"), text))
+            } else {
+                selected_end(model).map(|job| (job.title.clone(), job.text.clone()))
+            };
+            if let Some((title, text)) = whole {
                 let columns = usize::from(model.size.0).saturating_sub(4);
                 let lines = crate::tui::text::wrap(&text, columns);
                 let read = Reader::of_text(&title, lines);
@@ -681,6 +691,13 @@ fn enter(model: &mut Model, effects: &mut Vec<Effect>) {
             }
         }
     }
+}
+
+/// The selected line of the log: when it was said, and what.
+fn logged(model: &Model) -> Option<(String, String)> {
+    let all = logbook::entries(model);
+    let entry = all.get(logbook::at(model, all.len()))?;
+    Some((entry.when.clone(), entry.text.to_owned()))
 }
 
 /// The row of the newest layer of the selected process.

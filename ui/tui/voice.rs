@@ -6,6 +6,7 @@
 use icecore::chain::State;
 
 use super::action::{ACTIONS, Act};
+use super::logbook;
 use super::map::{Map, Run};
 use super::model::{Focus, Model};
 use super::palette;
@@ -202,6 +203,20 @@ pub(crate) fn empty(model: &Model) -> String {
         ),
         (None, Focus::Map) if model.mapped.is_some() => "The map is being computed.".into(),
         (None, Focus::Map) => "No layer is selected.".into(),
+        (None, Focus::Jobs) if model.in_log => {
+            let all = logbook::entries(model);
+            let at = logbook::at(model, all.len());
+            all.get(at).map_or("The log is empty.".into(), |entry| {
+                let (when, mark) = (&entry.when, word(entry.mark));
+                let run = if entry.earlier { ", earlier run" } else { "" };
+                let text = ended(entry.text);
+                format!(
+                    "{mark}{text} {when}{run}; log, {} of {}.",
+                    at + 1,
+                    all.len()
+                )
+            })
+        }
         (None, Focus::Jobs) => {
             let (running, ended) = (model.board.jobs.len(), model.board.ended.len());
             let selected = model.board.jobs.get(model.job_cursor.at);

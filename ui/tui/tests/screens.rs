@@ -118,8 +118,7 @@ const SCENES: &[Scene] = &[
         order(model, 'A', "every 10 min, when dirty > 200 MiB");
         order(model, 'B', "50");
         let follow = model.follows.get_mut(&2207).unwrap();
-        follow.said =
-            "r/12: 14008 pages stored (54.7 MiB), frozen 29.4 ms (predicted 31.2 ms)".into();
+        follow.said = "r/12: 14008 pages, 54.7 MiB, frozen 29.4 ms (31.2 expected)".into();
     }),
     ("watch-untracked", |model| {
         model.process_cursor.at = 0;
@@ -145,7 +144,7 @@ const SCENES: &[Scene] = &[
         model.clock += Duration::from_secs(1);
         start(model, "/img/pg/3", 3, (1 << 10, 5 << 10));
         model.board.start(&flatten("/img/r/6"), model.clock);
-        let text = "r/11: 9120 pages stored (35.6 MiB), frozen 27 ms (predicted 29 ms)";
+        let text = "r/11: 9120 pages (9308 expected), 35.6 MiB, frozen 27.0 ms (29.0 expected)";
         model.note(Mark::Good, text);
         model.toast(Mark::Good, "dump postgres 1031: done");
         key(model, KeyCode::Char('J'));

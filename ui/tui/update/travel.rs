@@ -2,6 +2,7 @@
 
 use super::newest_of_process;
 use crate::tui::action::Act;
+use crate::tui::logbook;
 use crate::tui::model::{Focus, Model};
 use crate::tui::stacks::StackRow;
 use crate::tui::voice;
@@ -10,6 +11,11 @@ use crate::tui::voice;
 pub(in crate::tui) fn travel(model: &mut Model, act: Act) {
     let page = usize::from(model.size.1 / 3).max(1);
     match model.focus {
+        Focus::Jobs if model.in_log => {
+            let len = logbook::entries(model).len();
+            let to = moved(logbook::at(model, len), act, 1, page, len.saturating_sub(1));
+            model.log_back = len.saturating_sub(1 + to);
+        }
         Focus::Jobs => {
             let jobs = model.board.jobs.len() + model.board.ended.len();
             let at = model.job_cursor.at;

@@ -171,7 +171,7 @@ pub(super) fn order(model: &mut Model, root: Pid, order: Order, effects: &mut Ve
             follow.budget = budget;
             match budget {
                 Some(budget) => {
-                    let budget = crate::format::duration(budget);
+                    let budget = duration(budget);
                     format!("no dump by rule may freeze process {root} for longer than {budget}")
                 }
                 None => format!("dumps by rule may freeze process {root} for any time"),

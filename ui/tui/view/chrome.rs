@@ -6,6 +6,7 @@ use ratatui::text::{Line, Span};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::super::board::{Job, Stage};
+use super::super::logbook::{Entry, time};
 use super::super::model::Model;
 use super::super::popup::Mark;
 use super::super::text::{cut, fit, wrap};
@@ -73,21 +74,37 @@ pub(super) fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     super::lines(frame, area, text.collect());
 }
 
-/// A line of the log.
-pub(super) fn logged(
+/// A line of the log of this run.
+fn logged(
     model: &Model,
     (second, mark, text): &(u64, Mark, String),
     width: usize,
 ) -> Line<'static> {
-    let clock = format!(
-        "{:02}:{:02}:{:02}",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
-    );
+    let entry = Entry {
+        when: time(*second),
+        mark: *mark,
+        text,
+        earlier: false,
+    };
+    entered(model, &entry, false, width)
+}
+
+/// A line of the log.
+pub(super) fn entered(
+    model: &Model,
+    entry: &Entry<'_>,
+    chosen: bool,
+    width: usize,
+) -> Line<'static> {
+    let before = if chosen { ">" } else { " " };
+    // Times stand below each other.
+    let text = format!("{} {}", fit(&entry.when, 8), entry.text);
     Line::from(vec![
-        Span::styled(format!(" {} ", sign(*mark)), style(model.theme, *mark)),
-        Span::raw(cut(&format!("{clock} {text}"), width.saturating_sub(3))),
+        Span::styled(
+            format!("{before}{} ", sign(entry.mark)),
+            style(model.theme, entry.mark),
+        ),
+        Span::raw(cut(&text, width.saturating_sub(3))),
     ])
 }
 

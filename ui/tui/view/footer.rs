@@ -42,6 +42,7 @@ const fn of(focus: Focus) -> Keys {
         Focus::Jobs => &[
             (Act::Cancel, "cancel job"),
             (Act::Enter, "all of it"),
+            (Act::Next, "jobs, log"),
             (Act::Filter, "filter"),
             (Act::Jobs, "back"),
         ],
@@ -94,8 +95,12 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         return keys(model, frame, area, &typing());
     }
     let possible = |act: Act| {
-        if (model.focus, act) == (Focus::Jobs, Act::Enter) && model.board.ended.is_empty() {
-            return false;
+        if (model.focus, act) == (Focus::Jobs, Act::Enter) {
+            let jobs = &model.board;
+            return match model.in_log {
+                true => !model.log.is_empty() || !model.earlier.is_empty(),
+                false => !jobs.ended.is_empty(),
+            };
         }
         let mut rows = ACTIONS.iter().filter(|action| action.act == act);
         rows.any(|action| (action.missing)(model).is_none())

@@ -8,10 +8,12 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::super::action::Act;
 use super::super::board::{End, Ended, Job, Stage};
+use super::super::history::seconds;
+use super::super::logbook;
 use super::super::model::{Focus, Model};
 use super::super::popup::Mark;
 use super::super::text::{age, cut, fit, tally, wrap};
-use super::chrome::{logged, style};
+use super::chrome::{entered, style};
 use super::processes::sign;
 use super::{lines, pane};
 use crate::format;
@@ -28,23 +30,29 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let rows = model.board.jobs.len() + model.board.ended.len();
     let wanted = u16::try_from(rows.max(3) + 3).unwrap_or(u16::MAX);
     let upper = wanted.min(area.height * 3 / 5).max(area.height.min(5));
-    let (above, below) = (
-        Rect {
-            height: upper,
-            ..area
-        },
-        Rect {
-            y: area.y + upper,
-            height: area.height - upper,
-            ..area
-        },
-    );
-    jobs(model, frame, above);
+    // Where there is no room for both, the one with the keyboard is seen.
+    let upper = match (area.height.saturating_sub(upper) < 3, model.in_log) {
+        (true, true) => 0,
+        (true, false) => area.height,
+        _ => upper,
+    };
+    let above = Rect {
+        height: upper,
+        ..area
+    };
+    let below = Rect {
+        y: area.y + upper,
+        height: area.height - upper,
+        ..area
+    };
+    if upper > 0 {
+        jobs(model, frame, above);
+    }
     log(model, frame, below);
 }
 
 fn jobs(model: &Model, frame: &mut Frame<'_>, area: Rect) {
-    let focused = model.focus == Focus::Jobs && !model.filtering;
+    let focused = model.focus == Focus::Jobs && !model.filtering && !model.in_log;
     let note = format!(
         "{} running, {} ended",
         model.board.jobs.len(),
@@ -80,6 +88,11 @@ fn jobs(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         .iter()
         .map(|job| running(model, job, width));
     let ended = model.board.ended.iter().map(|job| over(model, job, width));
+    let earlier = |n: usize| {
+        let at = n.checked_sub(model.board.jobs.len());
+        let job = at.and_then(|at| model.board.ended.get(at));
+        job.is_some_and(|job| job.earlier.is_some())
+    };
     for (n, (begun, mark, text)) in running
         .chain(ended)
         .enumerate()
@@ -97,6 +110,8 @@ fn jobs(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         ]);
         shown.push(if selected {
             line.style(model.theme.selected(focused))
+        } else if earlier(n) {
+            line.style(model.theme.dim())
         } else {
             line
         });
@@ -157,8 +172,19 @@ fn running(model: &Model, job: &Job, width: usize) -> (bool, Mark, String) {
 }
 
 fn over(model: &Model, job: &Ended, width: usize) -> (bool, Mark, String) {
-    let title = fit(&format!("{} {}", job.id, job.title), titles(width));
-    let since = age(model.clock.saturating_sub(job.at).as_secs());
+    let (number, since, run) = match job.earlier {
+        Some(at) => (
+            "-".into(),
+            seconds(model.now).saturating_sub(at),
+            ", earlier run",
+        ),
+        None => {
+            let since = model.clock.saturating_sub(job.at).as_secs();
+            (job.id.to_string(), since, "")
+        }
+    };
+    let title = fit(&format!("{number} {}", job.title), titles(width));
+    let since = age(since);
     let took = format::duration(job.took);
     let (mark, how) = match job.end {
         End::Done => (Mark::Good, "done"),
@@ -168,7 +194,7 @@ fn over(model: &Model, job: &Ended, width: usize) -> (bool, Mark, String) {
     (
         false,
         mark,
-        format!("{title} {how} {since} ago in {took}: {}", job.text),
+        format!("{title} {how} {since} ago in {took}{run}: {}", job.text),
     )
 }
 
@@ -176,23 +202,43 @@ fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if area.height < 3 {
         return;
     }
-    let focused = model.focus == Focus::Jobs && model.filtering;
-    let title = match (model.log_filter.value(), focused) {
+    let here = model.focus == Focus::Jobs && model.in_log;
+    let focused = here || model.filtering;
+    let title = match (model.log_filter.value(), model.filtering) {
         ("", false) => "Log".to_owned(),
         (text, true) => format!("Log with {}_", format::plain(text)),
         (text, false) => format!("Log with {}", format::plain(text)),
     };
-    let note = format!("{} filters", model.keys.label(Act::Filter));
+    let all = logbook::entries(model);
+    let rows = usize::from(area.height.saturating_sub(2));
+    let first = logbook::first(model, all.len(), rows);
+    let place = if all.len() > rows {
+        let last = (first + rows).min(all.len());
+        format!("{}-{last} of {}  ", first + 1, all.len())
+    } else {
+        String::new()
+    };
+    let keys = &model.keys;
+    let note = match here {
+        true => format!("{place}{} whole line", keys.label(Act::Enter)),
+        false => format!(
+            "{place}{} here  {} filters",
+            keys.label(Act::Next),
+            keys.label(Act::Filter)
+        ),
+    };
     let inside = pane(frame, area, model.theme, focused, &title, &note);
-    let wanted = model.log_filter.value().to_lowercase();
-    let matching: Vec<_> = model
-        .log
-        .iter()
-        .filter(|(_, _, text)| text.to_lowercase().contains(&wanted))
-        .collect();
-    let skip = matching.len().saturating_sub(usize::from(inside.height));
-    let shown = matching.into_iter().skip(skip);
-    let shown = shown.map(|entry| logged(model, entry, usize::from(inside.width)));
+    let selected = logbook::at(model, all.len());
+    let shown = all.iter().enumerate().skip(first).take(rows);
+    let shown = shown.map(|(n, entry)| {
+        let chosen = here && n == selected;
+        let line = entered(model, entry, chosen, usize::from(inside.width));
+        match (chosen, entry.earlier) {
+            (true, _) => line.style(model.theme.selected(true)),
+            (false, true) => line.style(model.theme.dim()),
+            (false, false) => line,
+        }
+    });
     lines(frame, inside, shown.collect());
 }
 
