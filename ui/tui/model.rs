@@ -188,6 +188,8 @@ pub(crate) struct Model {
     pub(crate) looking: Option<Look>,
     /// What lies over the screen.
     pub(crate) popup: Option<Popup>,
+    /// The first line of a dialog that is shown.
+    pub(crate) scroll: usize,
     /// Where that was opened from: Esc leads back.
     pub(crate) trail: Vec<Answer>,
     /// What happened, latest last, with the second of the day.
@@ -271,6 +273,7 @@ impl Model {
             marked: None,
             looking: None,
             popup: None,
+            scroll: 0,
             trail: Vec::new(),
             log: VecDeque::new(),
             now: SystemTime::UNIX_EPOCH,

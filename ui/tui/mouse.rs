@@ -49,8 +49,16 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
             }
             return;
         }
-        // What is asked is answered by keys: no click starts anything by mistake.
-        Some(_) => return,
+        Some(Popup::Palette(_)) => return,
+        Some(_) => {
+            let (end, _) = view::extent(model);
+            model.scroll = match turn {
+                Some(Act::Up) => model.scroll.min(end).saturating_sub(NOTCH),
+                Some(_) => (model.scroll + NOTCH).min(end),
+                None => return,
+            };
+            return;
+        }
         None => {}
     }
     let areas = model.areas();

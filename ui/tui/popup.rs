@@ -88,8 +88,6 @@ pub(crate) struct Preview {
     pub(crate) buttons: Vec<Button>,
     /// The button with the focus.
     pub(crate) focus: usize,
-    /// First line shown.
-    pub(crate) scroll: usize,
     /// How the trees are expected to be frozen.
     pub(crate) freezes: Vec<(Pid, Prediction)>,
 }
@@ -187,7 +185,6 @@ impl Preview {
                 deed: None,
             }],
             focus: 0,
-            scroll: 0,
             freezes: Vec::new(),
         }
     }
@@ -287,13 +284,6 @@ impl Popup {
                 if let Some(option) = preview.options.get(n) {
                     return Outcome::Again(option.other.clone());
                 }
-            }
-            KeyCode::Down | KeyCode::Char('j') => {
-                let end = preview.lines.len().saturating_sub(1);
-                preview.scroll = (preview.scroll + 1).min(end);
-            }
-            KeyCode::Up | KeyCode::Char('k') => {
-                preview.scroll = preview.scroll.saturating_sub(1);
             }
             KeyCode::Enter => {
                 let chosen = preview.buttons.get(preview.focus);

@@ -2,6 +2,7 @@
 //! process.
 
 mod dedup;
+mod dialog;
 mod inquiry;
 mod jobs;
 mod leave;
@@ -98,7 +99,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Counted(pid, Ok(count)) => watch::counted(model, pid, count, &mut effects),
         Msg::Counted(pid, Err(failure)) => {
             if model.watched == Some(pid) && model.popup.is_none() {
-                model.popup = Some(Popup::Failure(failure.clone()));
+                dialog::open(model, Popup::Failure(failure.clone()));
                 model.watched = None;
             }
             model.live.entry(pid.as_raw()).or_default().failure = Some(failure);
@@ -109,10 +110,11 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             let unwanted = model.board.job(id).is_some_and(|job| job.cancelled);
             model.board.drop_silently(id);
             if !unwanted {
-                model.popup = Some(match result {
+                let popup = match result {
                     Ok(preview) => Popup::Preview(watch::measured(model, preview)),
                     Err(failure) => Popup::Failure(failure),
-                });
+                };
+                dialog::open(model, popup);
             }
         }
         Msg::Job(id, event) => progress(model, id, &event),
@@ -120,7 +122,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Saved(Ok(names)) => model.note(Mark::Good, format!("written: {}", names.join(", "))),
         Msg::Saved(Err(failure)) => {
             model.note(Mark::Bad, failure.text.clone());
-            model.popup = Some(Popup::Failure(failure));
+            dialog::open(model, Popup::Failure(failure));
         }
         Msg::Settled => {
             model.stopping = false;
@@ -234,6 +236,9 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             }
             effects.push(Effect::Settle);
         }
+        return;
+    }
+    if dialog::scrolled(model, key) {
         return;
     }
     let room = view::reader_room(model.size);
@@ -350,7 +355,7 @@ fn looked(model: &mut Model, look: &Look, result: Result<Box<Reader>, Failure>) 
             if let Some(Popup::Answer(before)) = model.popup.take() {
                 model.trail.push(*before);
             }
-            model.popup = Some(Popup::Failure(failure));
+            dialog::open(model, Popup::Failure(failure));
             return;
         }
     };
@@ -536,6 +541,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             }
         }
         Act::Search => {
+            model.scroll = 0;
             model.popup = model.layer().map(|layer| Popup::Ask {
                 dir: layer.dir.clone(),
                 about: About::Search(Sought::default()),
@@ -546,6 +552,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Watch if marks::count(model, effects) => {}
         Act::Watch => show_counts(model, effects),
         Act::Rule | Act::Budget => {
+            model.scroll = 0;
             let follow = |pid: Pid| model.follows.get(&pid.as_raw());
             let offer = |pid: Pid| kept::offer(model, pid);
             model.popup = model.target().map(|(root, _)| {
@@ -574,6 +581,7 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
             }
         }
         Act::Label => {
+            model.scroll = 0;
             model.popup = model.layer().map(|layer| Popup::Ask {
                 dir: layer.dir.clone(),
                 about: About::Label,

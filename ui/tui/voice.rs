@@ -61,7 +61,7 @@ pub(super) fn listen(model: &mut Model) {
     let count = told.as_ref().map_or(0, |told| told.count);
     let at = told.as_ref().map_or(0, |told| told.at);
     drop(told);
-    let popup = model.popup.as_ref().map(said);
+    let popup = model.popup.as_ref().map(|popup| said(popup, model.scroll));
     let last = model.log.back();
     let logged = last.map(|(second, mark, text)| (*second, format!("{}{text}", word(*mark))));
     let banner = model.guide.as_ref().map_or(String::new(), |g| g.banner());
@@ -424,13 +424,13 @@ pub(super) fn travel(model: &mut Model, act: Act) {
 }
 
 /// What a popup is about, and where one is in it.
-fn said(popup: &Popup) -> (String, String) {
+fn said(popup: &Popup, scroll: usize) -> (String, String) {
     match popup {
         Popup::Preview(preview) => {
             let buttons = preview.buttons.len();
             let chosen = preview.buttons.get(preview.focus);
             let chosen = chosen.map_or("", |button| button.label.as_str());
-            let line = preview.lines.get(preview.scroll);
+            let line = preview.lines.get(scroll);
             let line = line.map_or(String::new(), |(mark, text)| {
                 format!("{}{}", word(*mark), ended(text))
             });

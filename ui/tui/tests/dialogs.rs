@@ -101,6 +101,74 @@ pub(super) fn refused(model: &mut Model) {
     update(model, Msg::Done(JOB, Err(failure)));
 }
 
+/// A preflight with much in the way, and a refusal with as much.
+fn long() -> (Preview, Failure) {
+    let mut preview = Preview::new("Restore 6");
+    let mut failure = failure("It cannot be dumped", "icecore doctor");
+    for n in 0..40 {
+        preview.line(Mark::Bad, format!("obstacle {n}."));
+        failure
+            .obstacles
+            .push((format!("obstacle {n}."), String::new()));
+    }
+    (preview, failure)
+}
+
+#[test]
+fn every_dialog_with_more_lines_than_fit_scrolls_to_its_end_and_says_where_one_is() {
+    let (preview, failure) = long();
+    for popup in [Popup::Preview(preview), Popup::Failure(failure)] {
+        for size in [(120, 35), (80, 24), (40, 10)] {
+            let mut model = model(RICH, size);
+            model.popup = Some(popup.clone());
+            let shown = text(&model);
+            assert!(shown.contains("1-") && shown.contains(" of 4"), "{shown}");
+            assert!(!shown.contains("obstacle 39."), "{shown}");
+            for (code, seen) in [
+                (KeyCode::End, "obstacle 39."),
+                (KeyCode::Home, "obstacle 0."),
+            ] {
+                key(&mut model, code);
+                assert!(text(&model).contains(seen), "{code:?}: {}", text(&model));
+            }
+            let first = text(&model);
+            key(&mut model, KeyCode::PageDown);
+            assert_ne!(text(&model), first);
+            key(&mut model, KeyCode::PageUp);
+            assert_eq!(text(&model), first);
+            for _ in 0..60 {
+                key(&mut model, KeyCode::Down);
+            }
+            assert!(text(&model).contains("obstacle 39."), "{}", text(&model));
+            // No line is gone through twice on the way back.
+            key(&mut model, KeyCode::Up);
+            let before = text(&model);
+            let wheel = MouseEvent {
+                kind: MouseEventKind::ScrollUp,
+                column: 1,
+                row: 1,
+                modifiers: KeyModifiers::NONE,
+            };
+            update(&mut model, Msg::Mouse(wheel));
+            assert!(model.popup.is_some() && text(&model) != before);
+        }
+    }
+}
+
+#[test]
+fn a_dialog_begins_at_its_first_line_and_the_same_one_planned_otherwise_stays() {
+    let mut model = model(RICH, (80, 24));
+    let (preview, failure) = long();
+    update(&mut model, Msg::Planned(JOB, Ok(preview.clone())));
+    key(&mut model, KeyCode::End);
+    let at = model.scroll;
+    assert!(at > 0);
+    update(&mut model, Msg::Planned(JOB, Ok(preview)));
+    assert_eq!(model.scroll, at);
+    update(&mut model, Msg::Planned(JOB, Err(failure)));
+    assert_eq!(model.scroll, 0);
+}
+
 #[test]
 fn an_empty_text_takes_the_label_away() {
     let mut model = model(RICH, (120, 35));

@@ -26,6 +26,7 @@ pub(super) fn answered(model: &mut Model, inquiry: &Inquiry, result: Result<Box<
         Some(Popup::Answer(waits)) if waits.inquiry == *inquiry => {}
         _ => return,
     }
+    model.scroll = 0;
     model.popup = Some(match result {
         Ok(answer) => Popup::Answer(answer),
         Err(failure) => Popup::Failure(failure),

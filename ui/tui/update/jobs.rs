@@ -79,7 +79,7 @@ pub(super) fn done(
             model.note(mark, failure.text.clone());
             // Nobody waits for what a rule wants; and who cancels knows what happened.
             if end == End::Failed && by_rule.is_none() {
-                model.popup = Some(Popup::Failure(failure));
+                super::dialog::open(model, Popup::Failure(failure));
                 // It is to be read.
                 model.leaving = false;
             }

@@ -47,7 +47,7 @@ pub(super) fn ask(model: &mut Model) {
     } else {
         preview.offer("Quit", Leave::Now, false);
     }
-    model.popup = Some(Popup::Preview(preview));
+    super::dialog::open(model, Popup::Preview(preview));
 }
 
 /// Leaves so.

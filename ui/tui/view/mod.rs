@@ -30,6 +30,7 @@ use crate::format;
 
 pub(crate) use answer::row_at;
 pub(crate) use map::grid;
+pub(crate) use popup::extent;
 pub(crate) use reader::room as reader_room;
 
 /// The smallest terminal that shows something.
@@ -298,6 +299,19 @@ fn pane(
     let inside = block.inner(area);
     frame.render_widget(block, area);
     inside
+}
+
+/// Writes at the upper right of a frame where one is in what it shows.
+fn corner(model: &Model, frame: &mut Frame<'_>, area: Rect, place: &str) {
+    let width = u16::try_from(place.len()).unwrap_or(0);
+    let corner = Rect {
+        x: area.x + area.width.saturating_sub(width + 2),
+        y: area.y,
+        width,
+        height: area.height.min(1),
+    };
+    let text = Line::styled(place.to_owned(), model.theme.dim());
+    lines(frame, corner, vec![text]);
 }
 
 /// Draws lines, one a row.

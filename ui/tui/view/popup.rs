@@ -16,15 +16,33 @@ use super::processes::sign;
 use super::{field, palette, pane};
 use crate::error;
 
-pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
-    let Some(popup) = &model.popup else { return };
-    if let Popup::Answer(answer) = popup {
-        return super::answer::draw(model, answer, frame);
-    }
-    if let Popup::Reader(reader) = popup {
-        return super::reader::draw(model, reader, frame);
-    }
-    let screen = frame.area();
+/// A dialog, laid out on the screen.
+struct Dialog {
+    title: String,
+    note: String,
+    body: Vec<Line<'static>>,
+    buttons: Option<Line<'static>>,
+    area: Rect,
+    /// Rows for the body.
+    room: usize,
+}
+
+/// How far a dialog can be scrolled, and how many lines of it are seen.
+pub(crate) fn extent(model: &Model) -> (usize, usize) {
+    let (columns, rows) = model.size;
+    let dialog = lay_out(model, Rect::new(0, 0, columns, rows));
+    let Some(dialog) = dialog else { return (0, 0) };
+    let lines = match &model.popup {
+        // Who listens goes from line to line.
+        Some(Popup::Preview(preview)) if model.voice.is_some() => preview.lines.len(),
+        Some(Popup::Failure(failure)) if model.voice.is_some() => explain(failure).len(),
+        _ => return (dialog.body.len().saturating_sub(dialog.room), dialog.room),
+    };
+    (lines.saturating_sub(1), dialog.room)
+}
+
+fn lay_out(model: &Model, screen: Rect) -> Option<Dialog> {
+    let popup = model.popup.as_ref()?;
     let width = screen.width.saturating_sub(4).min(92);
     let columns = usize::from(width).saturating_sub(4);
     // It stays as high as it is while what it shows gets less.
@@ -95,7 +113,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
             palette::body(model, palette, columns, palette_rows),
             None,
         ),
-        Popup::Reader(_) | Popup::Answer(_) => return,
+        Popup::Reader(_) | Popup::Answer(_) => return None,
     };
     if matches!(popup, Popup::Palette(_)) {
         body.resize(palette_rows, Line::default());
@@ -111,30 +129,49 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
         width,
         height,
     );
-    frame.render_widget(Clear, area);
-    let title = cut(&title, columns);
-    let inside = pane(frame, area, model.theme, true, &title, note);
-    let room = height.saturating_sub(frame_rows);
-    let scroll = match popup {
-        Popup::Preview(preview) => preview
-            .scroll
-            .min(body.len().saturating_sub(usize::from(room))),
-        _ => 0,
+    let room = usize::from(height.saturating_sub(frame_rows));
+    let note = match body.len() > room && !matches!(popup, Popup::Palette(_)) {
+        true => format!("↑↓ scroll  {note}"),
+        false => note.to_owned(),
     };
-    let shown = body
-        .into_iter()
-        .skip(scroll)
-        .take(usize::from(room))
-        .collect();
-    super::lines(
-        frame,
-        Rect {
-            height: room,
-            ..inside
-        },
-        shown,
-    );
-    if let Some(buttons) = buttons {
+    Some(Dialog {
+        title,
+        note,
+        body,
+        buttons,
+        area,
+        room,
+    })
+}
+
+pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
+    match &model.popup {
+        None => return,
+        Some(Popup::Answer(answer)) => return super::answer::draw(model, answer, frame),
+        Some(Popup::Reader(reader)) => return super::reader::draw(model, reader, frame),
+        Some(_) => {}
+    }
+    let Some(dialog) = lay_out(model, frame.area()) else {
+        return;
+    };
+    let (area, room, len) = (dialog.area, dialog.room, dialog.body.len());
+    frame.render_widget(Clear, area);
+    let scroll = model.scroll.min(len.saturating_sub(room));
+    let place = match len > room {
+        true => format!(" {}-{} of {len} ", scroll + 1, (scroll + room).min(len)),
+        false => String::new(),
+    };
+    let columns = usize::from(area.width).saturating_sub(4 + place.len());
+    let title = cut(&dialog.title, columns);
+    let inside = pane(frame, area, model.theme, true, &title, &dialog.note);
+    super::corner(model, frame, area, &place);
+    let shown = dialog.body.into_iter().skip(scroll).take(room).collect();
+    let above = Rect {
+        height: u16::try_from(room).unwrap_or(inside.height),
+        ..inside
+    };
+    super::lines(frame, above, shown);
+    if let Some(buttons) = dialog.buttons {
         let last = Rect {
             y: inside.y + inside.height.saturating_sub(1),
             height: inside.height.min(1),
@@ -213,8 +250,8 @@ fn buttons(model: &Model, preview: &Preview, columns: usize) -> Line<'static> {
     Line::from(spans)
 }
 
-/// An error in lines.
-fn explain(failure: &Failure) -> Vec<(Mark, String)> {
+/// An error in lines: the error itself first, then what is in the way.
+pub(crate) fn explain(failure: &Failure) -> Vec<(Mark, String)> {
     let mut text = vec![(Mark::Bad, failure.text.clone())];
     let obstacles = failure.obstacles.iter();
     for (what, hint) in error::once(obstacles.map(|(what, hint)| (what.as_str(), hint.as_str()))) {

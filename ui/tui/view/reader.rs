@@ -61,16 +61,7 @@ pub(super) fn draw(model: &Model, reader: &Reader, frame: &mut Frame<'_>) {
     super::lines(frame, inside, lines);
     if last > 0 {
         let place = format!(" {} of {} ", scroll + 1, tab.lines.len());
-        let corner = Rect {
-            x: area.x
-                + area
-                    .width
-                    .saturating_sub(u16::try_from(place.len() + 2).unwrap_or(0)),
-            y: area.y,
-            width: u16::try_from(place.len()).unwrap_or(0),
-            height: 1,
-        };
-        super::lines(frame, corner, vec![Line::styled(place, model.theme.dim())]);
+        super::corner(model, frame, area, &place);
     }
 }
 
