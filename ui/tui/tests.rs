@@ -14,6 +14,7 @@ mod returns;
 mod room;
 mod screens;
 mod tour;
+mod voices;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -14,6 +14,7 @@ use super::popup::{About, Mark, Popup};
 use super::processes::ProcessRow;
 use super::stacks::{LayerRow, StackRow};
 use super::text::{age, cut};
+use super::view::explain;
 use crate::format::{self, plain};
 
 /// Columns of a command line that are said.
@@ -70,9 +71,11 @@ pub(super) fn listen(model: &mut Model) {
         Some((about, detail)) => {
             let known = before.popup.as_ref().is_some_and(|(was, _)| was == about);
             if !known {
-                said.push(format!("{about}."));
+                said.push(ended(about));
             }
-            if before.popup != popup {
+            // Of what went wrong all is said at first.
+            let all = !known && matches!(model.popup, Some(Popup::Failure(_)));
+            if before.popup != popup && !all {
                 said.push(detail.clone());
             }
         }
@@ -423,6 +426,37 @@ pub(super) fn travel(model: &mut Model, act: Act) {
     }
 }
 
+/// What is in the way, with their number, and so of what is worth a look: the first thing to be said of a
+/// dialog.
+fn problems(lines: &[(Mark, String)]) -> String {
+    let mut said = String::new();
+    for (mark, one) in [(Mark::Bad, "problem"), (Mark::Warn, "warning")] {
+        let number = lines.iter().filter(|(m, _)| *m == mark).count();
+        if number == 0 {
+            continue;
+        }
+        said.push_str(&format!(" {}.", format::count(number as u64, one)));
+        for (n, (_, text)) in lines.iter().enumerate().filter(|(_, (m, _))| *m == mark) {
+            said.push_str(&format!(" {}{}", word(mark), ended(text)));
+            // What to do about it comes with it.
+            if let Some((Mark::Hint, hint)) = lines.get(n + 1) {
+                said.push_str(&format!(" {}{}", word(Mark::Hint), ended(hint)));
+            }
+        }
+    }
+    said
+}
+
+/// The line of a dialog that one has come to.
+fn line(lines: &[(Mark, String)], at: usize) -> String {
+    let at = at.min(lines.len().saturating_sub(1));
+    let line = lines.get(at);
+    let line = line.map_or(String::new(), |(mark, text)| {
+        format!("{}{}", word(*mark), ended(text))
+    });
+    format!("Line {} of {}: {line}", at + 1, lines.len())
+}
+
 /// What a popup is about, and where one is in it.
 fn said(popup: &Popup, scroll: usize) -> (String, String) {
     match popup {
@@ -430,32 +464,26 @@ fn said(popup: &Popup, scroll: usize) -> (String, String) {
             let buttons = preview.buttons.len();
             let chosen = preview.buttons.get(preview.focus);
             let chosen = chosen.map_or("", |button| button.label.as_str());
-            let line = preview.lines.get(scroll);
-            let line = line.map_or(String::new(), |(mark, text)| {
-                format!("{}{}", word(*mark), ended(text))
-            });
             let options = preview.options.iter().enumerate().map(|(n, option)| {
                 let on = if option.on { "on" } else { "off" };
                 format!("{} {}: {on}. ", n + 1, option.label)
             });
             (
-                preview.title.clone(),
+                format!("{}.{}", preview.title, problems(&preview.lines)),
                 format!(
-                    "Button {chosen}, {} of {buttons}. {}{}: {line}",
+                    "Button {chosen}, {} of {buttons}. {}{}",
                     preview.focus + 1,
                     options.collect::<String>(),
-                    format::count(preview.lines.len() as u64, "line"),
+                    line(&preview.lines, scroll),
                 ),
             )
         }
         Popup::Failure(failure) => {
-            let hint = failure
-                .hint
-                .as_ref()
-                .map(|hint| format!(" Hint: {}", ended(hint)));
+            let lines = explain(failure);
+            let problems = problems(&lines);
             (
-                "That did not work".into(),
-                format!("{}{}", ended(&failure.text), hint.unwrap_or_default()),
+                format!("That did not work.{problems}"),
+                line(&lines, scroll),
             )
         }
         Popup::Reader(reader) => {

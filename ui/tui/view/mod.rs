@@ -30,7 +30,7 @@ use crate::format;
 
 pub(crate) use answer::row_at;
 pub(crate) use map::grid;
-pub(crate) use popup::extent;
+pub(crate) use popup::{explain, extent};
 pub(crate) use reader::room as reader_room;
 
 /// The smallest terminal that shows something.

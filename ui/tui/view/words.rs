@@ -1,6 +1,6 @@
 //! The screen for screen readers: plain lines, no frames, no colours, nothing beside anything else.
 //!
-//! The last line says what was selected or happened, with the terminal's cursor in front of it. A list
+//! The last lines say what was selected or happened, whole, with the terminal's cursor in front of it. A list
 //! shows whole pages of rows, so that lines stay where they are until one leaves the page.
 
 use ratatui::Frame;
@@ -11,17 +11,30 @@ use unicode_width::UnicodeWidthStr as _;
 use super::super::action::Act;
 use super::super::model::Model;
 use super::super::popup::{Mark, Popup};
-use super::super::text::cut;
+use super::super::text::{cut, wrap};
 use super::super::voice::{self, Voice, undrawn};
 use super::{VIEWS, lines, popup};
+
+/// Rows for what is said. They stay free when it is short, so that the lines above stay where they are.
+const SAID: usize = 3;
 
 pub(super) fn draw(model: &Model, voice: &Voice, frame: &mut Frame<'_>) {
     let screen = frame.area();
     let width = usize::from(screen.width);
-    let room = usize::from(screen.height).saturating_sub(2);
+    let height = usize::from(screen.height);
+    let mut said = wrap(&voice.said, width);
+    // The title and a line of what is shown stay.
+    said.truncate(height.saturating_sub(2).max(1));
+    let room = height.saturating_sub(1 + SAID.max(said.len()));
     let (title, mut shown) = contents(model, frame, room);
     if let Some(guide) = &model.guide {
-        shown.insert(0, guide.banner());
+        shown.splice(0..0, wrap(&guide.banner(), width));
+    }
+    if matches!(model.popup, Some(Popup::Preview(_))) && shown.len() > room {
+        // Its buttons and its keys stay.
+        let last = shown.split_off(shown.len().saturating_sub(2));
+        shown.truncate(room.saturating_sub(2));
+        shown.extend(last);
     }
     shown.truncate(room);
     frame.buffer_mut().reset();
@@ -38,19 +51,26 @@ pub(super) fn draw(model: &Model, voice: &Voice, frame: &mut Frame<'_>) {
     };
     let mut all = vec![Line::from(cut(&title, width))];
     all.extend(shown.into_iter().map(|line| Line::from(cut(&line, width))));
-    all.resize(room + 1, Line::default());
-    let said = cut(&voice.said, width);
-    // Where something is typed the cursor is behind it.
+    all.resize(height.saturating_sub(said.len()), Line::default());
+    // Where something is typed the cursor is behind it, or else where one begins to read.
     let typed = matches!(
         model.popup,
         Some(Popup::Ask { .. } | Popup::Order { .. } | Popup::Palette(_))
     );
-    let behind = said.width().min(width.saturating_sub(1));
-    let column = if typed || model.filtering { behind } else { 0 };
-    all.push(Line::from(said));
+    let (row, column) = if typed || model.filtering {
+        let last = said.last().map_or(0, |line| line.width());
+        (
+            said.len().saturating_sub(1),
+            last.min(width.saturating_sub(1)),
+        )
+    } else {
+        (0, 0)
+    };
+    let row = all.len() + row;
+    all.extend(said.into_iter().map(Line::from));
     lines(frame, screen, all);
-    let column = u16::try_from(column).unwrap_or(0);
-    frame.set_cursor_position(Position::new(column, screen.bottom().saturating_sub(1)));
+    let at = |n: usize| u16::try_from(n).unwrap_or(0);
+    frame.set_cursor_position(Position::new(screen.x + at(column), screen.y + at(row)));
 }
 
 /// The title, and the lines that are to be seen.
