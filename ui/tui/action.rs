@@ -488,7 +488,8 @@ pub(crate) fn help(keymap: &Keymap, columns: usize) -> Vec<String> {
     );
     entry(
         "mouse",
-        "a click selects, the wheel moves; text is selected with Shift held",
+        "a click selects, or does what the button, tab or key says that is under it; the wheel moves; text is \
+         selected with Shift held",
     );
     lines.push(String::new());
     let map = "Map: every stored page in address order; colour and letter name the layer whose \

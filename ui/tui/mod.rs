@@ -44,6 +44,7 @@ mod processes;
 mod reader;
 mod save;
 mod scan;
+mod spots;
 mod stacks;
 mod surplus;
 mod terminal;

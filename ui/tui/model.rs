@@ -27,6 +27,7 @@ use super::popup::{Mark, Popup};
 use super::probe::{Asked, Probe, Who};
 use super::processes::{self, Order, ProcessRow};
 use super::reader::Look;
+use super::spots::Spots;
 use super::stacks::{self, LayerRow, StackRow};
 use super::surplus::Surplus;
 use super::text::wrap;
@@ -214,6 +215,8 @@ pub(crate) struct Model {
     pub(crate) kept: Kept,
     /// What screen readers are told, where there is one.
     pub(crate) voice: Option<Voice>,
+    /// What a click means, as the views noted it when they drew.
+    pub(crate) spots: Spots,
     /// Leave as soon as no job runs any more.
     pub(crate) leaving: bool,
     /// Leave.
@@ -286,6 +289,7 @@ impl Model {
             stopping: false,
             kept: Kept::default(),
             voice: None,
+            spots: Spots::default(),
             leaving: false,
             quit: false,
         }

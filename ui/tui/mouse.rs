@@ -1,12 +1,16 @@
-//! What the mouse does: a click selects what is under it, the wheel moves in the pane under it.
+//! What the mouse does: a click selects what is under it, or does what is written there; the wheel moves in
+//! the pane under it.
 
 use crossterm::event::{KeyCode, MouseButton, MouseEvent, MouseEventKind};
 use ratatui::layout::{Position, Rect};
 
 use super::action::Act;
+use super::message::Effect;
 use super::model::{Focus, Model};
 use super::popup::Popup;
-use super::update::{nearest_layer, travel};
+use super::reader::Turn;
+use super::spots::Spot;
+use super::update::{attempt, look, nearest_layer, press, travel};
 use super::view;
 
 /// Lines that one notch of the wheel moves.
@@ -15,7 +19,15 @@ const NOTCH: usize = 3;
 const ABOVE: u16 = 2;
 
 /// Takes an event in.
-pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
+pub(super) fn mouse(model: &mut Model, event: MouseEvent, effects: &mut Vec<Effect>) {
+    let at = Position::new(event.column, event.row);
+    let spot = model.spots.at(at);
+    // Who drags has pressed elsewhere.
+    if event.kind == MouseEventKind::Down(MouseButton::Left)
+        && spot.is_some_and(|spot| hit(model, spot, effects))
+    {
+        return;
+    }
     let turn = match event.kind {
         MouseEventKind::ScrollUp => Some(Act::Up),
         MouseEventKind::ScrollDown => Some(Act::Down),
@@ -49,7 +61,15 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
             }
             return;
         }
-        Some(Popup::Palette(_)) => return,
+        Some(Popup::Palette(palette)) => {
+            let code = match turn {
+                Some(Act::Up) => KeyCode::Up,
+                Some(_) => KeyCode::Down,
+                None => return,
+            };
+            let _none_is_chosen = palette.key(code.into());
+            return;
+        }
         Some(_) => {
             let (end, _) = view::extent(model);
             model.scroll = match turn {
@@ -62,10 +82,12 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
         None => {}
     }
     let areas = model.areas();
-    let at = Position::new(event.column, event.row);
     let Some((focus, area)) = areas.views.into_iter().find(|(_, area)| area.contains(at)) else {
         return;
     };
+    if let (Some(act), Some(Spot::Line(_))) = (turn, spot) {
+        return roll(model, act);
+    }
     if let Some(act) = turn {
         let before = std::mem::replace(&mut model.focus, focus);
         let notch = if focus == Focus::Map { 1 } else { NOTCH };
@@ -93,7 +115,8 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
             }
         }
         Focus::Map => pixel(model, area, at),
-        Focus::Watch => {}
+        // Jobs and lines of the log are spots.
+        Focus::Watch | Focus::Jobs => {}
         Focus::Dedup => {
             if let Some(surplus) = &mut model.surplus
                 && let Some(row) = row(area, at, 0, surplus.options.len())
@@ -102,13 +125,59 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent) {
                 surplus.range = 0;
             }
         }
-        Focus::Jobs => {
-            let jobs = model.board.jobs.len() + model.board.ended.len();
-            if let Some(row) = row(area, at, model.job_cursor.offset, jobs) {
-                model.job_cursor.at = row;
+    }
+}
+
+/// Does what a key would do there; false when that is nothing now.
+fn hit(model: &mut Model, spot: Spot, effects: &mut Vec<Effect>) -> bool {
+    match (spot, &mut model.popup) {
+        (Spot::Button(n), Some(Popup::Preview(preview))) => {
+            preview.focus = n;
+            press(model, KeyCode::Enter.into(), effects);
+        }
+        (Spot::Otherwise(n), Some(Popup::Preview(_))) => {
+            let digit = u32::try_from(n + 1).ok();
+            let digit = digit.and_then(|n| char::from_digit(n, 10));
+            if let Some(digit) = digit {
+                press(model, KeyCode::Char(digit).into(), effects);
             }
         }
+        (Spot::Tab(n), Some(Popup::Reader(reader))) => {
+            if let Turn::Look(wanted) = reader.turn_to(n) {
+                look(model, wanted, effects);
+            }
+        }
+        (Spot::Entry(n), Some(Popup::Palette(palette))) => {
+            palette.at = n;
+            press(model, KeyCode::Enter.into(), effects);
+        }
+        (Spot::Key(code), Some(_)) => press(model, code.into(), effects),
+        (Spot::Key(code), None) if model.filtering => press(model, code.into(), effects),
+        (Spot::Act(act), None) => attempt(model, act, effects),
+        (Spot::Job(n), None) => {
+            model.in_log = false;
+            model.job_cursor.at = n;
+        }
+        (Spot::Line(back), None) => {
+            model.in_log = true;
+            model.log_back = back;
+        }
+        _ => return false,
     }
+    true
+}
+
+/// Rolls the log; at its end it goes on with what is said.
+fn roll(model: &mut Model, act: Act) {
+    let Some((last, first)) = model.spots.lines() else {
+        return;
+    };
+    // The uppermost line is selected; settling keeps it in the log.
+    model.log_back = match act {
+        Act::Up => first + NOTCH,
+        _ if last <= NOTCH => 0,
+        _ => first.saturating_sub(NOTCH),
+    };
 }
 
 /// The row of a list under the mouse.

@@ -45,6 +45,7 @@ impl Palette {
         found.into_iter().map(|(_, row)| row).collect()
     }
 
+    /// Takes a key.
     pub(super) fn key(&mut self, key: KeyEvent) -> Choice {
         let last = self.found().len().saturating_sub(1);
         match key.code {

@@ -170,6 +170,14 @@ impl Reader {
         self.unread().map_or(Turn::Stay, Turn::Look)
     }
 
+    /// Shows another tab.
+    pub(crate) fn turn_to(&mut self, at: usize) -> Turn {
+        if at < self.tabs.len() && at != self.at {
+            (self.at, self.scroll) = (at, 0);
+        }
+        self.unread().map_or(Turn::Stay, Turn::Look)
+    }
+
     /// What has to be read before the tab can be shown.
     fn unread(&self) -> Option<Look> {
         let unread = self.tabs.get(self.at).is_some_and(|tab| !tab.read);

@@ -1,6 +1,7 @@
 //! The screen on a made-up model: what keys do, what it looks like, and that nothing makes it panic.
 
 mod budget;
+mod clicks;
 mod dedup;
 mod dialogs;
 mod exports;

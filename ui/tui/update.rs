@@ -48,7 +48,7 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
     match msg {
         Msg::Key(key) if key.kind == KeyEventKind::Release => {}
         Msg::Key(key) => press(model, key, &mut effects),
-        Msg::Mouse(event) => super::mouse::mouse(model, event),
+        Msg::Mouse(event) => super::mouse::mouse(model, event, &mut effects),
         Msg::Resize(columns, rows) => model.size = (columns, rows),
         Msg::Processes(survey) => {
             // What is still read of the layers depends on where live processes stand.
@@ -222,7 +222,8 @@ fn listed(model: &mut Model, result: Result<Vec<StackRow>, Failure>) {
     }
 }
 
-fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
+/// Takes a key in.
+pub(super) fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     let interrupt = key.modifiers.contains(KeyModifiers::CONTROL);
     if interrupt && key.code == KeyCode::Char('c') {
         model.quit = true;
@@ -238,44 +239,7 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
         }
         return;
     }
-    if dialog::scrolled(model, key) {
-        return;
-    }
-    let room = view::reader_room(model.size);
-    if let Some(popup) = &mut model.popup {
-        match popup.key(key, room) {
-            Outcome::Stay => {}
-            Outcome::Close => inquiry::close(model, effects),
-            Outcome::Ask(wanted) => inquiry::ask(model, wanted, effects),
-            Outcome::Instead(wanted) => inquiry::instead(model, wanted, effects),
-            Outcome::Look(wanted) => look(model, wanted, effects),
-            Outcome::Copy(text) => copy(model, text, "the text", effects),
-            Outcome::Save(files) => save(model, files, effects),
-            Outcome::Act(act) => {
-                model.popup = None;
-                attempt(model, act, action::missing(act, model), effects);
-            }
-            Outcome::Leave(how) => {
-                model.popup = None;
-                leave::leave(model, how, effects);
-            }
-            Outcome::Order(root, order) => {
-                model.popup = None;
-                watch::order(model, root, order, effects);
-            }
-            Outcome::Do(Wish::Each(wishes)) => {
-                model.popup = None;
-                model.marks.clear();
-                for wish in wishes {
-                    apply(model, wish, effects);
-                }
-            }
-            Outcome::Do(wish) => {
-                model.popup = None;
-                apply(model, wish, effects);
-            }
-            Outcome::Again(wish) => plan(model, wish, effects),
-        }
+    if dialog::press(model, key, effects) {
         return;
     }
     if model.filtering {
@@ -303,13 +267,13 @@ fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
         return;
     }
     if let Some(act) = action::of_key(key, model) {
-        attempt(model, act, action::missing(act, model), effects);
+        attempt(model, act, effects);
     }
 }
 
 /// Does it, or says why not.
-fn attempt(model: &mut Model, act: Act, missing: Option<&str>, effects: &mut Vec<Effect>) {
-    match missing {
+pub(super) fn attempt(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
+    match action::missing(act, model) {
         None => perform(model, act, effects),
         // Nobody wonders why a cursor does not move.
         Some(_) if matches!(act, Act::Left | Act::Right) => {}
@@ -338,7 +302,7 @@ fn copy(model: &mut Model, text: String, shown: &str, effects: &mut Vec<Effect>)
 }
 
 /// Has something read for the reader.
-fn look(model: &mut Model, wanted: Look, effects: &mut Vec<Effect>) {
+pub(super) fn look(model: &mut Model, wanted: Look, effects: &mut Vec<Effect>) {
     model.looking = Some(wanted.clone());
     effects.push(Effect::Look(wanted));
 }

@@ -1,13 +1,61 @@
-//! Dialogs: what is in them is scrolled, and one begins at its first line.
+//! What lies over the screen: its keys, and how it is scrolled.
 
 use crossterm::event::{KeyCode, KeyEvent};
 
+use super::jobs::apply;
+use super::{attempt, copy, inquiry, leave, look, plan, save, watch};
+use crate::tui::message::{Effect, Wish};
 use crate::tui::model::Model;
-use crate::tui::popup::Popup;
+use crate::tui::popup::{Outcome, Popup};
 use crate::tui::view;
 
+/// Gives the key to what lies over the screen; false when nothing does.
+pub(super) fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) -> bool {
+    if scrolled(model, key) {
+        return true;
+    }
+    let room = view::reader_room(model.size);
+    let Some(popup) = &mut model.popup else {
+        return false;
+    };
+    match popup.key(key, room) {
+        Outcome::Stay => {}
+        Outcome::Close => inquiry::close(model, effects),
+        Outcome::Ask(wanted) => inquiry::ask(model, wanted, effects),
+        Outcome::Instead(wanted) => inquiry::instead(model, wanted, effects),
+        Outcome::Look(wanted) => look(model, wanted, effects),
+        Outcome::Copy(text) => copy(model, text, "the text", effects),
+        Outcome::Save(files) => save(model, files, effects),
+        Outcome::Act(act) => {
+            model.popup = None;
+            attempt(model, act, effects);
+        }
+        Outcome::Leave(how) => {
+            model.popup = None;
+            leave::leave(model, how, effects);
+        }
+        Outcome::Order(root, order) => {
+            model.popup = None;
+            watch::order(model, root, order, effects);
+        }
+        Outcome::Do(Wish::Each(wishes)) => {
+            model.popup = None;
+            model.marks.clear();
+            for wish in wishes {
+                apply(model, wish, effects);
+            }
+        }
+        Outcome::Do(wish) => {
+            model.popup = None;
+            apply(model, wish, effects);
+        }
+        Outcome::Again(wish) => plan(model, wish, effects),
+    }
+    true
+}
+
 /// Scrolls the dialog, if that is what the key does.
-pub(super) fn scrolled(model: &mut Model, key: KeyEvent) -> bool {
+fn scrolled(model: &mut Model, key: KeyEvent) -> bool {
     // Where something is typed, letters are meant.
     let letters = match &model.popup {
         Some(Popup::Preview(_) | Popup::Failure(_)) => true,
@@ -41,5 +89,7 @@ pub(super) fn open(model: &mut Model, popup: Popup) {
     if !same {
         model.scroll = 0;
     }
+    // Where its buttons are is known when it is drawn.
+    model.spots.clear();
     model.popup = Some(popup);
 }

@@ -46,6 +46,7 @@ pub(super) fn draw(model: &Model, answer: &Answer, frame: &mut Frame<'_>) {
     let title = cut(&answer.title, width.saturating_sub(place.len() + 2));
     let title = format!("{title}{place}");
     let inside = pane(frame, area, model.theme, true, &title, &answer.keys());
+    super::named(model, area, &answer.keys());
     let rows = usize::from(inside.height.saturating_sub(1));
     let mut lines = Vec::new();
     match &answer.body {

@@ -1,6 +1,7 @@
 //! The keys at the bottom: first what the present view is for, then what can be done everywhere, as many
 //! as there is room for, and help always.
 
+use crossterm::event::KeyCode;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
@@ -8,9 +9,13 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::super::action::{ACTIONS, Act};
 use super::super::model::{Focus, Model};
+use super::super::spots::Spot;
 
 /// Actions, each in a word or two.
 type Keys = &'static [(Act, &'static str)];
+
+/// A key, what it does in a word or two, and what a click on that does.
+type Told = (String, String, Spot);
 
 /// What each view is for.
 const fn of(focus: Focus) -> Keys {
@@ -108,11 +113,11 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let told = |(act, name): &(Act, &str)| {
         let keyed = !model.keys.of(*act).is_empty();
         let key = format!(" {}", model.keys.label(*act));
-        (keyed && possible(*act)).then(|| (key, format!(" {name} ")))
+        (keyed && possible(*act)).then(|| (key, format!(" {name} "), Spot::Act(*act)))
     };
     let back = if model.enlarged { BACK } else { &[] };
     let always: Vec<_> = back.iter().chain(ALWAYS).filter_map(told).collect();
-    let wide = |(key, name): &(String, String)| key.width() + name.width();
+    let wide = |(key, name, _): &Told| key.width() + name.width();
     // The blank after the last one need not be seen.
     let mut room = usize::from(area.width) + 1;
     room = room.saturating_sub(always.iter().map(wide).sum());
@@ -130,14 +135,22 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
 }
 
 /// While a filter is typed every letter belongs to it.
-fn typing() -> [(String, String); 2] {
-    [("Enter", "keep the filter"), ("Esc", "show all")]
-        .map(|(key, name)| (format!(" {key}"), format!(" {name} ")))
+fn typing() -> [Told; 2] {
+    [
+        ("Enter", "keep the filter", KeyCode::Enter),
+        ("Esc", "show all", KeyCode::Esc),
+    ]
+    .map(|(key, name, code)| (format!(" {key}"), format!(" {name} "), Spot::Key(code)))
 }
 
-fn keys(model: &Model, frame: &mut Frame<'_>, area: Rect, shown: &[(String, String)]) {
+fn keys(model: &Model, frame: &mut Frame<'_>, area: Rect, shown: &[Told]) {
     let mut spans = Vec::new();
-    for (key, name) in shown {
+    let mut x = area.x;
+    for (key, name, spot) in shown {
+        let width = u16::try_from(key.width() + name.width()).unwrap_or(0);
+        let place = Rect::new(x, area.y, width, area.height);
+        model.spots.note(place.intersection(area), *spot);
+        x = x.saturating_add(width);
         spans.push(Span::styled(key.clone(), model.theme.strong()));
         spans.push(Span::raw(name.clone()));
     }

@@ -12,6 +12,7 @@ use super::super::history::seconds;
 use super::super::logbook;
 use super::super::model::{Focus, Model};
 use super::super::popup::Mark;
+use super::super::spots::Spot;
 use super::super::text::{age, cut, fit, tally, wrap};
 use super::chrome::{entered, style};
 use super::processes::sign;
@@ -100,6 +101,8 @@ fn jobs(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         .take(room)
     {
         let selected = n == model.job_cursor.at;
+        let row = u16::try_from(shown.len()).unwrap_or(0);
+        model.spots.note(super::row(inside, row), Spot::Job(n));
         let line = Line::from(vec![
             Span::raw(if selected { ">" } else { " " }),
             Span::styled(
@@ -232,6 +235,9 @@ fn log(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let shown = all.iter().enumerate().skip(first).take(rows);
     let shown = shown.map(|(n, entry)| {
         let chosen = here && n == selected;
+        let row = u16::try_from(n - first).unwrap_or(0);
+        let back = all.len().saturating_sub(n + 1);
+        model.spots.note(super::row(inside, row), Spot::Line(back));
         let line = entered(model, entry, chosen, usize::from(inside.width));
         match (chosen, entry.earlier) {
             (true, _) => line.style(model.theme.selected(true)),

@@ -15,15 +15,17 @@ mod stacks;
 mod watch;
 mod words;
 
+use crossterm::event::KeyCode;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph};
 use tui_input::Input;
-use unicode_width::UnicodeWidthChar as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::message::Failure;
 use super::model::{Focus, Model};
+use super::spots::Spot;
 use super::text::{cut, hints, wrap};
 use super::theme::Theme;
 use crate::format;
@@ -202,6 +204,7 @@ pub(crate) fn is_small((width, height): (u16, u16), guided: bool) -> bool {
 
 /// Draws everything.
 pub(crate) fn draw(model: &Model, frame: &mut Frame<'_>) {
+    model.spots.clear();
     let (width, height) = (frame.area().width, frame.area().height);
     if width < SMALLEST.0 || height < SMALLEST.1 {
         // The most important first: of a very small one that is all that is seen. Ctrl-C quits
@@ -301,6 +304,28 @@ fn pane(
     inside
 }
 
+/// Notes the keys that the lower frame of a dialog names.
+fn named(model: &Model, area: Rect, note: &str) {
+    let note = hints(note, usize::from(area.width).saturating_sub(4));
+    // A blank and the corner come after it.
+    let room = u16::try_from(note.width() + 2).unwrap_or(area.width);
+    let mut x = area.right().saturating_sub(room);
+    for part in note.split("  ") {
+        let width = u16::try_from(part.width()).unwrap_or(0);
+        let code = match part.split(' ').next() {
+            Some("Esc") => Some(KeyCode::Esc),
+            Some("Enter") => Some(KeyCode::Enter),
+            Some("Tab") => Some(KeyCode::Tab),
+            _ => None,
+        };
+        if let Some(code) = code {
+            let place = Rect::new(x, area.bottom().saturating_sub(1), width, 1);
+            model.spots.note(place, Spot::Key(code));
+        }
+        x = x.saturating_add(width + 2);
+    }
+}
+
 /// Writes at the upper right of a frame where one is in what it shows.
 fn corner(model: &Model, frame: &mut Frame<'_>, area: Rect, place: &str) {
     let width = u16::try_from(place.len()).unwrap_or(0);
@@ -312,6 +337,16 @@ fn corner(model: &Model, frame: &mut Frame<'_>, area: Rect, place: &str) {
     };
     let text = Line::styled(place.to_owned(), model.theme.dim());
     lines(frame, corner, vec![text]);
+}
+
+/// A row of an area.
+fn row(area: Rect, n: u16) -> Rect {
+    let row = Rect {
+        y: area.y.saturating_add(n),
+        height: 1,
+        ..area
+    };
+    row.intersection(area)
 }
 
 /// Draws lines, one a row.

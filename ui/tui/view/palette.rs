@@ -7,6 +7,7 @@ use super::super::action::ACTIONS;
 use super::super::keymap::label;
 use super::super::model::Model;
 use super::super::palette::{Palette, title};
+use super::super::spots::Spot;
 use super::super::text::{cut, fit};
 use super::field;
 
@@ -14,12 +15,14 @@ use super::field;
 const KEY: usize = 10;
 const NAME: usize = 12;
 
+/// The lines, and which of them are entries.
 pub(super) fn body(
     model: &Model,
     palette: &Palette,
     columns: usize,
     rows: usize,
-) -> Vec<Line<'static>> {
+) -> (Vec<Line<'static>>, Vec<(usize, Spot)>) {
+    let mut spots = Vec::new();
     let found = palette.found();
     let room = rows.saturating_sub(2).max(1);
     let first = (palette.at + 1).saturating_sub(room);
@@ -42,6 +45,7 @@ pub(super) fn body(
             (false, Some(_)) => model.theme.dim(),
             (false, None) => ratatui::style::Style::new(),
         };
+        spots.push((lines.len(), Spot::Entry(n)));
         lines.push(Line::from(vec![
             Span::styled(head, style),
             Span::styled(text, style),
@@ -50,5 +54,5 @@ pub(super) fn body(
     if found.is_empty() {
         lines.push(Line::styled("  no action is called so", model.theme.dim()));
     }
-    lines
+    (lines, spots)
 }

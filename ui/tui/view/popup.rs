@@ -10,18 +10,24 @@ use super::super::follow::Terms;
 use super::super::message::Failure;
 use super::super::model::Model;
 use super::super::popup::{About, Button, Mark, Popup, Preview};
+use super::super::spots::Spot;
 use super::super::text::{cut, wrap};
 use super::chrome::style;
 use super::processes::sign;
 use super::{field, palette, pane};
 use crate::error;
 
+/// The buttons, and where each is: its first column, its width, its number.
+type Buttons = (Line<'static>, Vec<(usize, usize, usize)>);
+
 /// A dialog, laid out on the screen.
 struct Dialog {
     title: String,
     note: String,
     body: Vec<Line<'static>>,
-    buttons: Option<Line<'static>>,
+    /// Lines of the body that a click chooses.
+    spots: Vec<(usize, Spot)>,
+    buttons: Option<Buttons>,
     area: Rect,
     /// Rows for the body.
     room: usize,
@@ -47,6 +53,7 @@ fn lay_out(model: &Model, screen: Rect) -> Option<Dialog> {
     let columns = usize::from(width).saturating_sub(4);
     // It stays as high as it is while what it shows gets less.
     let palette_rows = usize::from(screen.height.saturating_sub(6)).min(18);
+    let mut spots = Vec::new();
     let (title, note, mut body, buttons) = match popup {
         Popup::Preview(preview) => (
             preview.title.clone(),
@@ -54,7 +61,13 @@ fn lay_out(model: &Model, screen: Rect) -> Option<Dialog> {
                 true => "Tab choose  Enter do  Esc cancel",
                 false => "digits: otherwise  Tab choose  Enter do  Esc cancel",
             },
-            previewed(model, preview, columns),
+            {
+                let body = previewed(model, preview, columns);
+                let options = preview.options.len();
+                let first = body.len().saturating_sub(options);
+                spots.extend((0..options).map(|n| (first + n, Spot::Otherwise(n))));
+                body
+            },
             Some(buttons(model, preview, columns)),
         ),
         Popup::Failure(failure) => (
@@ -110,7 +123,11 @@ fn lay_out(model: &Model, screen: Rect) -> Option<Dialog> {
         Popup::Palette(palette) => (
             "What to do".into(),
             "↑↓ choose  Enter do  Esc leave",
-            palette::body(model, palette, columns, palette_rows),
+            {
+                let (body, entries) = palette::body(model, palette, columns, palette_rows);
+                spots = entries;
+                body
+            },
             None,
         ),
         Popup::Reader(_) | Popup::Answer(_) => return None,
@@ -138,6 +155,7 @@ fn lay_out(model: &Model, screen: Rect) -> Option<Dialog> {
         title,
         note,
         body,
+        spots,
         buttons,
         area,
         room,
@@ -165,18 +183,30 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let title = cut(&dialog.title, columns);
     let inside = pane(frame, area, model.theme, true, &title, &dialog.note);
     super::corner(model, frame, area, &place);
+    super::named(model, area, &dialog.note);
+    for (line, spot) in dialog.spots {
+        let seen = line.checked_sub(scroll).filter(|row| *row < room);
+        if let Some(row) = seen.and_then(|row| u16::try_from(row).ok()) {
+            model.spots.note(super::row(inside, row), spot);
+        }
+    }
     let shown = dialog.body.into_iter().skip(scroll).take(room).collect();
     let above = Rect {
         height: u16::try_from(room).unwrap_or(inside.height),
         ..inside
     };
     super::lines(frame, above, shown);
-    if let Some(buttons) = dialog.buttons {
+    if let Some((buttons, places)) = dialog.buttons {
         let last = Rect {
             y: inside.y + inside.height.saturating_sub(1),
             height: inside.height.min(1),
             ..inside
         };
+        let columns = |n: usize| u16::try_from(n).unwrap_or(last.width);
+        for (x, width, n) in places {
+            let place = Rect::new(last.x + columns(x), last.y, columns(width), last.height);
+            model.spots.note(place.intersection(last), Spot::Button(n));
+        }
         super::lines(frame, last, vec![buttons]);
     }
 }
@@ -216,7 +246,7 @@ fn previewed(model: &Model, preview: &Preview, columns: usize) -> Vec<Line<'stat
 }
 
 /// The buttons; where there is no room for all, those around the one with the focus.
-fn buttons(model: &Model, preview: &Preview, columns: usize) -> Line<'static> {
+fn buttons(model: &Model, preview: &Preview, columns: usize) -> Buttons {
     let text = |n: usize, button: &Button| {
         let sign = if n == preview.focus { ">" } else { " " };
         format!("[{sign}{} ]", button.label)
@@ -233,6 +263,7 @@ fn buttons(model: &Model, preview: &Preview, columns: usize) -> Line<'static> {
     let first = (0..upto).find(fits).unwrap_or(preview.focus.min(upto));
     let mut spans = vec![Span::raw(if first > 0 { " \u{2039}" } else { "  " })];
     let mut room = columns;
+    let mut places = Vec::new();
     for (n, text) in all.iter().enumerate().skip(first) {
         if room < text.width() + 2 && n > preview.focus {
             spans.push(Span::raw("\u{203a}"));
@@ -244,10 +275,13 @@ fn buttons(model: &Model, preview: &Preview, columns: usize) -> Line<'static> {
         } else {
             ratatui::style::Style::new()
         };
-        spans.push(Span::styled(cut(text, columns.saturating_sub(2)), style));
+        let before = spans.iter().map(Span::width).sum();
+        let text = cut(text, columns.saturating_sub(2));
+        places.push((before, text.width(), n));
+        spans.push(Span::styled(text, style));
         spans.push(Span::raw("  "));
     }
-    Line::from(spans)
+    (Line::from(spans), places)
 }
 
 /// An error in lines: the error itself first, then what is in the way.

@@ -10,6 +10,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::super::model::Model;
 use super::super::reader::{Reader, Tab};
+use super::super::spots::Spot;
 use super::super::text::{cut, fit};
 use super::pane;
 use crate::format::hex_columns;
@@ -37,7 +38,8 @@ pub(super) fn draw(model: &Model, reader: &Reader, frame: &mut Frame<'_>) {
     // Beside where one is.
     let title = cut(&reader.title, width.saturating_sub(18).max(12));
     let inside = pane(frame, area, model.theme, true, &title, &reader.keys());
-    let tabs = strip(model, reader, width);
+    super::named(model, area, &reader.keys());
+    let tabs = strip(model, reader, inside);
     let rows = usize::from(inside.height.saturating_sub(2));
     let last = tab.lines.len().saturating_sub(rows);
     let scroll = reader.scroll.min(last);
@@ -100,7 +102,8 @@ fn starred(model: &Model, line: &str, marked: &Range<u64>, width: usize) -> Line
 }
 
 /// The names of the tabs: all that fit, with the one that is shown among them.
-fn strip(model: &Model, reader: &Reader, width: usize) -> Vec<Span<'static>> {
+fn strip(model: &Model, reader: &Reader, area: Rect) -> Vec<Span<'static>> {
+    let width = usize::from(area.width);
     let wide = |tab: &Tab| tab.name.width() + 3;
     // Arrows tell that there are more.
     let room = width.saturating_sub(4);
@@ -133,6 +136,10 @@ fn strip(model: &Model, reader: &Reader, width: usize) -> Vec<Span<'static>> {
         if n > first {
             spans.push(Span::raw(" "));
         }
+        let before: usize = spans.iter().map(Span::width).sum();
+        let part = |n: usize| u16::try_from(n).unwrap_or(area.width);
+        let place = Rect::new(area.x + part(before), area.y, part(text.width()), 1);
+        model.spots.note(place.intersection(area), Spot::Tab(n));
         spans.push(Span::styled(text, style));
     }
     spans
