@@ -20,7 +20,7 @@ use crate::task::sessions::{self, Kin, Stray};
 use crate::task::{self, Life, Process, members, proc, vfork};
 use crate::track::{self, DirtyTracker, Watch};
 use crate::units::{PAGE_SIZE, Pid};
-use crate::{files, state};
+use crate::{files, inject, state};
 
 /// The layer below.
 #[derive(Clone, Debug)]
@@ -208,6 +208,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         sharing(process, &plan.processes, &mut plan.obstacles);
         let tracers = tracers(process, &plan.processes);
         plan.obstacles.extend(tracers);
+        plan.obstacles.extend(inject::obstacle(process.pid)?);
         plan.obstacles.extend(state::check(process.pid)?);
         plan.obstacles
             .extend(mappings::obstacles(process.pid, mapped));

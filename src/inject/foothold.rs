@@ -10,7 +10,7 @@
 use std::rc::Rc;
 
 use super::infected::Infected;
-use super::remote::{BATCH_BYTES, Remote, Site};
+use super::remote::{BATCH_BYTES, Remote, Site, THOROUGH};
 use crate::arch::{Regs, stub};
 use crate::error::{Error, Result};
 use crate::sys::ptrace;
@@ -54,18 +54,26 @@ impl Foothold {
     /// because that one could not be told from ours. Any other will do, even one that the process
     /// handles, because it does not run before it is let go.
     pub fn free_signal(pending: u64) -> Option<i32> {
-        const NEVER: [i32; 6] = [
+        // Not to be had, those of a faulty instruction, and those that take back others that are pending.
+        const NEVER: [i32; 11] = [
             libc::SIGKILL,
             libc::SIGSTOP,
             libc::SIGSEGV,
             libc::SIGILL,
             libc::SIGBUS,
+            libc::SIGSYS,
             libc::SIGTRAP,
+            libc::SIGCONT,
+            libc::SIGTSTP,
+            libc::SIGTTIN,
+            libc::SIGTTOU,
         ];
         let first = [libc::SIGURG, libc::SIGWINCH];
+        // A real-time signal is refused when the queue is full (RLIMIT_SIGPENDING).
         first
             .into_iter()
-            .chain((1..=64).rev())
+            .chain((1..32).rev())
+            .chain(32..=64)
             .find(|s| !NEVER.contains(s) && pending & 1 << (s - 1) == 0)
     }
 
@@ -142,7 +150,7 @@ impl Foothold {
         ptrace::set_sigmask(tid, !(1 << (self.signal - 1))).map_err(lost)?;
         let start = self.region.start + self.stubs;
         let batch = PageRange::new(start, start + BATCH_BYTES);
-        Ok(Remote::new(
+        let mut remote = Remote::new(
             tid,
             Site {
                 stub,
@@ -151,6 +159,8 @@ impl Foothold {
             },
             Rc::new(memory),
             regs,
-        ))
+        );
+        remote.set_patience(THOROUGH);
+        Ok(remote)
     }
 }

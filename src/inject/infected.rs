@@ -6,12 +6,14 @@
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 use procfs::process::{MemoryMap, Process, Status};
 
 use super::remote::{BATCH_BYTES, Remote, Site};
 use super::rseq::abort_sequence;
+use super::signal::{self, Uses};
 use super::slack::{self, Slack};
 use crate::arch::{self, Regs, restart, stub};
 use crate::error::{Error, Kind, Result, TargetState};
@@ -19,9 +21,6 @@ use crate::sys::ptrace;
 use crate::sys::vm::Memory;
 use crate::task::proc;
 use crate::units::{PageRange, Pid};
-
-/// Signals that do nothing unless a program handles them: candidates for the soft break.
-const HARMLESS: [i32; 4] = [libc::SIGURG, libc::SIGWINCH, libc::SIGCHLD, libc::SIGCONT];
 
 /// A process with our stub in its slack. All of its threads are stopped, and traced by this thread.
 /// Dropping it cures it.
@@ -37,6 +36,9 @@ pub struct Infected {
     held: Vec<i32>,
     cured: bool,
 }
+
+/// How long a thread may take to leave a dead engine's stub.
+const STUB_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A thread as it was before it worked for us.
 #[derive(Debug)]
@@ -75,7 +77,8 @@ impl Infected {
             )
             .hint("try again in a moment"));
         }
-        let signal = harmless_signal(pid, threads, &status)?;
+        let uses = Uses::of_frozen(pid, threads, &status)?;
+        let signal = uses.choose().ok_or_else(|| signal::none_left(pid))?;
         let site = Site {
             stub: slack.stub,
             batch: PageRange::new(0, 0),
@@ -111,9 +114,8 @@ impl Infected {
         regs.r10 = u64::from(flags.cast_unsigned());
         regs.r8 = u64::MAX;
         regs.r9 = 0;
-        let result = self.run_one(&before, regs);
-        self.put_back(&before)?;
-        let start = result?;
+        let start = self.run_one(&before, regs);
+        let start = self.put_back(&before, start)?;
         if (-4095..0).contains(&start.cast_signed()) {
             let errno = i32::try_from(-start.cast_signed()).unwrap_or(0);
             let error = nix::errno::Errno::from_raw(errno);
@@ -167,8 +169,7 @@ impl Infected {
             .map_err(lost)
             .and_then(|()| work(&mut remote));
         self.held.append(&mut remote.take_held());
-        self.put_back(&before)?;
-        result
+        self.put_back(&before, result)
     }
 
     fn write_stub(&self, before: &Before, unmap: u64) -> Result<()> {
@@ -192,14 +193,27 @@ impl Infected {
             .map_err(|e| Error::io(format!("Cannot write the slack of process {}", self.pid), e))
     }
 
-    fn put_back(&self, before: &Before) -> Result<()> {
+    /// Puts registers and mask back, after work that ended with `result`.
+    fn put_back<T>(&mut self, before: &Before, result: Result<T>) -> Result<T> {
         let tid = before.tid;
-        let lost = |e| {
+        let back = self.reset(before).map_err(|e| {
             Error::os(format!("Cannot put back the registers of thread {tid}"), e)
                 .target(TargetState::Unknown)
-        };
-        ptrace::set_sigmask(tid, before.mask).map_err(lost)?;
-        ptrace::set_regs(tid, &before.regs).map_err(lost)
+        });
+        // What happened first says more.
+        let value = result?;
+        back.map(|()| value)
+    }
+
+    fn reset(&mut self, before: &Before) -> nix::Result<()> {
+        let tid = before.tid;
+        if !stub::holds(self.site.stub, ptrace::regs(tid)?.rip) {
+            // Its stop never came, so it went home by itself, and took the batch away.
+            self.site.batch = PageRange::new(0, 0);
+            return Ok(());
+        }
+        ptrace::set_sigmask(tid, before.mask)?;
+        ptrace::set_regs(tid, &before.regs)
     }
 
     /// Removes everything of ours from the process. Signals that could not be blocked meanwhile are
@@ -226,8 +240,7 @@ impl Infected {
             regs.rdi = self.site.batch.start;
             regs.rsi = self.site.batch.bytes();
             let result = self.run_one(&before, regs);
-            self.put_back(&before)?;
-            result?;
+            self.put_back(&before, result)?;
         }
         self.memory
             .write(self.slack.stub, &self.slack.original)
@@ -301,7 +314,12 @@ fn leave_stub(tid: Pid, slack: &Slack) -> Result<bool> {
         // Interrupted at once, it would not get one instruction further.
         let _timed_out = poll(&mut [], PollTimeout::from(1u8));
         ptrace::interrupt(tid).map_err(lost)?;
-        while !matches!(ptrace::wait(tid).map_err(lost)?, ptrace::Stop::Interrupt) {
+        let end = Instant::now() + STUB_PATIENCE;
+        while !matches!(
+            ptrace::wait_until(tid, end).map_err(lost)?,
+            Some(ptrace::Stop::Interrupt)
+        ) {
+            // Also when it still runs: then it is told by the kernel (ESRCH), and given up.
             ptrace::cont(tid, 0).map_err(lost)?;
         }
     }
@@ -310,36 +328,6 @@ fn leave_stub(tid: Pid, slack: &Slack) -> Result<bool> {
         format!("Thread {tid} is inside another engine's code"),
     )
     .hint("try again in a moment"))
-}
-
-/// A signal that the process does not handle, best one that no thread blocks either. A blocked one
-/// is unblocked in the thread that works for us; only if we die in the instant before that, it stays
-/// pending there, where nothing but a sigwait(3) for it can see it.
-fn harmless_signal(pid: Pid, threads: &[Pid], status: &Status) -> Result<i32> {
-    let mut blocked = 0;
-    for tid in threads {
-        blocked |= ptrace::sigmask(*tid)
-            .map_err(|e| Error::os(format!("Cannot read the signal mask of thread {tid}"), e))?;
-    }
-    let free = |taken: u64| {
-        let taken = taken | status.sigcgt;
-        HARMLESS.into_iter().find(|s| taken & 1 << (s - 1) == 0)
-    };
-    if let Some(signal) = free(blocked) {
-        return Ok(signal);
-    }
-    // A real one that waits could not be told from ours.
-    let mut pending = status.shdpnd;
-    for tid in threads {
-        pending |= proc::status(pid, *tid)?.sigpnd;
-    }
-    free(pending).ok_or_else(|| {
-        Error::new(
-            Kind::Unsupported,
-            format!("Process {pid} uses SIGURG, SIGWINCH, SIGCHLD and SIGCONT"),
-        )
-        .hint("one of them must be free to stop the injected code safely")
-    })
 }
 
 /// The id of a task in its own pid namespace: the last of NSpid/NStgid (proc_pid_status(5)).

@@ -8,12 +8,14 @@ mod foothold;
 mod infected;
 mod remote;
 mod rseq;
+mod signal;
 mod slack;
 
 pub use foothold::{Foothold, Ground};
 pub use infected::Infected;
 pub use remote::{Call, Remote};
 pub use rseq::abort_sequence;
+pub use signal::obstacle;
 
 #[cfg(test)]
 mod tests;

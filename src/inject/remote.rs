@@ -1,6 +1,7 @@
 //! A thread in which system calls can be run, one batch at a time.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -76,7 +77,14 @@ pub struct Remote {
     held: Vec<i32>,
     /// The task that it has just made, as we see it.
     born: Option<Pid>,
+    /// How long one call may take.
+    patience: Duration,
 }
+
+/// For a target, which stands still meanwhile: no call of ours waits for anything.
+const QUICK: Duration = Duration::from_secs(10);
+/// For a process of our own making: calls that fill memory take as long as that takes.
+pub(crate) const THOROUGH: Duration = Duration::from_secs(600);
 
 impl Remote {
     pub(crate) fn new(tid: Pid, site: Site, memory: Rc<Memory>, base: Regs) -> Self {
@@ -87,7 +95,13 @@ impl Remote {
             base,
             held: Vec::new(),
             born: None,
+            patience: QUICK,
         }
+    }
+
+    /// Changes how long one call may take.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// The thread in which the calls run.
@@ -151,11 +165,22 @@ impl Remote {
         self.write(self.site.batch.start, &bytes)
     }
 
-    /// Waits for the soft break; other signals are held back.
+    /// Waits for the soft break; other signals are held back. A thread that neither comes back nor makes
+    /// progress is given up.
     pub(crate) fn await_break(&mut self) -> Result<()> {
+        let mut done = 0;
         loop {
-            match ptrace::wait(self.tid).map_err(|e| self.lost("wait for", e))? {
-                Stop::Signal(signal) if signal == self.site.signal && self.is_soft_break() => {
+            let end = Instant::now() + self.patience;
+            let stop = ptrace::wait_until(self.tid, end).map_err(|e| self.lost("wait for", e))?;
+            let Some(stop) = stop else {
+                let before = std::mem::replace(&mut done, self.calls_done());
+                if done > before {
+                    continue;
+                }
+                return Err(self.overdue());
+            };
+            match stop {
+                Stop::Signal(signal) if signal == self.site.signal && self.is_soft_break()? => {
                     return Ok(());
                 }
                 Stop::Signal(
@@ -189,8 +214,47 @@ impl Remote {
         }
     }
 
-    fn is_soft_break(&self) -> bool {
-        ptrace::siginfo(self.tid).is_ok_and(|(_, code, _)| code == arch::SI_TKILL)
+    /// True when the thread has just sent itself the signal. What it says is no proof: without room in
+    /// the queue (RLIMIT_SIGPENDING) the kernel delivers it without a word of who sent it. One of
+    /// somebody else's that came first has swallowed ours, and is held back.
+    fn is_soft_break(&mut self) -> Result<bool> {
+        let regs = ptrace::regs(self.tid).map_err(|e| self.lost("read the registers of", e))?;
+        if regs.rip != self.site.stub + stub::BROKEN {
+            return Ok(false);
+        }
+        let told = ptrace::siginfo(self.tid);
+        let silent = |code: i32, pid: i32| code == libc::SI_USER && pid == 0;
+        if told.is_ok_and(|(_, code, pid)| code != arch::SI_TKILL && !silent(code, pid)) {
+            self.held.push(self.site.signal);
+        }
+        Ok(true)
+    }
+
+    /// Calls of the present batch that have returned.
+    fn calls_done(&self) -> u64 {
+        let mut done = [0; 8];
+        match self.read(self.site.batch.start + 8, &mut done) {
+            Ok(()) => u64::from_le_bytes(done),
+            Err(_) => 0,
+        }
+    }
+
+    /// That the thread has not come back. It is stopped wherever it is, so that it can be put back.
+    fn overdue(&self) -> Error {
+        let end = Instant::now() + Duration::from_secs(1);
+        let stopped = ptrace::interrupt(self.tid).and_then(|()| ptrace::wait_until(self.tid, end));
+        let state = match stopped {
+            Ok(Some(Stop::Gone(_)) | None) | Err(_) => TargetState::Unknown,
+            Ok(Some(_)) => TargetState::Running,
+        };
+        let seconds = self.patience.as_secs();
+        let what = format!(
+            "Thread {} did not come back within {seconds} s from the system calls that it made for us",
+            self.tid
+        );
+        Error::new(Kind::Failed, what)
+            .target(state)
+            .hint("see where it waits: /proc/PID/task/TID/stack, or /proc/PID/task/TID/wchan")
     }
 
     /// Runs one call. `what` names it in the error, e.g. `setsid`.

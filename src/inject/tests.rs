@@ -12,11 +12,30 @@ struct Echo(Child);
 
 impl Echo {
     fn start() -> Self {
-        let child = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
-        Self(child.unwrap())
+        Self::of(&mut Command::new("cat"))
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// Infects it, lets it ask for its pid, and cures it.
+    fn works_for_us(&mut self) {
+        // Only then has it started its program and made its preparations.
+        assert!(self.answers());
+        let frozen = Frozen::freeze(self.pid()).unwrap();
+        let mut infected = Infected::new(self.pid(), &[self.pid()]).unwrap();
+        infected
+            .with(self.pid(), |remote| {
+                let pid = remote.call("getpid", libc::SYS_getpid, &[])?;
+                assert_eq!(pid, u64::from(self.0.id()));
+                Ok(())
+            })
+            .unwrap();
+        assert!(infected.cure().unwrap().is_empty());
+        frozen.thaw();
+        assert!(self.answers());
     }
 
     fn pid(&self) -> Pid {
@@ -92,6 +111,38 @@ fn dropping_the_guards_cures_and_thaws() {
         let threads = frozen.processes()[0].threads.clone();
         let _infected = Infected::new(echo.pid(), &threads).unwrap();
     }
+    assert!(echo.answers());
+    assert_eq!(echo.maps(), maps);
+}
+
+#[test]
+fn a_process_without_room_for_signals_works_for_us() {
+    // The kernel then delivers a signal without saying who sent it.
+    let mut command = Command::new("prlimit");
+    Echo::of(command.args(["--sigpending=0", "cat"])).works_for_us();
+}
+
+#[test]
+fn a_process_that_handles_every_harmless_signal_works_for_us_and_handles_none_of_ours() {
+    let script = "trap 'exit 3' URG WINCH CHLD CONT HUP; while read -r l; do echo \"$l\"; done";
+    Echo::of(Command::new("bash").args(["-c", script])).works_for_us();
+}
+
+#[test]
+fn a_call_that_never_returns_is_given_up_and_the_process_goes_on() {
+    let mut echo = Echo::start();
+    assert!(echo.answers());
+    let maps = echo.maps();
+    let frozen = Frozen::freeze(echo.pid()).unwrap();
+    let mut infected = Infected::new(echo.pid(), &[echo.pid()]).unwrap();
+    let result = infected.with(echo.pid(), |remote| {
+        remote.set_patience(std::time::Duration::from_millis(50));
+        remote.call("pause", libc::SYS_pause, &[])
+    });
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains("did not come back"), "{error}");
+    infected.cure().unwrap();
+    frozen.thaw();
     assert!(echo.answers());
     assert_eq!(echo.maps(), maps);
 }

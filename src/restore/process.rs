@@ -239,7 +239,7 @@ fn unmap_region(leader: Pid, body: &Body, remote: &Remote, foothold: &Foothold) 
 fn await_stop(tid: Pid, wanted: impl Fn(&Stop) -> bool) -> Result<()> {
     let cannot = |e| Error::os(format!("Cannot control thread {tid}"), e);
     loop {
-        match ptrace::wait(tid).map_err(cannot)? {
+        match ptrace::wait_a_minute(tid).map_err(cannot)? {
             stop if wanted(&stop) => return Ok(()),
             Stop::Gone(status) => {
                 return Err(Error::new(

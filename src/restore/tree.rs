@@ -600,7 +600,7 @@ fn adopt(pid: Pid) -> Result<()> {
 
 fn await_birth(pid: Pid) -> Result<()> {
     loop {
-        match ptrace::wait(pid) {
+        match ptrace::wait_a_minute(pid) {
             Ok(Stop::Interrupt) => return Ok(()),
             Ok(Stop::Gone(status)) => {
                 return Err(Error::new(
@@ -634,7 +634,7 @@ fn end(remote: &Remote, pid: Pid, status: i32) -> Result<()> {
         }
     }
     loop {
-        match ptrace::wait(pid).map_err(lost)? {
+        match ptrace::wait_a_minute(pid).map_err(lost)? {
             Stop::Gone(_) => return Ok(()),
             Stop::Signal(s) if s == signal => ptrace::cont(pid, s).map_err(lost)?,
             _ => ptrace::cont(pid, 0).map_err(lost)?,

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "ptrace(2) has no safe interface")]
 
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -108,6 +109,39 @@ pub fn wait(tid: Pid) -> nix::Result<Stop> {
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Like [`wait`], but no longer than until `end`: then `None`. Most stops come within microseconds, so
+/// the first of them are not slept away.
+///
+/// # Errors
+/// ECHILD when it is not ours to wait for.
+pub fn wait_until(tid: Pid, end: Instant) -> nix::Result<Option<Stop>> {
+    const SOON: Duration = Duration::from_micros(300);
+    let begun = Instant::now();
+    loop {
+        if let Some(stop) = try_wait(tid)? {
+            return Ok(Some(stop));
+        }
+        let now = Instant::now();
+        if now >= end {
+            return Ok(None);
+        }
+        if now - begun < SOON {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep((now - begun).min(Duration::from_millis(2)) / 4);
+        }
+    }
+}
+
+/// Like [`wait`], for what comes soon unless something is wrong: after a minute it is given up.
+///
+/// # Errors
+/// ETIMEDOUT then, ECHILD when it is not ours to wait for.
+pub fn wait_a_minute(tid: Pid) -> nix::Result<Stop> {
+    let end = Instant::now() + Duration::from_secs(60);
+    wait_until(tid, end)?.ok_or(Errno::ETIMEDOUT)
 }
 
 /// Like [`wait`], but returns `None` at once when nothing happened yet.

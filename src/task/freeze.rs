@@ -104,6 +104,7 @@ impl Frozen {
                         };
                     }
                     Err(e) => {
+                        asked.push_back(tid);
                         drop(frozen);
                         let _left = let_go(asked);
                         return Err(e);
@@ -272,6 +273,10 @@ const ATTEMPTS: u32 = 100;
 /// How long to wait for threads that were asked to stop and are to go on.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long to wait for a thread that waits for something that no signal ends (a file system that does
+/// not answer).
+const LONGEST: Duration = Duration::from_secs(10);
+
 /// How long a thread may take to stop before we ask what it is doing.
 const USUAL: Duration = Duration::from_micros(500);
 
@@ -294,6 +299,12 @@ fn await_stop(tid: Pid) -> Result<Waited> {
             std::thread::yield_now();
         } else if waits_for_child(tid) {
             return Ok(Waited::Blocked);
+        } else if asked.elapsed() > LONGEST {
+            return Err(Error::new(
+                Kind::Busy,
+                format!("Thread {tid} does not stop: it waits inside the kernel"),
+            )
+            .hint("see where: /proc/PID/task/TID/stack; try again when that is over"));
         } else {
             let _timed_out = poll(&mut [], PollTimeout::from(1u8));
         }

@@ -23,6 +23,8 @@ use crate::units::{Pid, Vaddr};
 pub const ONE: u64 = 0;
 /// Offset of the entry that runs the batch at `rbx`.
 pub const BATCH: u64 = 16;
+/// Offset of the instruction after the soft break, where the thread stops.
+pub const BROKEN: u64 = 0x6a;
 /// Bytes of code.
 const CODE_LEN: usize = 296;
 /// Bytes of code and constants.

@@ -45,7 +45,9 @@ impl Newborn<'_> {
                 Ok(foothold)
             });
         let _gone = kill(go_between, Signal::SIGKILL);
-        while matches!(ptrace::wait(go_between), Ok(stop) if !matches!(stop, Stop::Gone(_))) {}
+        while matches!(ptrace::wait_a_minute(go_between), Ok(stop) if !matches!(stop, Stop::Gone(_)))
+        {
+        }
         result
     }
 }
