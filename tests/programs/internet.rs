@@ -18,7 +18,7 @@ use nix::sys::socket::{
 
 use crate::desk::{Answer, Desk, Program, same};
 use crate::kernel::{call_with, child};
-use crate::options::{get_int, socket as socket_of};
+use crate::options::{get, get_int, socket as socket_of};
 
 /// TCP by several paths.
 const MPTCP: i32 = libc::IPPROTO_MPTCP;
@@ -37,6 +37,8 @@ struct Internet {
     /// Listens to changes of network interfaces; with its port.
     netlink: (OwnedFd, u32),
     pairs: Vec<(TcpStream, TcpStream)>,
+    /// How long a segment of each end of `pairs` may be.
+    segments: Vec<(u32, u32)>,
     /// The first end of each has said that it will write no more.
     halves: Vec<(TcpStream, TcpStream)>,
     /// The second end of each has something to say before its end, this many bytes.
@@ -85,6 +87,12 @@ fn state(end: &TcpStream) -> u8 {
     let before = [end.as_raw_fd() as u64, level, libc::TCP_INFO as u64];
     call_with(libc::SYS_getsockopt, &before, &mut state, &[length]).unwrap();
     state
+}
+
+/// How long a segment may be (`tcpi_snd_mss`).
+fn segment(end: &TcpStream) -> u32 {
+    let info = get(end, libc::IPPROTO_TCP, libc::TCP_INFO).unwrap();
+    u32::from_le_bytes(info[16..20].try_into().unwrap())
 }
 
 /// Builds it and serves; the child at the desk `child`.
@@ -138,6 +146,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         connected: (connected, to),
         fresh,
         pairs: Vec::new(),
+        segments: Vec::new(),
         halves: Vec::new(),
         endings: Vec::new(),
         listeners: [plain, six]
@@ -312,6 +321,7 @@ impl Internet {
             (&server).write_all(b"answer").unwrap();
             // To the brim.
             fill(&client, &server);
+            self.segments.push((segment(&client), segment(&server)));
             self.pairs.push((client, server));
         }
     }
@@ -373,7 +383,10 @@ impl Program for Internet {
             &getsockopt(netlink, sockopt::RcvBuf),
             &Ok(80_000),
         )?;
-        for (client, server) in &self.pairs {
+        for ((client, server), (one, other)) in self.pairs.iter().zip(&self.segments) {
+            // It may grow with the window of the other end.
+            let long = segment(client) >= *one && segment(server) >= *other;
+            same("segments are as long as ever", &long, &true)?;
             let ends = |s: &TcpStream| (s.local_addr().ok(), s.peer_addr().ok());
             let (near, far) = ends(client);
             same("ends", &ends(server), &(far, near))?;

@@ -263,6 +263,7 @@ fn make(
     let pairs = options.iter().flat_map(|(code, value)| [*code, *value]);
     let raw_options: Vec<u8> = pairs.flat_map(u32::to_le_bytes).collect();
     set(&socket, TCP, libc::TCP_REPAIR_OPTIONS, &raw_options)?;
+    fit(&socket)?;
     if let Some(timestamp) = saved.timestamp {
         number(TCP_TIMESTAMP, timestamp)?;
     }
@@ -291,6 +292,7 @@ fn make(
             .flat_map(u32::to_le_bytes)
             .collect();
         set(&socket, TCP, TCP_REPAIR_WINDOW, &words)?;
+        fit(&socket)?;
     }
     set_kinds_options(&socket, entry)?;
     if let Some(nodelay) = saved.nodelay {
@@ -312,6 +314,13 @@ fn make(
         }
     }
     Ok(socket)
+}
+
+/// Has the kernel reckon anew how long a segment may be: connect(2) did that before it was told what
+/// the other end takes, and would leave it at the least that any host takes. Setting the options in the
+/// headers of IPv4, to none, is what does it, for IPv6 too.
+fn fit(socket: &OwnedFd) -> nix::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &[])
 }
 
 /// Puts bytes into a queue.
