@@ -10,7 +10,12 @@ use nix::errno::Errno;
 use super::Refusal;
 use super::descriptor::Descriptor;
 use crate::image::proto::{SkOptionEntry, SkOptsEntry};
-use crate::sys::socket::{attach_filter, filter, filter_length, get, get_int, set, set_int, waits};
+use crate::sys::socket::{
+    attach_filter, filter, filter_length, get, get_int, has_error, is_urgent, set, set_int, waits,
+};
+
+/// `TCP_CLOSE`.
+const CLOSED: u8 = 7;
 
 /// What a socket was made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,21 @@ pub struct Nature {
     pub opaque: bool,
     /// Something waits in it to be received.
     pub waits: bool,
+    /// Urgent data of a TCP connection waits, or is announced.
+    pub urgent: bool,
+    /// That is among the other bytes (`SO_OOBINLINE`).
+    pub in_line: bool,
+    /// An error of a TCP socket that has no connection waits to be told.
+    pub failed: Option<Failed>,
+}
+
+/// Which error that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// It never had a connection: connect(2) failed.
+    Connect,
+    /// Its connection ended by it.
+    Connection,
 }
 
 impl Nature {
@@ -57,16 +77,31 @@ impl Nature {
             waits: waits(fd)?,
             opaque: filter == Err(Errno::EACCES),
             filtered: filter.map_or_else(|e| e == Errno::EACCES, |length| length != 0),
+            urgent: false,
+            in_line: of(libc::SO_OOBINLINE)? != 0,
+            failed: None,
         };
         if nature.is_tcp() {
-            // struct tcp_info: the state, and of a listener `tcpi_unacked` and `tcpi_sacked`.
-            let mut info = [0; 32];
+            // struct tcp_info: the state, of a listener `tcpi_unacked` and `tcpi_sacked`, and `tcpi_rtt`,
+            // which only who had another end knows.
+            let mut info = [0; 72];
             get(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
-            let [state, .., a, b, c, d, e, f, g, h] = info;
-            nature.tcp_state = state;
+            let word = |at: usize| {
+                let bytes = info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+                bytes.map_or(0, u32::from_le_bytes)
+            };
+            nature.tcp_state = info[0];
             if nature.listens {
-                nature.pending = u32::from_le_bytes([a, b, c, d]);
-                nature.backlog = u32::from_le_bytes([e, f, g, h]);
+                (nature.pending, nature.backlog) = (word(24), word(28));
+            } else if nature.tcp_state == CLOSED {
+                let had_other_end = word(68) != 0;
+                nature.failed = has_error(fd)?.then_some(if had_other_end {
+                    Failed::Connection
+                } else {
+                    Failed::Connect
+                });
+            } else {
+                nature.urgent = nature.protocol == libc::IPPROTO_TCP && is_urgent(fd)?;
             }
         }
         Ok(nature)

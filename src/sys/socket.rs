@@ -151,6 +151,40 @@ pub fn waits(fd: impl AsFd) -> nix::Result<bool> {
     Ok(poll(fd, libc::POLLIN)? & (libc::POLLIN | libc::POLLERR) != 0)
 }
 
+/// True when an error waits to be told (`SO_ERROR`); it is not taken away.
+///
+/// # Errors
+/// As poll(2).
+pub fn has_error(fd: impl AsFd) -> nix::Result<bool> {
+    Ok(poll(fd, 0)? & libc::POLLERR != 0)
+}
+
+/// True when urgent data waits to be received, or is announced; it is not taken away.
+///
+/// # Errors
+/// As poll(2).
+pub fn is_urgent(fd: impl AsFd) -> nix::Result<bool> {
+    let fd = fd.as_fd();
+    if poll(fd, libc::POLLPRI)? & libc::POLLPRI != 0 {
+        return Ok(true);
+    }
+    Ok(peek_urgent(fd) == Err(Errno::EAGAIN))
+}
+
+/// The byte of urgent data that waits, which stays where it is.
+///
+/// # Errors
+/// `EINVAL` when there is none, or when it is among the others (`SO_OOBINLINE`); `EAGAIN` when it is
+/// announced only.
+pub fn peek_urgent(fd: impl AsFd) -> nix::Result<u8> {
+    let flags = MsgFlags::MSG_OOB | MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    let mut byte = [0];
+    match nix::sys::socket::recv(fd.as_fd().as_raw_fd(), &mut byte, flags)? {
+        0 => Err(Errno::EINVAL),
+        _ => Ok(byte[0]),
+    }
+}
+
 /// What poll(2) tells without waiting.
 fn poll(fd: impl AsFd, events: i16) -> nix::Result<i16> {
     let mut asked = libc::pollfd {

@@ -360,6 +360,65 @@ fn connections_whose_end_waits_to_be_sent_go_on_from_every_layer_and_can_be_dump
     go_on_from_every_layer(&["ending"]);
 }
 
+#[test]
+fn of_urgent_data_that_was_received_or_is_in_line_only_the_mark_is_lost_and_that_is_said() {
+    for how in ["urgent", "in-line"] {
+        go_on_from_every_layer(&[how]);
+        if !require(&[Need::Root]) {
+            return;
+        }
+        let mut sandbox = Sandbox::new();
+        let target = sandbox.specimen("internet", &[how]);
+        let words = format!("dump -t {} -D 1 -R --tcp-established", target.pid);
+        let run = sandbox.icecore(&words).ok();
+        let lost = "mark of urgent data is not saved";
+        assert!(run.stdout.contains(lost), "{}", run.stdout);
+        target.ask("talk");
+    }
+}
+
+#[test]
+fn urgent_data_that_was_not_received_is_an_obstacle_until_it_is() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &["alarm"]);
+    let dump = format!("dump -t {} -D 1 --tcp-established", target.pid);
+    for mode in ["", "-R", "--dry-run"] {
+        let run = sandbox.icecore(&format!("{dump} {mode}")).fails(5);
+        assert!(run.stderr.contains("urgent data"), "{}", run.stderr);
+    }
+    target.ask("receive");
+    let pids = target.members();
+    sandbox.icecore(&dump).ok();
+    sandbox.wait_gone(&pids);
+    sandbox.icecore("keeper --let-go").ok();
+    sandbox.icecore("restore -D 1 -d --tcp-established").ok();
+    target.runs();
+    target.ask_at("child", "talk");
+}
+
+#[test]
+fn a_failed_connect_that_the_program_was_not_told_of_is_an_obstacle_until_it_asks() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("internet", &["refused"]);
+    let dump = format!("dump -t {} -D 1", target.pid);
+    for mode in ["", "-R", "--dry-run"] {
+        let run = sandbox.icecore(&format!("{dump} {mode}")).fails(5);
+        assert!(run.stderr.contains("failed to connect"), "{}", run.stderr);
+    }
+    target.ask("ask");
+    let pids = target.members();
+    sandbox.icecore(&dump).ok();
+    sandbox.wait_gone(&pids);
+    sandbox.icecore("restore -D 1 -d").ok();
+    target.check();
+}
+
 /// Three layers of TCP connections in a special state, and one of what was made anew.
 fn go_on_from_every_layer(state: &[&str]) {
     if !require(&[Need::Root]) {

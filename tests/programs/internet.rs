@@ -1,7 +1,8 @@
 //! TCP and UDP sockets: listeners, bound, connected and unconnected ones, with options. With the
 //! argument `connected` also both ends of TCP connections, with bytes under way in both directions;
 //! with `halves` such that one end has closed for writing, or both have; with `ending` such whose end is
-//! said, but waits behind bytes that the other end has no room for; with `paths` there is a listener of
+//! said, but waits behind bytes that the other end has no room for; with `urgent`, `in-line` or `alarm` such
+//! with urgent data; with `refused` a socket that failed to connect and does not know; with `paths` there is a listener of
 //! MPTCP, and a socket that is nothing yet.
 
 use std::hash::{BuildHasher as _, RandomState};
@@ -11,9 +12,10 @@ use std::net::{
 };
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Backlog, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn, bind,
-    getsockname, getsockopt, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn,
+    bind, connect, getsockname, getsockopt, listen, recv, send, setsockopt, socket, sockopt,
 };
 
 use crate::desk::{Answer, Desk, Program, same};
@@ -39,6 +41,11 @@ struct Internet {
     pairs: Vec<(TcpStream, TcpStream)>,
     /// How long a segment of each end of `pairs` may be.
     segments: Vec<(u32, u32)>,
+    /// The second end of each has urgent data among what it has yet to read: received by itself, in line,
+    /// or not received at all.
+    urgent: Vec<(TcpStream, TcpStream)>,
+    /// Could not connect, and does not know.
+    refused: Option<OwnedFd>,
     /// The first end of each has said that it will write no more.
     halves: Vec<(TcpStream, TcpStream)>,
     /// The second end of each has something to say before its end, this many bytes.
@@ -87,6 +94,46 @@ fn state(end: &TcpStream) -> u8 {
     let before = [end.as_raw_fd() as u64, level, libc::TCP_INFO as u64];
     call_with(libc::SYS_getsockopt, &before, &mut state, &[length]).unwrap();
     state
+}
+
+/// How much waits to be read, with urgent data, which else would be none of it.
+fn unread(end: &TcpStream) -> usize {
+    let in_line = getsockopt(end, sockopt::OobInline).unwrap();
+    setsockopt(end, sockopt::OobInline, &true).unwrap();
+    let mut count = 0_i32;
+    let before = [end.as_raw_fd() as u64, libc::FIONREAD];
+    call_with(libc::SYS_ioctl, &before, &mut count, &[]).unwrap();
+    setsockopt(end, sockopt::OobInline, &in_line).unwrap();
+    count as usize
+}
+
+/// Receives a byte of urgent data.
+fn receive_urgent(end: &TcpStream) -> Result<u8, String> {
+    let mut byte = [0];
+    let flags = MsgFlags::MSG_OOB | MsgFlags::MSG_DONTWAIT;
+    match recv(end.as_raw_fd(), &mut byte, flags) {
+        Ok(1) => Ok(byte[0]),
+        other => Err(format!("urgent data: {other:?}")),
+    }
+}
+
+/// A socket whose connection was refused, which nobody has asked yet.
+fn refused() -> OwnedFd {
+    // Bound, but it does not listen.
+    let socket = || socket_of(libc::AF_INET, libc::SOCK_STREAM, 0).unwrap();
+    let (deaf, caller) = (socket(), socket());
+    bind(
+        deaf.as_raw_fd(),
+        &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)),
+    )
+    .unwrap();
+    let at = getsockname::<SockaddrIn>(deaf.as_raw_fd()).unwrap();
+    fcntl(&caller, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    connect(caller.as_raw_fd(), &at).unwrap_err();
+    // struct pollfd: descriptor, events, what happened.
+    let mut poll = u64::from(caller.as_raw_fd().cast_unsigned());
+    call_with(libc::SYS_poll, &[], &mut poll, &[1, 5000]).unwrap();
+    caller
 }
 
 /// How long a segment may be (`tcpi_snd_mss`).
@@ -147,6 +194,8 @@ pub fn run(mut desk: Desk, args: &[String]) {
         fresh,
         pairs: Vec::new(),
         segments: Vec::new(),
+        urgent: Vec::new(),
+        refused: None,
         halves: Vec::new(),
         endings: Vec::new(),
         listeners: [plain, six]
@@ -160,6 +209,14 @@ pub fn run(mut desk: Desk, args: &[String]) {
     };
     if args.iter().any(|arg| arg == "connected") {
         internet.connect();
+    }
+    for how in ["urgent", "in-line", "alarm"] {
+        if args.iter().any(|arg| arg == how) {
+            internet.alarm(how);
+        }
+    }
+    if args.iter().any(|arg| arg == "refused") {
+        internet.refused = Some(refused());
     }
     if args.iter().any(|arg| arg == "halves") {
         internet.halve();
@@ -256,6 +313,39 @@ impl Internet {
                 .read_to_string(&mut text)
                 .map_err(|e| format!("thanks: {e}"))?;
             same("thanks", &text.as_str(), &"thanks")?;
+        }
+        Ok(())
+    }
+
+    /// Makes connections with urgent data.
+    fn alarm(&mut self, how: &str) {
+        for (client, server) in self.ends() {
+            setsockopt(&server, sockopt::OobInline, &(how == "in-line")).unwrap();
+            (&client).write_all(b"abc").unwrap();
+            send(client.as_raw_fd(), b"U", MsgFlags::MSG_OOB).unwrap();
+            (&client).write_all(b"def").unwrap();
+            while unread(&server) != 7 {
+                std::thread::yield_now();
+            }
+            if how == "urgent" {
+                assert_eq!(receive_urgent(&server), Ok(b'U'));
+            }
+            self.urgent.push((client, server));
+        }
+    }
+
+    /// All bytes arrive in their order, and what is sent now after them.
+    fn end_alarm(&mut self) -> Result<(), String> {
+        for (mut client, server) in self.urgent.drain(..) {
+            let in_line = getsockopt(&server, sockopt::OobInline).unwrap();
+            client.write_all(b"ghi").map_err(|e| e.to_string())?;
+            client.shutdown(Shutdown::Write).unwrap();
+            let mut all = String::new();
+            (&server)
+                .read_to_string(&mut all)
+                .map_err(|e| format!("urgent: {e}"))?;
+            let wanted = if in_line { "abcUdefghi" } else { "abcdefghi" };
+            same("with urgent data", &all.as_str(), &wanted)?;
         }
         Ok(())
     }
@@ -397,8 +487,19 @@ impl Program for Internet {
         Ok(format!("{} connections", self.pairs.len()))
     }
 
-    /// `talk` uses everything; `dropped` finds all connections at their end.
+    /// `receive` takes the urgent data, `ask` the error; `talk` uses everything; `dropped` finds all connections at their end.
     fn command(&mut self, words: &[&str]) -> Answer {
+        if words == ["receive"] {
+            for (_, server) in &self.urgent {
+                same("urgent data", &receive_urgent(server)?, &b'U')?;
+            }
+            return Ok(String::new());
+        }
+        if let (["ask"], Some(refused)) = (words, &self.refused) {
+            let error = get_int(refused, libc::SOL_SOCKET, libc::SO_ERROR)?;
+            same("error", &error, &libc::ECONNREFUSED)?;
+            return Ok(String::new());
+        }
         if words == ["dropped"] {
             let ending = self
                 .endings
@@ -418,6 +519,7 @@ impl Program for Internet {
             return self.talk().map(|()| String::new());
         }
         self.end_halves()?;
+        self.end_alarm()?;
         self.end_endings()?;
         let text = |e: std::io::Error| format!("group: {e}");
         let (bound, connected) = (&self.bound.0, &self.connected.0);

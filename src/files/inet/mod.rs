@@ -25,11 +25,12 @@ pub(in crate::files) mod tcp;
 use options::{kinds_options, set_kinds_options, v6only};
 
 use super::descriptor::Descriptor;
-use super::socket::{opaque_filter, options as shared_options, waiting};
+use super::socket::{Failed, opaque_filter, options as shared_options, waiting};
+use super::survey::obstacle;
 use super::{Allow, Dumper, FileKind, Findings, Held, Nature, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, InetSkEntry, SkShutdown};
-use crate::sys::socket::{make, reads_no_more, set_int, waits};
+use crate::sys::socket::{is_urgent, make, reads_no_more, set_int, waits};
 use crate::track::connections::{self, Connection};
 
 /// States of a socket, as the kernel and the images number them.
@@ -90,8 +91,23 @@ impl FileKind for Inet {
                     .to_owned(),
             });
         }
+        // To look at the error would take it away, and nothing puts one back.
+        if nature.failed == Some(Failed::Connect) {
+            return Some(Refusal {
+                what: format!(
+                    "a TCP socket ({}) that failed to connect, which it has not been told yet,",
+                    file.shown()
+                ),
+                hint: "try again when the program has asked for the error (SO_ERROR), or have it \
+                       close the socket"
+                    .to_owned(),
+            });
+        }
         if !is_connection(nature) || allow.tcp_close {
             return None;
+        }
+        if nature.urgent && !nature.in_line {
+            return Some(urgent(format!("a TCP connection ({})", file.shown())));
         }
         if nature.protocol == libc::IPPROTO_MPTCP {
             return Some(Refusal {
@@ -125,7 +141,16 @@ impl FileKind for Inet {
     }
 
     fn loss(&self, file: &Descriptor) -> Option<Refusal> {
-        let datagrams = file.socket.is_some_and(|nature| !nature.is_tcp());
+        let nature = file.socket?;
+        let datagrams = !nature.is_tcp();
+        if nature.urgent {
+            let (what, hint) = lost_mark(&format!("a TCP connection ({})", file.shown()));
+            return Some(Refusal { what, hint });
+        }
+        if nature.failed == Some(Failed::Connection) {
+            let (what, hint) = untold(&format!("a TCP socket ({})", file.shown()));
+            return Some(Refusal { what, hint });
+        }
         let what = "an internet socket";
         datagrams.then(|| waiting(file, what)).flatten()
     }
@@ -187,6 +212,31 @@ fn part(entry: &FileEntry) -> Result<&InetSkEntry> {
         ))
     };
     entry.isk.as_ref().ok_or_else(missing)
+}
+
+/// Why a connection with urgent data cannot be dumped; `what` it is. No call puts such a byte back where
+/// it was, and without its mark it would be read as one of the others.
+fn urgent(what: String) -> Refusal {
+    Refusal {
+        what: format!("{what} with urgent data that was not received yet"),
+        hint: "try again when the program has received it (MSG_OOB), or drop all connections with \
+               --tcp-close"
+            .to_owned(),
+    }
+}
+
+/// That of urgent data among the other bytes of `what` only the mark is lost: what, and the hint.
+fn lost_mark(what: &str) -> (String, String) {
+    let what = format!("{what} whose mark of urgent data is not saved");
+    let hint = "let the program read on: a restored process gets all bytes, but is not told where \
+                the mark was";
+    (what, hint.to_owned())
+}
+
+/// That a program will not get the error by which the connection of `what` ended: what, and the hint.
+fn untold(what: &str) -> (String, String) {
+    let what = format!("{what} whose connection ended by an error that it has not been told yet");
+    (what, "a restored process reads its end instead".to_owned())
 }
 
 /// A TCP socket with another end.
@@ -289,14 +339,31 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         entry.src_port = 0;
         entry.shutdown = Some(SkShutdown::Both.into());
     }
+    if nature.failed == Some(Failed::Connection) {
+        let (what, hint) = untold(&shown(&entry));
+        dumper.warn(Obstacle::unsupported(what, hint));
+    }
     if is_connected_tcp(&entry) && !dumper.allow().tcp_close {
         let deaf = reads_no_more(copy).map_err(cannot)?;
         entry.shutdown = deaf.then_some(SkShutdown::Read.into());
         let name = format!("tcp-stream-{ino:x}.img");
-        let stream = dumper
+        let mut stream = dumper
             .connections
             .save(copy, state, shown(&entry))
             .map_err(cannot)?;
+        // It may have come since the freeze; from here on nothing more does.
+        if is_urgent(copy).map_err(cannot)? {
+            if !nature.in_line {
+                let refusal = urgent(format!("a TCP connection ({})", file.shown()));
+                let what = format!("Cannot dump process {}", file.pid);
+                return Err(Error::refused(what, vec![obstacle(file, refusal)]));
+            }
+            stream.mark = true;
+        }
+        if stream.mark {
+            let (what, hint) = lost_mark(&shown(&entry));
+            dumper.warn(Obstacle::unsupported(what, hint));
+        }
         dumper.streams.push((name, stream));
     }
     dumper.push(FileEntry {

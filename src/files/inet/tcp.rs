@@ -9,7 +9,10 @@
 //! CRIU: `tcp_stream_entry`, then the bytes received and not read, then those sent and not
 //! acknowledged, or not sent. An end that was announced (FIN) has a number in the sequence, but no
 //! byte. Where a half-closed connection is made anew, ours is announced again, which the other side
-//! knows already; theirs is made up by shutdown(2), with its number counted as received.
+//! knows already; theirs is made up by shutdown(2), with its number counted as received. Urgent data that
+//! was not received stops the dump; of such that was, the byte is left out of the queue, and the mark
+//! is lost. What we have sent as urgent and the other end has not acknowledged cannot be told from
+//! the rest.
 //!
 //! Sources: tcp(7), `net/ipv4/tcp.c`, CRIU's documentation of TCP.
 
@@ -57,6 +60,8 @@ pub(in crate::files) struct Stream {
     pub(in crate::files) entry: TcpStreamEntry,
     /// Both queues.
     pub(in crate::files) bytes: Vec<u8>,
+    /// Among what was received is a mark of urgent data, which no image has.
+    pub(in crate::files) mark: bool,
 }
 
 impl Stream {
@@ -71,6 +76,7 @@ impl Stream {
         Ok(Some(Self {
             entry,
             bytes: record.extra,
+            mark: false,
         }))
     }
 }
@@ -141,7 +147,7 @@ fn save(socket: &OwnedFd, state: u32) -> nix::Result<Stream> {
     let length = |count: usize| u32::try_from(count).map_err(|_too_large| Errno::EOVERFLOW);
     set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, RECEIVED)?;
     let inq_seq = number(libc::TCP_QUEUE_SEQ)?;
-    let mut bytes = queue(socket, queued(socket, libc::FIONREAD)?)?;
+    let (mut bytes, mark) = received(socket)?;
     let inq_len = length(bytes.len())?;
     set_int(socket, TCP, libc::TCP_REPAIR_QUEUE, SENT)?;
     let outq_seq = number(libc::TCP_QUEUE_SEQ)?;
@@ -183,7 +189,54 @@ fn save(socket: &OwnedFd, state: u32) -> nix::Result<Stream> {
         rcv_wnd: word(3),
         rcv_wup: word(4),
     };
-    Ok(Stream { entry, bytes })
+    Ok(Stream { entry, bytes, mark })
+}
+
+/// The bytes that were received and not read, and whether a mark of urgent data is among them; they stay
+/// where they are.
+///
+/// What tells their number, and what reads them, stops at the mark. With urgent data in line the number
+/// is that of all, and reading goes on from the mark when it starts there. The byte of urgent data that
+/// was received apart is none of the stream.
+fn received(socket: &OwnedFd) -> nix::Result<(Vec<u8>, bool)> {
+    let option = |name| get_int(socket, SOL_SOCKET, name);
+    let in_line = option(libc::SO_OOBINLINE)?;
+    // Kernels before 6.9 do not let programs peek on in TCP.
+    let offset = option(libc::SO_PEEK_OFF).ok();
+    let up_to_mark = queued(socket, libc::FIONREAD)?;
+    set_int(socket, SOL_SOCKET, libc::SO_OOBINLINE, 1)?;
+    let bytes = queued(socket, libc::FIONREAD)
+        .and_then(|length| in_order(socket, length, offset.is_some()));
+    set_int(socket, SOL_SOCKET, libc::SO_OOBINLINE, in_line)?;
+    if let Some(offset) = offset {
+        set_int(socket, SOL_SOCKET, libc::SO_PEEK_OFF, offset)?;
+    }
+    let mut bytes = bytes?;
+    let apart = up_to_mark < bytes.len();
+    if apart {
+        bytes.remove(up_to_mark);
+    }
+    let mark = apart && !bytes.is_empty();
+    Ok((bytes, mark))
+}
+
+/// As many bytes, peeked in one go or, with `SO_PEEK_OFF`, in several.
+fn in_order(socket: &OwnedFd, length: usize, seeks: bool) -> nix::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        if seeks {
+            let at = i32::try_from(done).map_err(|_too_large| Errno::EOVERFLOW)?;
+            set_int(socket, SOL_SOCKET, libc::SO_PEEK_OFF, at)?;
+        }
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let count = recv(socket.as_raw_fd(), rest, flags)?;
+        if count == 0 || (count < rest.len() && !seeks) {
+            return Err(Errno::EIO);
+        }
+        done += count;
+    }
+    Ok(bytes)
 }
 
 /// The bytes of the chosen queue; they stay in it.
@@ -219,6 +272,7 @@ fn make(
     Stream {
         entry: saved,
         bytes,
+        ..
     }: &Stream,
 ) -> nix::Result<OwnedFd> {
     let socket = new(entry)?;
