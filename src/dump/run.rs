@@ -36,6 +36,10 @@ struct Snapshot {
     stored: pages::Stored,
     scanned: u64,
     freezing: Duration,
+    /// How long it took to find out which pages there are.
+    selecting: Duration,
+    /// How long it took to read, compare and write them.
+    storing: Duration,
     warnings: Vec<Obstacle>,
     /// Files whose contents are in the layer.
     saved: usize,
@@ -382,8 +386,10 @@ fn store_pages(
         let id = PagemapId::Shared(shmid.into());
         let resolved = below.map_or(Ok(None), |b| b.resolve(id))?;
         let mut out = writer.pages(pages_id)?;
+        let began = Instant::now();
         let (pagemap, stored) =
             segments::store(file, size, huge, resolved.as_ref(), pages_id, &mut out)?;
+        snapshot.storing += began.elapsed();
         writer.pagemap(id, &pagemap)?;
         snapshot.stored.add(stored);
         pages_id += 1;
@@ -415,9 +421,12 @@ fn store_pages(
             }
             _ => pages::Unchanged::Unknown,
         };
+        let began = Instant::now();
         let chosen = pages::select(process.pid, &captured.mappings, &unchanged)?;
+        snapshot.selecting += began.elapsed();
         snapshot.scanned += chosen.iter().map(|r| r.pages).sum::<u64>();
         let mut out = writer.pages(pages_id)?;
+        let began = Instant::now();
         let (pagemap, stored) = pages::store(
             process.pid,
             &captured.mappings,
@@ -426,6 +435,7 @@ fn store_pages(
             pages_id,
             &mut out,
         )?;
+        snapshot.storing += began.elapsed();
         writer.pagemap(id, &pagemap)?;
         snapshot.stored.add(stored);
         pages_id += 1;
@@ -550,6 +560,8 @@ fn stats(snapshot: &Snapshot, freeze: Duration) -> StatsEntry {
         dump: Some(DumpStatsEntry {
             freezing_time: us(snapshot.freezing),
             frozen_time: us(freeze),
+            memdump_time: us(snapshot.selecting),
+            memwrite_time: us(snapshot.storing),
             pages_scanned: snapshot.scanned,
             pages_skipped_parent: snapshot.stored.in_parent,
             pages_written: snapshot.stored.present,
@@ -564,4 +576,25 @@ fn uptime_us() -> Result<u64> {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)
         .map_err(|e| Error::os("Cannot read the clock", e))?;
     Ok(now.tv_sec().cast_unsigned() * 1_000_000 + now.tv_nsec().cast_unsigned() / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_statistics_have_all_times_in_microseconds() {
+        let snapshot = Snapshot {
+            freezing: Duration::from_micros(3),
+            selecting: Duration::from_micros(1500),
+            storing: Duration::from_millis(20),
+            ..Snapshot::default()
+        };
+        let dump = stats(&snapshot, Duration::from_secs(2)).dump.unwrap();
+        assert_eq!((dump.freezing_time, dump.frozen_time), (3, 2_000_000));
+        assert_eq!((dump.memdump_time, dump.memwrite_time), (1500, 20_000));
+        // More than an hour does not become nothing.
+        let long = stats(&snapshot, Duration::from_secs(100_000)).dump.unwrap();
+        assert_eq!(long.frozen_time, u32::MAX);
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use icecore::image::proto::{CoreEntry, MmEntry, StatsEntry};
+use icecore::image::proto::{CoreEntry, DumpStatsEntry, MmEntry, StatsEntry};
 use icecore::image::{Sidecar, text};
 use icecore::inspect::{self, Backing, Task, View};
 use icecore::{PAGE_SIZE, PageRange, Result};
@@ -390,10 +390,9 @@ fn statistics(view: &View) -> Result<Vec<Row>> {
         let micros = |n: u32| format::duration(Duration::from_micros(n.into()));
         say("", String::new());
         say("stats-dump, CRIU's figures", String::new());
-        say("freezing", micros(dump.freezing_time));
-        say("frozen", micros(dump.frozen_time));
-        say("memory found out", micros(dump.memdump_time));
-        say("memory written", micros(dump.memwrite_time));
+        for (what, time) in times(&dump) {
+            say(what, micros(time));
+        }
         let counts = [
             ("pages looked at", Some(dump.pages_scanned)),
             ("pages left to the parent", Some(dump.pages_skipped_parent)),
@@ -416,6 +415,17 @@ fn statistics(view: &View) -> Result<Vec<Row>> {
         lines.push(words(" this layer has no statistics"));
     }
     Ok(lines)
+}
+
+/// The times of a dump, in microseconds. Layers that were made before the pages were timed have zeros there.
+fn times(dump: &DumpStatsEntry) -> impl Iterator<Item = (&'static str, u32)> {
+    let times = [
+        ("freezing", dump.freezing_time),
+        ("frozen", dump.frozen_time),
+        ("memory found out", dump.memdump_time),
+        ("memory written", dump.memwrite_time),
+    ];
+    times.into_iter().filter(|(_, time)| *time > 0)
 }
 
 fn digests(view: &View) -> Result<Vec<Row>> {
@@ -566,4 +576,23 @@ fn figures(view: &View) -> Result<Vec<Row>> {
         )));
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_nobody_measured_is_not_shown() {
+        let mut dump = DumpStatsEntry {
+            freezing_time: 5,
+            frozen_time: 60,
+            memwrite_time: 7,
+            ..DumpStatsEntry::default()
+        };
+        let names = |dump: &DumpStatsEntry| times(dump).map(|(what, _)| what).collect::<Vec<_>>();
+        assert_eq!(names(&dump), ["freezing", "frozen", "memory written"]);
+        dump.memdump_time = 1;
+        assert_eq!(names(&dump).len(), 4);
+    }
 }
