@@ -3,7 +3,7 @@
 
 mod picture;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map as Fields, Value, json};
 
@@ -99,20 +99,31 @@ fn layers(model: &Model) -> Vec<Value> {
     let uses = |layer: &super::stacks::LayerRow| model.owned.get(&layer.dir).copied().flatten();
     let row = |layer: &super::stacks::LayerRow| {
         let since = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).ok();
+        let ms = |freeze: Duration| freeze.as_secs_f64() * 1e3;
         json!({
+            "name": layer.name,
             "directory": layer.dir.to_string_lossy(),
+            "kind": layer.kind(),
             "parent": layer.parent.as_ref().map(|dir| dir.to_string_lossy()),
             "identity": layer.id,
             "label": layer.label,
             "state": layer.state.as_str(),
+            "why": layer.reason,
             "incremental": layer.incremental,
+            "squashed": layer.squashed,
             "pinned": layer.pinned,
+            "live_process": model.standing_on(layer),
+            "root_process": layer.root,
+            "root_name": layer.comm,
             "pages_stored": layer.stored,
             "pages_in_parent": layer.in_parent,
             "disk_bytes": layer.bytes,
             "owned_bytes": uses(layer).map(|known| known.owned),
             "superseded_bytes": uses(layer).map(|known| known.superseded),
             "processes": layer.tasks,
+            "freeze_ms": layer.freeze.map(Duration::from_nanos).map(ms),
+            "predicted_pages": layer.figures.pages,
+            "predicted_freeze_ms": layer.figures.freeze.map(ms),
             "created_unix": layer.created.and_then(since).map(|at| at.as_secs()),
         })
     };

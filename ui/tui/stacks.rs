@@ -76,6 +76,19 @@ pub(crate) struct LayerRow {
     pub(crate) figures: Figures,
 }
 
+impl LayerRow {
+    /// How it was made, in at most four letters.
+    pub(crate) fn kind(&self) -> &'static str {
+        match (self.state, self.incremental) {
+            (State::PreDump, _) => "pre",
+            (_, _) if self.id.is_none() => "criu",
+            (_, _) if self.squashed => "sqsh",
+            (_, true) => "inc",
+            (_, false) => "full",
+        }
+    }
+}
+
 #[cfg(test)]
 impl LayerRow {
     /// A layer of which nothing is known but where it is.

@@ -68,6 +68,50 @@ fn each_tab_of_a_layer_is_written_as_a_table_or_a_text() {
     }
 }
 
+#[test]
+fn the_table_of_layers_has_all_that_their_rows_know() {
+    let mut model = model(RICH, (120, 35));
+    for row in &mut model.stacks {
+        if let StackRow::Layer(layer) = row
+            && layer.name == "1"
+        {
+            layer.label = Some("before the change".into());
+            layer.figures.pages = Some(77);
+            layer.figures.freeze = Some(Duration::from_micros(2500));
+        }
+    }
+    model.focus = Focus::Stacks;
+    let effects = key(&mut model, KeyCode::Char('E'));
+    let Some(Effect::Save(files)) = effects.into_iter().next() else {
+        panic!("nothing is written")
+    };
+    let all: Value = serde_json::from_str(&files[1].text).unwrap();
+    let layer = |name: &str| {
+        let mut rows = all["layers"].as_array().unwrap().iter();
+        rows.find(|row| row["name"] == name).unwrap().clone()
+    };
+    let expected = [
+        ("kind", Value::from("full")),
+        ("freeze_ms", 21.4.into()),
+        ("label", "before the change".into()),
+        ("pinned", true.into()),
+        ("parent", Value::Null),
+        ("predicted_pages", 77.into()),
+        ("predicted_freeze_ms", 2.5.into()),
+        ("live_process", Value::Null),
+        ("root_process", 2207.into()),
+        ("root_name", "redis-server".into()),
+        ("squashed", false.into()),
+    ];
+    for (what, value) in expected {
+        assert_eq!(layer("1")[what], value, "{what}");
+    }
+    assert_eq!(layer("3")["live_process"], 2207);
+    assert_eq!(layer("3")["parent"], "/img/r/2");
+    assert_eq!(layer("2")["kind"], "inc");
+    assert_eq!(layer("2")["why"], "pages were freed by dedup of layer 3");
+}
+
 /// The picture that `E` writes of a pane.
 fn picture(model: &mut Model, focus: Focus) -> String {
     model.focus = focus;

@@ -188,13 +188,7 @@ fn line(
         .created
         .and_then(|at| model.now.duration_since(at).ok())
         .map_or_else(String::new, |d| age(d.as_secs()));
-    let kind = match (layer.state, layer.incremental) {
-        (State::PreDump, _) => "pre",
-        (_, _) if layer.id.is_none() => "criu",
-        (_, _) if layer.squashed => "sqsh",
-        (_, true) => "inc",
-        (_, false) => "full",
-    };
+    let kind = layer.kind();
     // "You are here": what the live process writes goes on top of this layer.
     let here = model.standing_on(layer);
     let graph = match here {
