@@ -150,11 +150,11 @@ mod tests {
             marked_line(0x10, &bytes, &(0x17..0x19)),
         );
         assert_eq!(marked.replace('*', " "), plain);
-        for at in 0..16 {
+        for (at, byte) in bytes.iter().enumerate() {
             let (star, letter) = hex_columns(at);
-            let digits = format!("{:02x}", bytes[at]);
+            let digits = format!("{byte:02x}");
             assert_eq!(marked.get(star + 1..star + 3), Some(digits.as_str()));
-            assert_eq!(marked.as_bytes()[letter], bytes[at]);
+            assert_eq!(marked.as_bytes()[letter], *byte);
             let sign = if [7, 8].contains(&at) { "*" } else { " " };
             assert_eq!(marked.get(star..=star), Some(sign));
         }
