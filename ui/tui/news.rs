@@ -14,6 +14,7 @@ use crate::format::plain;
 pub(super) fn is_news(model: &Model, msg: &Msg) -> bool {
     match msg {
         Msg::Probed(probes) => *probes != model.probes,
+        Msg::Owned(uses) => *uses != model.owned,
         Msg::Processes(survey) => {
             survey.trees != model.trees
                 || survey.tracked != model.tracked

@@ -47,9 +47,10 @@ pub(super) fn follow(
         let rest = (started.elapsed() * REST).min(LONGEST);
         let listed = catalog.as_ref().map(|catalog| stacks::rows(catalog, root));
         let listed = listed.map_err(Clone::clone);
+        // What is still read of each layer depends on live processes, too: that is found out anew.
+        let _gone = catalog.map(|catalog| catalogs.send(catalog));
         if shown.as_ref() != Some(&listed) {
             shown = Some(listed.clone());
-            let _gone = catalog.map(|catalog| catalogs.send(catalog));
             if messages.send(Msg::Stacks(listed)).is_err() {
                 return;
             }

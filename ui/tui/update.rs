@@ -28,7 +28,7 @@ use super::logbook;
 use super::message::{Displaced, Edit, Effect, Failure, Manner, Msg, Survey, Wish};
 use super::model::{Focus, Model};
 use super::palette::{self, Palette};
-use super::popup::{About, Mark, Outcome, Popup};
+use super::popup::{About, Mark, Popup};
 use super::processes::{self, Order};
 use super::reader::{Look, Reader};
 use super::stacks::{LayerRow, StackRow};

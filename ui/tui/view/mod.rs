@@ -177,7 +177,7 @@ pub(crate) fn areas(size: (u16, u16), told: usize, focus: Focus, enlarged: bool)
         areas.views = vec![(focus, Rect::new(0, top, width, body + log))];
         return areas;
     }
-    if enlarged || is_small(size, guided) {
+    if enlarged || is_small(size, told > 0) {
         areas.views = vec![(focus, Rect::new(0, top, width, body))];
         return areas;
     }
