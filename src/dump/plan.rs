@@ -86,9 +86,26 @@ pub fn plan(options: &Options) -> Result<Plan> {
 /// The same without counting pages.
 pub(super) fn look(options: &Options) -> Result<Plan> {
     let until = Instant::now() + PATIENCE;
-    while vfork::waiting(&members(options.root)?).is_some() && Instant::now() < until {
+    loop {
+        while vfork::waiting(&members(options.root)?).is_some() && Instant::now() < until {
+            let _timed_out = poll(&mut [], PollTimeout::from(2u8));
+        }
+        let plan = look_once(options)?;
+        // A shell that starts one program after the other is in the next vfork by now.
+        let passes = |o: &Obstacle| [VFORK, files::PASSING].contains(&o.hint.as_str());
+        let only_passing = !plan.obstacles.is_empty() && plan.obstacles.iter().all(passes);
+        if !only_passing || Instant::now() >= until {
+            return Ok(plan);
+        }
         let _timed_out = poll(&mut [], PollTimeout::from(2u8));
     }
+}
+
+/// What to try where a child is about to start a program.
+const VFORK: &str = "try again when the child has started its program";
+
+/// The plan for the processes that are there now.
+fn look_once(options: &Options) -> Result<Plan> {
     for _ in 0..ATTEMPTS {
         let processes = members(options.root)?;
         let result = plan_for(options, processes.clone());
@@ -107,7 +124,8 @@ fn is_still_there(process: &Process) -> bool {
         .is_ok_and(|now| now.start_time == process.start_time && zombie(&now) == zombie(process))
 }
 
-/// How long to wait for children of the tree that are about to start a program.
+/// How long to wait for what passes by itself: children of the tree that are about to start a program, files of
+/// other processes that it just looks into.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How often to look again at a tree whose processes end while one looks.
@@ -192,6 +210,11 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let survey = files::survey(&pids, &zombies, &links, &options.allow)?;
     plan.obstacles.extend(survey.obstacles);
     plan.warnings.extend(survey.losses);
+    if !options.allow.snapshot_files {
+        for (process, mapped) in plan.processes.iter().zip(&plan.mappings) {
+            plan.warnings.extend(shared_by_name(process, mapped));
+        }
+    }
     plan.files = survey.judged;
     relations(&plan.processes, &mut plan.obstacles);
     let (own, refused) = namespaces::survey(&plan.processes);
@@ -277,6 +300,30 @@ fn mapped_files(pid: Pid, mapped: &[Mapping]) -> Vec<(Pid, PathBuf)> {
             && seen.insert((mapping.device, mapping.inode))
     });
     of_files.map(|mapping| (pid, mapping.link(pid))).collect()
+}
+
+/// Shared memory that has a name (shm_open(3), sem_open(3)) is a file: what is in it then stays there.
+fn shared_by_name(process: &Process, mapped: &[Mapping]) -> Option<Obstacle> {
+    let mut seen = HashSet::new();
+    let mut names = mapped.iter().filter_map(|mapping| {
+        let Backing::File(_) = &mapping.backing else {
+            return None;
+        };
+        let written = mapping.shared && mapping.prot & libc::PROT_WRITE.cast_unsigned() != 0;
+        let name = mapping.name.strip_prefix("/dev/shm/")?;
+        (written && !name.ends_with(" (deleted)") && seen.insert(name)).then_some(name)
+    });
+    let first = names.next()?;
+    let more = match names.count() {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let what = format!(
+        "{} (pid {}) shares memory by name (/dev/shm/{first}{more}): a restore finds in it what is there then",
+        process.comm, process.pid
+    );
+    let hint = "with --snapshot-files the layer has it, and restore --with-files puts it back";
+    Some(Obstacle::new(Kind::Differs, what, hint))
 }
 
 /// Which tracker will be armed, and which one vouches for the pages left to the parent.
@@ -480,7 +527,7 @@ fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
                 "Process {} ({}) waits for its child {} (vfork)",
                 parent.pid, parent.comm, process.pid
             ),
-            "try again when the child has started its program",
+            VFORK,
         );
     } else if let Some(parent) = parent {
         for (resource, name) in [

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollTimeout, poll};
+
 use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
 use super::{After, Outcome, Plan};
@@ -60,6 +62,22 @@ struct Snapshot {
 /// When an obstacle stands in the way (before or after the freeze) or something fails; nothing
 /// half-made stays behind, and the error tells how the target is left: as it was.
 pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome> {
+    for _ in 0..ATTEMPTS {
+        match once(plan, reporter, cancel) {
+            // It was stopped in the moment in which it looked at another process.
+            Err(error) if error.next_step() == Some(files::PASSING) => {
+                let _timed_out = poll(&mut [], PollTimeout::from(5u8));
+            }
+            done => return done,
+        }
+    }
+    once(plan, reporter, cancel)
+}
+
+/// How often to try again what passes by itself.
+const ATTEMPTS: u32 = 5;
+
+fn once(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome> {
     let started = Instant::now();
     plan.check()?;
     cancel.check()?;

@@ -254,7 +254,7 @@ impl Dumper {
             "{} is of process {pid}, which is not in the tree",
             file.link.display()
         );
-        Err(Error::new(Kind::Unsupported, what).hint("try again, to have the plan name it"))
+        Err(Error::new(Kind::Unsupported, what).hint(super::PASSING))
     }
 
     /// Adds to that.

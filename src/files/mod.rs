@@ -68,6 +68,7 @@ pub use memfd::{OpenSegment, Segment};
 pub use opened::{Opened, Opening, open_all};
 pub use outside::{Holder, Outside};
 pub use preflight::{Findings, highest_descriptor, preflight};
+pub use proc_file::PASSING;
 pub use saved::{PutBack, Replaced, changed};
 pub use socket::Nature;
 pub use survey::{Judged, Survey, survey};

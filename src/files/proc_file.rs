@@ -18,6 +18,11 @@ pub(super) fn process(path: &Path) -> Option<Pid> {
     digits.then(|| name.parse().ok().map(Pid::from_raw))?
 }
 
+/// What to try where a file of another process is open, which programs that look through `/proc` have open for
+/// moments only.
+pub const PASSING: &str =
+    "have the program close it before the dump; where it looks through /proc, try again";
+
 /// Why `file`, which is one of `pid`, cannot be dumped.
 pub(super) fn refusal(file: &Descriptor, pid: Pid, outside: &Outside) -> Option<Refusal> {
     let shown = file.shown();
@@ -44,16 +49,18 @@ pub(super) fn refusal(file: &Descriptor, pid: Pid, outside: &Outside) -> Option<
         ));
     }
     let members = outside.members.as_ref()?;
-    if !members.contains(&pid) || file.shown().ends_with(" (deleted)") {
-        return refused(format!(
-            "{shown}, a file of a process that is not in the tree,"
-        ));
-    }
+    // There it is called by another number than here.
     let status = task::proc::status(file.pid, file.pid).ok()?;
     if task::is_inside(&status) {
         return refused(format!(
             "{shown}, a file of a process in a pid namespace of its own,"
         ));
+    }
+    if !members.contains(&pid) || file.shown().ends_with(" (deleted)") {
+        return Some(Refusal {
+            what: format!("{shown}, a file of a process that is not in the tree,"),
+            hint: PASSING.to_owned(),
+        });
     }
     None
 }

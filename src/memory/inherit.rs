@@ -136,7 +136,7 @@ impl<'p> Inheritance<'p> {
         {
             let kept = mapped.iter().any(|kept| kept.start == vma.start);
             let file = |id| self.files.get(&id).copied();
-            if !kept && space::map(remote, [vma], &file).is_ok() {
+            if !kept && space::map(remote, [vma], &file, &|_| true).is_ok() {
                 mapped.push(vma.clone());
             }
         }

@@ -158,7 +158,9 @@ pub fn clear(
 }
 
 /// Makes the mappings of the image but for those of System V shared memory (see [`super::sysv`]) and rings
-/// (see [`super::aio`]). `fd` gives the descriptor, inherited by the process, of a file id. Private mappings that hold pages but may not be written stay writable until [`protect`].
+/// (see [`super::aio`]). `fd` gives the descriptor, inherited by the process, of a file id. Private mappings that hold pages, as `holds`
+/// tells, but may not be written stay writable until [`protect`]. Others are never writable, so that the kernel
+/// does not count what a program merely reserves (a database 8 TiB) as memory that it may need.
 ///
 /// # Errors
 /// When the kernel refuses a mapping.
@@ -166,6 +168,7 @@ pub fn map<'v>(
     remote: &mut Remote,
     vmas: impl IntoIterator<Item = &'v VmaEntry>,
     fd: &dyn Fn(u32) -> Option<RawFd>,
+    holds: &dyn Fn(PageRange) -> bool,
 ) -> Result<()> {
     let mut calls = Vec::new();
     let others = status::SYSVIPC | status::AIORING;
@@ -211,7 +214,10 @@ pub fn map<'v>(
             &[
                 vma.start,
                 vma.end - vma.start,
-                u64::from(first_prot(vma)),
+                u64::from(match holds(range(vma)) {
+                    true => first_prot(vma),
+                    false => vma.prot,
+                }),
                 u64::from(flags),
                 fd,
                 offset,

@@ -1,6 +1,9 @@
 //! What a restore would do, and what is in its way; nothing is created here.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollTimeout, poll};
 
 use super::Options;
 use super::rights;
@@ -168,6 +171,15 @@ pub fn plan(options: &Options) -> Result<Plan> {
         plan.put_back = files::changed(plan.stack.tip().images())?;
         warnings.extend(plan.put_back.iter().filter_map(files::PutBack::warning));
     }
+    if !plan.anew.pids && !options.apart {
+        let ids: Vec<Pid> = plan.ids().collect();
+        let ended =
+            |tid: &Pid| task::process(*tid).is_ok_and(|p| matches!(p.life, Life::Zombie(_)));
+        let until = Instant::now() + PATIENCE;
+        while ids.iter().any(ended) && Instant::now() < until {
+            let _timed_out = poll(&mut [], PollTimeout::from(20u8));
+        }
+    }
     let taken: Vec<Pid> = plan
         .ids()
         .chain(tree::passing_ids(&wanted))
@@ -242,6 +254,10 @@ fn lesser_cpu(plan: &Plan) -> Result<Option<Obstacle>> {
         )
     }))
 }
+
+/// How long to wait for processes that have ended to be waited for: those of a layer that has just been made, by
+/// init, which takes its time.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What has a task id that is needed.
 fn taken_by(tid: Pid) -> Obstacle {

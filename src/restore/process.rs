@@ -43,9 +43,14 @@ pub(super) fn build_memory(
     sysv::attach(remote, vmas, segments, &|bytes| hole(bytes, nothing))?;
     let here = |vma: &&VmaEntry| estate.mapped().iter().any(|m| m.start == vma.start);
     let missing = vmas.iter().filter(|vma| !here(vma));
-    space::map(remote, missing, &|id| opened.fd(id))?;
-    warnings.extend(policy::restore(remote, &body.mm.vmas)?);
     let resolved = pages.checked();
+    let holds = |vma: PageRange| {
+        let runs = resolved.runs();
+        let next = runs.partition_point(|run| run.range.end <= vma.start);
+        runs.get(next).is_some_and(|run| run.range.start < vma.end)
+    };
+    space::map(remote, missing, &|id| opened.fd(id), &holds)?;
+    warnings.extend(policy::restore(remote, &body.mm.vmas)?);
     // The vDSO is this kernel's own, rings are filled by it; their pages in the image are for CRIU.
     let kernels = space::kernels_then(vmas).into_iter();
     let here = estate

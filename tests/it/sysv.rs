@@ -248,6 +248,11 @@ fn posix_shared_memory_and_semaphores_come_back_from_each_layer_with_a_name_or_w
     let target = sandbox.specimen("posix", &[]);
     let names = fs::read_to_string(target.dir().join("names")).unwrap();
     let _files = Files(names.split_whitespace().map(str::to_owned).collect());
+    for (words, warned) in [("", true), ("--snapshot-files", false)] {
+        let plan = format!("dump -t {} -D 9 --dry-run {words}", target.pid);
+        let said = sandbox.icecore(&plan).ok().stdout;
+        assert_eq!(said.contains("shares memory by name"), warned, "{said}");
+    }
     three_layers(&sandbox, &target, "write");
     for layer in [2, 3, 1] {
         sandbox.icecore(&format!("restore -D {layer} -d")).ok();
