@@ -48,7 +48,7 @@ fn preview(model: &mut Model) {
 
 #[test]
 fn a_click_on_a_button_does_what_it_says_and_one_beside_the_dialog_nothing() {
-    for size in [(120, 35), (80, 24), (60, 12)] {
+    for size in [(120, 35), (80, 24), (80, 12)] {
         let mut model = model(RICH, size);
         preview(&mut model);
         let before = text(&model);
