@@ -284,9 +284,10 @@ fn a_rule_that_is_typed_dumps_a_live_tree_until_it_is_taken_back() {
     term.wait_text("when dirty > 1 pages");
     term.press(&format!("A{}\r", "\x7f".repeat(24)));
     term.wait_text("none (A sets one)");
-    // The end of tracking.
+    // The end of tracking. A dump that the rule began is waited for: leaving would ask about it.
     term.press("w");
     term.wait_text("Nothing tracks this tree");
+    term.wait("no job runs", |screen| !screen.contents().contains('▶'));
     term.press("q");
     term.end();
     let text = term.text();
