@@ -6,6 +6,7 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
 
 use crate::units::{Pid, Vaddr};
 
@@ -117,7 +118,7 @@ pub fn wait(tid: Pid) -> nix::Result<Stop> {
 /// # Errors
 /// ECHILD when it is not ours to wait for.
 pub fn wait_until(tid: Pid, end: Instant) -> nix::Result<Option<Stop>> {
-    const SOON: Duration = Duration::from_micros(300);
+    const SOON: Duration = Duration::from_micros(500);
     let begun = Instant::now();
     loop {
         if let Some(stop) = try_wait(tid)? {
@@ -130,7 +131,7 @@ pub fn wait_until(tid: Pid, end: Instant) -> nix::Result<Option<Stop>> {
         if now - begun < SOON {
             std::thread::yield_now();
         } else {
-            std::thread::sleep((now - begun).min(Duration::from_millis(2)) / 4);
+            let _timed_out = poll(&mut [], PollTimeout::from(1u8));
         }
     }
 }
