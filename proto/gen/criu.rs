@@ -2692,6 +2692,14 @@ pub struct VmaEntry {
     #[prost(uint64, repeated, packed = "false", tag = "1003")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub memory_nodes: ::prost::alloc::vec::Vec<u64>,
+    /// mlock2(MLOCK_ONFAULT): its pages are locked as they come, which is not the same as MAP_LOCKED in `flags`.
+    #[prost(bool, optional, tag = "1004")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock_on_fault: ::core::option::Option<bool>,
+    /// pkey_mprotect(2), where it is not 0.
+    #[prost(uint32, optional, tag = "1005")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protection_key: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2745,6 +2753,15 @@ pub struct MmEntry {
     #[prost(bool, optional, tag = "17")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thp_disabled: ::core::option::Option<bool>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// PR_GET_THP_DISABLE, when it says more than `thp_disabled`.
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thp_disable_flags: ::core::option::Option<u32>,
+    /// pkey_alloc(2): bit `n` for key `n`.
+    #[prost(uint32, optional, tag = "1001")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protection_keys: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

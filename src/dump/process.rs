@@ -8,7 +8,7 @@ use crate::error::{Error, Obstacle, Result};
 use crate::files;
 use crate::image::proto::{CoreEntry, FsEntry, MmEntry, TaskCoreEntry};
 use crate::inject::{Infected, Remote, abort_sequence};
-use crate::memory::{Backing, Mapping, aio, pages, policy, vmas};
+use crate::memory::{Backing, Mapping, aio, keys, pages, policy, vmas};
 use crate::state::seccomp::Filters;
 use crate::state::{self, DumpThread};
 use crate::sys::ptrace;
@@ -118,6 +118,7 @@ pub(super) fn capture(
     let mut infected = Infected::new(pid, &process.threads)?;
     let mut mm = None;
     let mut policies = policy::Policies::new();
+    let mut allocated = None;
     for ((tid, core), sigmask) in cores.iter_mut().zip(masks) {
         let leader = *tid == pid;
         infected.with(*tid, |remote| {
@@ -135,6 +136,7 @@ pub(super) fn capture(
             if leader {
                 mm = Some(state::mm::dump(pid, remote, exe)?);
                 policies = policy::dump(remote, &mappings)?;
+                allocated = keys::dump(remote)?;
             }
             Ok(())
         })?;
@@ -159,6 +161,7 @@ pub(super) fn capture(
     let mut mm =
         mm.ok_or_else(|| Error::corrupt(format!("Process {pid} has no leading thread")))?;
     mm.aios = aio::dump(pid, &memory, &mappings)?;
+    mm.protection_keys = allocated;
     mm.vmas = entries(pid, &mappings, &policies, files)?;
     let fs = state::fs::dump(pid, cwd, root)?;
     Ok((

@@ -62,6 +62,12 @@ pub struct Mapping {
     pub sealed: bool,
     /// The kernel may empty it at any time (MAP_DROPPABLE, mmap(2)).
     pub droppable: bool,
+    /// Its pages are locked as they come (mlock2(2), MLOCK_ONFAULT), not all at once.
+    pub lock_on_fault: bool,
+    /// It may have guard pages (MADV_GUARD_INSTALL), as far as the kernel tells.
+    pub guarded: bool,
+    /// Its protection key (pkeys(7)).
+    pub key: u32,
     /// Bytes of its pages, when they are huge (hugetlbfs).
     pub huge: Option<u64>,
     /// It has pages of its own that another process has too, since a fork.
@@ -120,6 +126,10 @@ impl Mapping {
             if self.vm.contains(vm) {
                 flags |= flag;
             }
+        }
+        if self.lock_on_fault {
+            // Whoever knows of no other lock would fill what was only reserved.
+            flags &= !libc::MAP_LOCKED;
         }
         let huge = self.huge.map_or(0, |bytes| {
             libc::MAP_HUGETLB.cast_unsigned() | huge::size_flags(bytes)
@@ -187,6 +197,9 @@ impl Mapping {
             vm: map.extension.vm_flags,
             sealed: false,
             droppable: false,
+            lock_on_fault: false,
+            guarded: false,
+            key: 0,
             cow: is_cow(map),
             huge: page_size(map),
             name,
@@ -314,15 +327,36 @@ pub fn read(pid: Pid) -> Result<Vec<Mapping>> {
     let text = fs::read(&path).map_err(|e| unreadable(pid, e.into()))?;
     let maps = MemoryMaps::from_buf_read(&text[..]).map_err(|e| unreadable(pid, e))?;
     let mut mappings: Vec<Mapping> = maps.iter().map(Mapping::from).collect();
-    // Two flags that the library does not know; each mapping has one line of flags.
-    let lines = text.split(|byte| *byte == b'\n');
-    let flags = lines.filter_map(|line| line.strip_prefix(b"VmFlags:"));
+    let tells = tells_guards();
+    // Flags that the library does not know; each mapping has one line of them.
+    let lines = || text.split(|byte| *byte == b'\n');
+    let flags = lines().filter_map(|line| line.strip_prefix(b"VmFlags:"));
     for (mapping, flags) in mappings.iter_mut().zip(flags) {
-        let mut words = flags.split(|byte| *byte == b' ');
-        mapping.sealed = words.clone().any(|word| word == b"sl");
-        mapping.droppable = words.any(|word| word == b"dp");
+        let has = |flag: &[u8]| flags.split(|byte| *byte == b' ').any(|word| word == flag);
+        mapping.sealed = has(b"sl");
+        mapping.droppable = has(b"dp");
+        mapping.lock_on_fault = has(b"lf");
+        mapping.guarded = has(b"gu") || !tells;
+    }
+    // Without such keys there are no such lines.
+    let keys = lines().filter_map(|line| line.strip_prefix(b"ProtectionKey:"));
+    for (mapping, key) in mappings.iter_mut().zip(keys) {
+        let key = str::from_utf8(key)
+            .ok()
+            .and_then(|key| key.trim().parse().ok());
+        mapping.key = key.unwrap_or(0);
     }
     Ok(mappings)
+}
+
+/// True when the kernel tells which mappings may have guard pages (Linux 6.18).
+fn tells_guards() -> bool {
+    let Ok(system) = nix::sys::utsname::uname() else {
+        return false;
+    };
+    let release = system.release().to_string_lossy();
+    let mut parts = release.split(['.', '-']).map(str::parse::<u32>);
+    matches!((parts.next(), parts.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (6, 18))
 }
 
 fn unreadable(pid: Pid, error: ProcError) -> Error {
@@ -363,6 +397,9 @@ pub fn refresh(pid: Pid, known: Vec<Mapping>) -> Result<Vec<Mapping>> {
                 vm: old.vm,
                 sealed: old.sealed,
                 droppable: old.droppable,
+                lock_on_fault: old.lock_on_fault,
+                guarded: old.guarded,
+                key: old.key,
                 cow: old.cow,
                 huge: old.huge,
                 ..Mapping::from(map)

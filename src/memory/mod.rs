@@ -3,6 +3,7 @@
 pub mod aio;
 pub mod huge;
 pub mod inherit;
+pub mod keys;
 pub mod mappings;
 pub mod pages;
 pub mod policy;

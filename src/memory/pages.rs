@@ -162,7 +162,9 @@ pub fn guards(pid: Pid, mappings: &[Mapping]) -> Vec<PageRange> {
         return Vec::new();
     };
     let mut found = Vec::new();
-    for mapping in mappings.iter().filter(|m| m.is_private_memory()) {
+    // Where only what is shared has them, the kernel can tell that it has (Linux 6.18).
+    let may_have = |m: &&Mapping| m.is_private_memory() || m.shared && m.guarded;
+    for mapping in mappings.iter().filter(may_have) {
         if kernel
             .scan(mapping.range, &GUARDS, |range, _| found.push(range))
             .is_err()

@@ -24,6 +24,7 @@ const MAP_DROPPABLE: u32 = 8;
 /// MAP_HUGETLB and the size of its pages.
 const HUGE_BITS: u32 = libc::MAP_HUGETLB.cast_unsigned() | 0x3f << 26;
 const MADV_GUARD_INSTALL: u64 = 102;
+const MLOCK_ONFAULT: u64 = 1;
 
 /// True for the mappings that the kernel gives and that can only be moved.
 fn is_kernels(vma: &VmaEntry) -> bool {
@@ -241,7 +242,8 @@ pub fn protect(remote: &mut Remote, vmas: &[VmaEntry]) -> Result<()> {
                 &[vma.start, len, MADV_GUARD_INSTALL],
             ));
         } else if is_made(vma) {
-            if first_prot(vma) != vma.prot {
+            // With a key it has its protection already.
+            if first_prot(vma) != vma.prot && vma.protection_key.is_none() {
                 calls.push(Call::new(
                     libc::SYS_mprotect,
                     &[vma.start, len, u64::from(vma.prot)],
@@ -250,6 +252,12 @@ pub fn protect(remote: &mut Remote, vmas: &[VmaEntry]) -> Result<()> {
             let advice = vma.madv.unwrap_or(0);
             for bit in (0..64).filter(|bit| advice & 1 << bit != 0) {
                 calls.push(Call::new(libc::SYS_madvise, &[vma.start, len, bit]));
+            }
+            if vma.lock_on_fault == Some(true) {
+                calls.push(Call::new(
+                    libc::SYS_mlock2,
+                    &[vma.start, len, MLOCK_ONFAULT],
+                ));
             }
         }
     }

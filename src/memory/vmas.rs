@@ -45,6 +45,8 @@ pub fn to_image(mapping: &Mapping, file: Option<(u32, u32)>, policy: Option<&Pol
         }),
         sealed: mapping.sealed.then_some(true),
         droppable: mapping.droppable.then_some(true),
+        lock_on_fault: mapping.lock_on_fault.then_some(true),
+        protection_key: Some(mapping.key).filter(|key| *key != 0),
         memory_policy: policy.map(|p| p.mode),
         memory_nodes: policy.map_or_else(Vec::new, |p| p.nodes.clone()),
     }

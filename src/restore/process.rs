@@ -10,7 +10,7 @@ use crate::files::{self, Opened};
 use crate::image::proto::{CoreEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
 use crate::memory::inherit::Estate;
-use crate::memory::{aio, policy, pump, space, sysv};
+use crate::memory::{aio, keys, policy, pump, space, sysv};
 use crate::state::seccomp::Filters;
 use crate::state::{self, RestoreThread};
 use crate::sys::ptrace::{self, Stop};
@@ -65,6 +65,7 @@ pub(super) fn build_memory(
     let filled = pump::fill(pid, remote.memory(), runs, |at, part| {
         resolved.read_at(at, part)
     })?;
+    keys::restore(remote, &body.mm)?;
     space::protect(remote, &body.mm.vmas)?;
     Ok(filled + estate.pages())
 }
