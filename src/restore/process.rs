@@ -94,7 +94,12 @@ fn forget_thread_areas(remote: &mut Remote) -> Result<()> {
 ///
 /// # Errors
 /// When the kernel refuses something.
-pub(super) fn build_files(body: &Body, remote: &mut Remote, opened: &Opened) -> Result<()> {
+pub(super) fn build_files(
+    body: &Body,
+    remote: &mut Remote,
+    opened: &Opened,
+    warnings: &mut Vec<Obstacle>,
+) -> Result<()> {
     let fd = |id: u32, what: &str| -> Result<RawFd> {
         opened
             .fd(id)
@@ -103,7 +108,8 @@ pub(super) fn build_files(body: &Body, remote: &mut Remote, opened: &Opened) -> 
     let exe = fd(body.mm.exe_file_id, "executable")?;
     // The kernel does not let an executable be replaced while it is mapped, not even by itself.
     let ours = same_file(&format!("/proc/self/fd/{exe}"), "/proc/self/exe");
-    state::mm::restore(remote, &body.mm, if ours { KEEP } else { exe })?;
+    let lost = state::mm::restore(remote, &body.mm, if ours { KEEP } else { exe })?;
+    warnings.extend(lost);
     let root = fd(body.fs.root_id, "root directory")?;
     let changed = !is_our_root(root);
     let cwd = fd(body.fs.cwd_id, "working directory")?;

@@ -129,7 +129,7 @@ fn build(
             &plan.segments,
             warnings,
         )?;
-        process::build_files(body, remote, opened)?;
+        process::build_files(body, remote, opened, warnings)?;
         opened.take_locks(id, remote)?;
         if let Err(error) = arm(plan, pid, remote, opened) {
             warnings.push(Obstacle::new(

@@ -6,7 +6,7 @@
 use std::fs;
 use std::os::fd::RawFd;
 
-use super::words::{pair, to_words, words};
+use super::words::{low, pair, to_words, words};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::MmEntry;
 use crate::inject::{Call, Remote};
@@ -57,6 +57,7 @@ pub fn dump(pid: Pid, remote: &mut Remote, exe_file_id: u32) -> Result<MmEntry> 
         mm_saved_auxv: without_end(to_words(&auxv)),
         dumpable: i32::try_from(dumpable).ok(),
         thp_disabled: (thp_disabled != 0).then_some(true),
+        thp_disable_flags: Some(low(thp_disabled)).filter(|flags| *flags > 1),
         ..MmEntry::default()
     })
 }
@@ -71,11 +72,12 @@ fn without_end(mut auxv: Vec<u64>) -> Vec<u64> {
 }
 
 /// Restore half, inside the new process, once everything is mapped: `exe` is a descriptor of the
-/// executable there. (The kernel lets go of the old one only when nothing of it is mapped.)
+/// executable there. (The kernel lets go of the old one only when nothing of it is mapped.) Returns what
+/// could not be made as it was.
 ///
 /// # Errors
 /// When the kernel refuses: an address outside of the mappings, no right to change the executable.
-pub fn restore(remote: &mut Remote, mm: &MmEntry, exe: RawFd) -> Result<()> {
+pub fn restore(remote: &mut Remote, mm: &MmEntry, exe: RawFd) -> Result<Option<Obstacle>> {
     let auxv = words(&mm.mm_saved_auxv);
     let auxv_place = remote.put(MAP_SIZE, &auxv)?;
     let length = u32::try_from(auxv.len()).unwrap_or(u32::MAX);
@@ -87,12 +89,23 @@ pub fn restore(remote: &mut Remote, mm: &MmEntry, exe: RawFd) -> Result<()> {
         &[PR_SET_MM, PR_SET_MM_MAP, place, MAP_SIZE, 0],
     )?;
     let thp = u64::from(mm.thp_disabled.unwrap_or(false));
-    remote.call(
-        "prctl(PR_SET_THP_DISABLE)",
-        libc::SYS_prctl,
-        &[PR_SET_THP_DISABLE, thp],
-    )?;
-    Ok(())
+    // PR_GET_THP_DISABLE gives the flags beside the switch, which is the lowest bit.
+    let flags = u64::from(mm.thp_disable_flags.unwrap_or(0)) & !1;
+    let mut set = Call::new(libc::SYS_prctl, &[PR_SET_THP_DISABLE, thp, flags]);
+    remote.run(std::slice::from_mut(&mut set))?;
+    if set.value().is_ok() {
+        return Ok(None);
+    }
+    // A kernel before Linux 6.18 knows no flags.
+    let plain = [PR_SET_THP_DISABLE, thp];
+    remote.call("prctl(PR_SET_THP_DISABLE)", libc::SYS_prctl, &plain)?;
+    Ok((flags != 0).then(|| {
+        let text = format!(
+            "Process {} gets no huge pages even where it asks for them",
+            remote.tid()
+        );
+        Obstacle::unsupported(text, "the exception is known to Linux 6.18 and newer")
+    }))
 }
 
 /// Restore half of the dumpable flag. Last of all: each change of credentials resets it, and without

@@ -466,7 +466,10 @@ fn the_address_space_is_described_as_proc_shows_it_and_the_description_is_accept
         // Another name on the command line; the executable stays (descriptor -1).
         mm.mm_arg_start += 1;
         mm.thp_disabled = Some(true);
-        mm::restore(remote, &mm, -1).unwrap();
+        // But for those who ask (Linux 6.18).
+        let told = remote.call("prctl", libc::SYS_prctl, &[41, 1, 2]).is_ok();
+        mm.thp_disable_flags = told.then_some(3);
+        assert_eq!(mm::restore(remote, &mm, -1).unwrap(), None);
         assert_eq!(proc::line(pid, "cmdline").unwrap(), "at\0");
         assert_eq!(mm::dump(pid, remote, 5).unwrap(), mm);
         mm.dumpable = Some(0);
