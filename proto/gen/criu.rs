@@ -836,6 +836,18 @@ pub struct ThreadCoreEntry {
     #[prost(uint32, optional, tag = "1010")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub personality: ::core::option::Option<u32>,
+    /// It may run on every CPU there is; `cpus` is empty then.
+    #[prost(bool, optional, tag = "1011")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub any_cpu: ::core::option::Option<bool>,
+    /// sched_setattr(2): SCHED_FLAG_RESET_ON_FORK.
+    #[prost(bool, optional, tag = "1012")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sched_reset_on_fork: ::core::option::Option<bool>,
+    /// sched_setattr(2): the slice of a thread that is not real-time, in ns, when it has chosen one.
+    #[prost(uint64, optional, tag = "1013")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sched_slice: ::core::option::Option<u64>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]

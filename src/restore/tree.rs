@@ -164,6 +164,7 @@ impl<'p> Newborn<'p> {
         };
         born.foothold = Some(foothold);
         born.enlist(root_pid)?;
+        crate::state::forget_merging(born.remote(root_pid)?)?;
         anew.begin(born.remote(root_pid)?)?;
         let births = sessions::births(&kin(tree));
         born.grow(tree, &births, root)?;

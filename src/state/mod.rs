@@ -44,6 +44,7 @@ use crate::units::Pid;
 
 pub use answers::{Answers, Questions};
 pub use pending::pending_signals;
+pub use switches::forget_merging;
 
 /// One kind of state.
 pub trait Resource: Sync {

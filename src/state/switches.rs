@@ -8,7 +8,7 @@
 
 use std::fs;
 
-use super::words::low;
+use super::words::{get, low};
 use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::{Kind, Obstacle, Result};
 use crate::inject::Call;
@@ -17,13 +17,13 @@ use crate::task::proc;
 const PR_MCE_KILL: u64 = 33;
 const PR_MCE_KILL_SET: u64 = 1;
 const PR_MCE_KILL_GET: u64 = 34;
-const PR_MCE_KILL_DEFAULT: u32 = 2;
 const PR_SET_MDWE: u64 = 65;
 const PR_GET_MDWE: u64 = 66;
 const PR_SET_MEMORY_MERGE: u64 = 67;
 const PR_GET_MEMORY_MERGE: u64 = 68;
 const PR_GET_TSC: u64 = 25;
 const PR_SET_TSC: u64 = 26;
+const PR_TSC_ENABLE: u64 = 1;
 const PR_TSC_SIGSEGV: u64 = 2;
 const PR_GET_SPECULATION_CTRL: u64 = 52;
 const PR_SET_SPECULATION_CTRL: u64 = 53;
@@ -84,29 +84,27 @@ impl Resource for Switches {
     }
 
     fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
-        // A kernel or CPU without one of these cannot have set it either.
+        // A kernel or CPU without one of these cannot have set it either. What is usual is recorded, too:
+        // whoever restores may have been started with something else.
         let value = |call| answers.value(call, "prctl").ok();
-        let errors = value(call::MCE).map(low);
-        task.thread().memory_errors = errors.filter(|policy| *policy != PR_MCE_KILL_DEFAULT);
-        task.thread().cpuid_faults = value(call::CPUID).filter(|on| *on == 0).map(|_| true);
+        task.thread().memory_errors = value(call::MCE).map(low);
+        task.thread().cpuid_faults = value(call::CPUID).map(|on| on == 0);
         let counter = value(call::TSC).map(|_| u64::from(low(answers.word(0))));
-        task.thread().tsc_faults = counter.filter(|c| *c == PR_TSC_SIGSEGV).map(|_| true);
-        let chosen: Vec<u32> = (call::SPECULATION..)
-            .zip(SPECULATION)
-            .map(|(call, (_, unusual))| {
-                let now = value(call).map_or(0, low);
-                let is = now & PR_SPEC_PRCTL != 0 && now & unusual != 0;
-                if is { now & !PR_SPEC_PRCTL } else { 0 }
-            })
-            .collect();
-        if chosen.iter().any(|choice| *choice != 0) {
-            task.thread().speculation = chosen;
-        }
+        task.thread().tsc_faults = counter.map(|counter| counter == PR_TSC_SIGSEGV);
+        let chosen = (call::SPECULATION..).zip(SPECULATION).map(|(call, _)| {
+            let now = value(call).map_or(0, low);
+            if now & PR_SPEC_PRCTL == 0 {
+                0
+            } else {
+                now & !PR_SPEC_PRCTL
+            }
+        });
+        task.thread().speculation = chosen.collect();
         if !task.leader {
             return Ok(());
         }
         task.task().mdwe = value(call::MDWE).map(low).filter(|bits| *bits != 0);
-        task.task().memory_merge = value(call::MERGE).filter(|on| *on != 0).map(|_| true);
+        task.task().memory_merge = value(call::MERGE).map(|on| on != 0);
         let locked = answers.calls.get(call::LOCKED);
         if locked.is_some_and(|call| call.value() == Err(nix::errno::Errno::EBUSY)) {
             let resident = value(call::RESIDENT).is_some() && answers.word(1) & 1 != 0;
@@ -129,23 +127,37 @@ impl Resource for Switches {
     fn restore(&self, task: &mut RestoreThread<'_>) -> Result<()> {
         let mut calls: Vec<(Call, &str)> = Vec::new();
         if let Some(thread) = task.thread() {
-            if let Some(policy) = thread.memory_errors {
+            let now = Present::of(task)?;
+            if let Some(policy) = thread.memory_errors.filter(|p| now.errors != Some(*p)) {
                 let args = [PR_MCE_KILL, PR_MCE_KILL_SET, u64::from(policy), 0, 0];
                 calls.push((
                     Call::new(libc::SYS_prctl, &args),
                     "policy for memory errors",
                 ));
             }
-            if thread.cpuid_faults == Some(true) {
-                let call = Call::new(libc::SYS_arch_prctl, &[ARCH_SET_CPUID, 0]);
-                calls.push((call, "CPUID faulting"));
+            if let Some(faults) = thread.cpuid_faults
+                && now.cpuid_faults.unwrap_or(false) != faults
+            {
+                let args = [ARCH_SET_CPUID, u64::from(!faults)];
+                calls.push((Call::new(libc::SYS_arch_prctl, &args), "CPUID faulting"));
             }
-            if thread.tsc_faults == Some(true) {
-                let args = [PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0];
+            if let Some(faults) = thread.tsc_faults.filter(|f| now.tsc_faults != *f) {
+                let value = if faults {
+                    PR_TSC_SIGSEGV
+                } else {
+                    PR_TSC_ENABLE
+                };
+                let args = [PR_SET_TSC, value, 0, 0, 0];
                 calls.push((Call::new(libc::SYS_prctl, &args), "time stamp faulting"));
             }
-            for ((which, _), choice) in SPECULATION.iter().zip(&thread.speculation) {
-                if *choice != 0 {
+            for (index, ((which, unusual), choice)) in
+                SPECULATION.iter().zip(&thread.speculation).enumerate()
+            {
+                let is = now.speculation[index];
+                // A CPU or kernel that leaves no choice does what is usual.
+                let settled = is & !PR_SPEC_PRCTL == *choice
+                    || is & PR_SPEC_PRCTL == 0 && choice & unusual == 0;
+                if *choice != 0 && !settled {
                     let args = [PR_SET_SPECULATION_CTRL, *which, u64::from(*choice), 0, 0];
                     calls.push((Call::new(libc::SYS_prctl, &args), "control of speculation"));
                 }
@@ -185,6 +197,59 @@ impl Resource for Switches {
         }
         Ok(())
     }
+}
+
+/// What a new thread has of its maker.
+struct Present {
+    errors: Option<u32>,
+    cpuid_faults: Option<bool>,
+    tsc_faults: bool,
+    speculation: [u32; SPECULATION.len()],
+}
+
+impl Present {
+    fn of(task: &mut RestoreThread<'_>) -> Result<Self> {
+        let counter = task.remote.put(0, &[0; 8])?;
+        let mut calls = vec![
+            Call::new(libc::SYS_prctl, &[PR_MCE_KILL_GET, 0, 0, 0, 0]),
+            Call::new(libc::SYS_arch_prctl, &[ARCH_GET_CPUID, 0]),
+            Call::new(libc::SYS_prctl, &[PR_GET_TSC, counter, 0, 0, 0]),
+        ];
+        let ask = |which| Call::new(libc::SYS_prctl, &[PR_GET_SPECULATION_CTRL, which, 0, 0, 0]);
+        calls.extend(SPECULATION.map(|(which, _)| ask(which)));
+        task.remote.run(&mut calls)?;
+        let value = |call: usize| calls.get(call).and_then(|call| call.value().ok());
+        let [counter] = get(task.remote, 0)?;
+        let mut speculation = [0; SPECULATION.len()];
+        for (index, is) in speculation.iter_mut().enumerate() {
+            *is = value(call::SPECULATION + index).map_or(0, low);
+        }
+        Ok(Self {
+            errors: value(call::MCE).map(low),
+            cpuid_faults: value(call::CPUID).map(|on| on == 0),
+            tsc_faults: counter == PR_TSC_SIGSEGV,
+            speculation,
+        })
+    }
+}
+
+/// Turns off the merging of memory in the first process of a tree, which has it of whoever restores, as
+/// all have that it forks: before anything is mapped, because afterwards that would take back what single
+/// mappings wish. A kernel without it says so and is right.
+///
+/// # Errors
+/// When the thread died.
+pub fn forget_merging(remote: &mut crate::inject::Remote) -> Result<()> {
+    let mut call = [Call::new(
+        libc::SYS_prctl,
+        &[PR_GET_MEMORY_MERGE, 0, 0, 0, 0],
+    )];
+    remote.run(&mut call)?;
+    if call[0].value() == Ok(1) {
+        call[0] = Call::new(libc::SYS_prctl, &[PR_SET_MEMORY_MERGE, 0, 0, 0, 0]);
+        remote.run(&mut call)?;
+    }
+    Ok(())
 }
 
 /// Nothing here is worth failing a restore: the program runs all the same.

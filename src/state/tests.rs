@@ -552,3 +552,33 @@ fn what_criu_has_no_place_for_is_in_fields_of_our_own_or_a_warning() {
         assert!(text.contains("RESET_ON_FORK"), "{text}");
     });
 }
+
+#[test]
+fn what_is_usual_is_recorded_and_a_new_task_loses_what_its_maker_had_instead() {
+    let usual = inside(dumped);
+    inside(|pid, remote| {
+        let mask = remote.put(0, &1u64.to_le_bytes()).unwrap();
+        let calls = [
+            (libc::SYS_sched_setaffinity, [0, 8, mask]),
+            (libc::SYS_prctl, [29, 1234, 0]),
+            (libc::SYS_prctl, [33, 1, 1]),
+            (libc::SYS_ioprio_set, [1, 0, 3 << 13]),
+        ];
+        for (nr, args) in calls {
+            remote.call("set", nr, &args).unwrap();
+        }
+        for kind in [&placement::Placement as &dyn Resource, &switches::Switches] {
+            assert_eq!(restored(pid, remote, &usual, kind), []);
+        }
+        let of = |core: &CoreEntry| {
+            let thread = core.thread_core.clone().unwrap_or_default();
+            (
+                (thread.any_cpu, thread.cpus),
+                (thread.timer_slack, thread.io_priority),
+                (thread.memory_errors, thread.speculation),
+            )
+        };
+        assert!(of(&usual).1.0.is_some_and(|slack| slack != 1234));
+        assert_eq!(of(&dumped(pid, remote)), of(&usual));
+    });
+}
