@@ -1,9 +1,12 @@
 //! How a thread is scheduled: policy, real-time priority, nice value (sched(7), setpriority(2);
-//! `thread_core.sched_*`).
+//! `thread_core.sched_*`); in fields of our own whether its children inherit that, and the slice that it
+//! has chosen (sched_setattr(2)).
+
+use std::sync::OnceLock;
 
 use procfs::process::Stat;
 
-use super::words::halves;
+use super::words::{halves, pair, words};
 use super::{Answers, DumpThread, Questions, Resource, RestoreThread};
 use crate::error::{Kind, Obstacle, Result};
 use crate::inject::Call;
@@ -13,8 +16,14 @@ use crate::units::Pid;
 const SCHED_FIFO: u32 = 1;
 const SCHED_RR: u32 = 2;
 const SCHED_IDLE: u32 = 5;
-/// Set in the result of sched_getscheduler(2): children do not inherit the policy.
+const SCHED_BATCH: u32 = 3;
+/// Beside the policy in sched_getscheduler(2) and sched_setscheduler(2): children do not inherit it.
 const RESET_ON_FORK: u64 = 0x4000_0000;
+/// The same in sched_setattr(2).
+const FLAG_RESET_ON_FORK: u64 = 1;
+/// Bytes of `struct sched_attr`, first version, and the word in it that holds the slice.
+const ATTRIBUTES: u32 = 48;
+const SLICE: usize = 3;
 
 /// See the module.
 #[derive(Debug)]
@@ -44,6 +53,17 @@ impl From<&Stat> for Place {
     }
 }
 
+/// What a thread has that has not chosen a slice; `None` for kernels that know no other one.
+fn usual_slice() -> Option<u64> {
+    static USUAL: OnceLock<Option<u64>> = OnceLock::new();
+    *USUAL.get_or_init(crate::sys::sched::usual_slice)
+}
+
+/// Only policies of this sort have slices.
+fn is_fair(policy: u32) -> bool {
+    policy == 0 || policy == SCHED_BATCH
+}
+
 fn is_real_time(policy: u32) -> bool {
     policy == SCHED_FIFO || policy == SCHED_RR
 }
@@ -55,6 +75,8 @@ impl Resource for Scheduling {
 
     fn check(&self, pid: Pid) -> Result<Vec<Obstacle>> {
         let mut obstacles = Vec::new();
+        // Asked now, so that no target stands still meanwhile.
+        let _known = usual_slice();
         for (tid, place) in proc::of_threads(pid, Place::of)? {
             let policy = place.policy;
             // SCHED_OTHER, FIFO, RR, BATCH and IDLE are what the image format has words for.
@@ -70,21 +92,29 @@ impl Resource for Scheduling {
 
     fn ask(&self, questions: &mut Questions) {
         questions.call(libc::SYS_sched_getscheduler, &[0]);
+        let place = questions.room(ATTRIBUTES.into());
+        let args = [0, place, ATTRIBUTES.into(), 0];
+        questions.call(libc::SYS_sched_getattr, &args);
     }
 
     fn dump(&self, task: &mut DumpThread<'_>, answers: &Answers<'_>) -> Result<()> {
         let place = Place::from(answers.stat);
         let policy = answers.value(0, "sched_getscheduler")?;
-        if policy & RESET_ON_FORK != 0 {
-            task.warnings.push(Obstacle::unsupported(
-                format!("{} has the scheduling flag RESET_ON_FORK", task.who()),
-                "the image format has no place for it; children will inherit after a restore",
-            ));
-        }
+        let slice = answers.value(1, "sched_getattr").ok();
+        let slice = slice.map(|_| answers.word(SLICE));
         let thread = task.thread();
         thread.sched_nice = Some(place.nice);
         thread.sched_policy = Some(place.policy);
         thread.sched_prio = is_real_time(place.policy).then_some(place.priority);
+        thread.sched_reset_on_fork = (policy & RESET_ON_FORK != 0).then_some(true);
+        // 0 asks for the usual one.
+        thread.sched_slice = usual_slice()
+            .zip(slice)
+            .map(|(usual, slice)| match slice == usual {
+                true => 0,
+                false => slice,
+            });
+        thread.sched_slice = thread.sched_slice.filter(|_| is_fair(place.policy));
         Ok(())
     }
 
@@ -104,10 +134,25 @@ impl Resource for Scheduling {
             let nice = i64::from(wanted.nice).cast_unsigned();
             calls.push(Call::new(libc::SYS_setpriority, &[0, 0, nice]));
         }
-        if (wanted.policy, wanted.priority) != (present.policy, present.priority) {
+        let reset = thread.sched_reset_on_fork == Some(true);
+        if reset || (wanted.policy, wanted.priority) != (present.policy, present.priority) {
             let param = task.remote.put(0, &halves(&[wanted.priority]))?;
-            let args = [0, u64::from(wanted.policy), param];
+            let flag = if reset { RESET_ON_FORK } else { 0 };
+            let args = [0, u64::from(wanted.policy) | flag, param];
             calls.push(Call::new(libc::SYS_sched_setscheduler, &args));
+        }
+        if let Some(slice) = thread.sched_slice.filter(|_| usual_slice().is_some()) {
+            let flags = if reset { FLAG_RESET_ON_FORK } else { 0 };
+            let attributes = [
+                pair(ATTRIBUTES, wanted.policy),
+                flags,
+                pair(wanted.nice.cast_unsigned(), 0),
+                slice,
+                0,
+                0,
+            ];
+            let place = task.remote.put(64, &words(&attributes))?;
+            calls.push(Call::new(libc::SYS_sched_setattr, &[0, place, 0]));
         }
         task.remote.run(&mut calls)?;
         if calls.iter().any(|call| call.value().is_err()) {

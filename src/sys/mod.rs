@@ -14,6 +14,7 @@ pub mod prctl;
 pub mod ptrace;
 pub mod rights;
 pub mod robust;
+pub mod sched;
 pub mod scratch;
 pub mod shared;
 pub mod socket;

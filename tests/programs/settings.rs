@@ -1,6 +1,6 @@
 //! Settings that CRIU's images have no place for: affinity, slack, I/O priority, memory policy, core
 //! dump filter, memory errors, merging, MDWE, CPUID faulting, locked future mappings; sealed and
-//! droppable memory, policies of single mappings; packets in a pipe; a child with another signal at its
+//! droppable memory, policies and protection keys of single mappings, memory that is locked as it comes; packets in a pipe; a child with another signal at its
 //! end.
 
 use std::fs::{self, File};
@@ -30,6 +30,8 @@ struct Settings {
     sealed: Region,
     droppable: Option<Region>,
     bound: Region,
+    reserved: Region,
+    keyed: [Region; 2],
     child: Pid,
     packets: (File, File),
     packet: (File, File),
@@ -72,6 +74,9 @@ pub fn run(mut desk: Desk, _: &[String]) {
     prctl(libc::PR_MCE_KILL, [1, 1, 0, 0]).unwrap();
     // IOPRIO_CLASS_BE, level 6.
     call(libc::SYS_ioprio_set, [1, 0, 2 << 13 | 6, 0, 0, 0]).unwrap();
+    slice();
+    // PR_SET_THP_DISABLE but for those who ask (Linux 6.18).
+    let _old = prctl(41, [1, 2, 0, 0]);
     let mut nodes = 1u64;
     call_with(
         libc::SYS_set_mempolicy,
@@ -97,6 +102,11 @@ pub fn run(mut desk: Desk, _: &[String]) {
         MPOL_BIND | MPOL_F_STATIC_NODES,
     ];
     call_with(libc::SYS_mbind, &place, &mut nodes, &[64, 0]).unwrap();
+    let reserved = Region::private(64);
+    reserved.set_word(1, 5);
+    let place = [reserved.addr() as u64, 64 * 4096, 1];
+    call(libc::SYS_mlock2, [place[0], place[1], place[2], 0, 0, 0]).unwrap();
+    let keyed = keyed();
     // Entry 2: a 32-bit data segment of 4 KiB at an odd base. Not every kernel has such tables.
     let mut segment = [2u32, 0x1234_5000, 0xfff, 0b100_0001];
     let _no = call_with(libc::SYS_modify_ldt, &[0x11], &mut segment, &[16]);
@@ -114,6 +124,8 @@ pub fn run(mut desk: Desk, _: &[String]) {
         sealed,
         droppable,
         bound,
+        reserved,
+        keyed,
         child: child_that_ends_with(libc::SIGUSR1, || sleep_for_ever()),
         packets,
         packet,
@@ -182,9 +194,20 @@ impl Settings {
         for (name, region) in [
             ("sealed", Some(&self.sealed)),
             ("droppable", self.droppable.as_ref()),
+            ("reserved", Some(&self.reserved)),
         ] {
             see(name, region.map_or_else(String::new, flags));
         }
+        see("resident", line(&self.reserved, "Rss:"));
+        for region in &self.keyed {
+            see("protection key", line(region, "ProtectionKey:"));
+        }
+        see(
+            "allocated keys",
+            format!("{:?}", (1..16).map(is_allocated).collect::<Vec<_>>()),
+        );
+        see("huge pages", format!("{:?}", prctl(42, [0; 4])));
+        see("scheduling", format!("{:?}", scheduling()));
         see(
             "a new mapping is locked",
             format!("{:?}", locks_new_mappings()),
@@ -193,12 +216,53 @@ impl Settings {
     }
 }
 
-/// The kernel's flags of a region.
-fn flags(region: &Region) -> String {
+/// Key 1, which nothing has, 2 of one region, 3 freed, 4 of another region. Not every CPU has such keys.
+fn keyed() -> [Region; 2] {
+    let regions = [Region::private(2), Region::private(2)];
+    for _ in 1..=4 {
+        let _no = call(libc::SYS_pkey_alloc, [0; 6]);
+    }
+    for (region, key) in regions.iter().zip([2, 4]) {
+        region.set_word(0, key);
+        let place = [region.addr() as u64, 2 * 4096, 3, key, 0, 0];
+        let _no = call(libc::SYS_pkey_mprotect, place);
+    }
+    let _no = call(libc::SYS_pkey_free, [3, 0, 0, 0, 0, 0]);
+    regions
+}
+
+/// Whether a protection key is allocated: the kernel looks at it before it looks for the mapping.
+fn is_allocated(key: u64) -> bool {
+    let nowhere = 0x7fff_ffff_f000;
+    let result = call(libc::SYS_pkey_mprotect, [nowhere, 4096, 1, key, 0, 0]);
+    result.is_err_and(|e| e.raw_os_error() == Some(libc::ENOMEM))
+}
+
+/// SCHED_BATCH that no child inherits, with a slice of 1.5 ms (Linux 6.12).
+fn slice() {
+    let mut attributes = [48u64 | 3 << 32, 1, 0, 1_500_000, 0, 0];
+    call_with(libc::SYS_sched_setattr, &[0], &mut attributes, &[0]).unwrap();
+}
+
+/// What sched_getattr(2) gives.
+fn scheduling() -> [u64; 6] {
+    let mut attributes = [0u64; 6];
+    call_with(libc::SYS_sched_getattr, &[0], &mut attributes, &[48, 0]).unwrap();
+    attributes
+}
+
+/// A line that smaps has of a region.
+fn line(region: &Region, name: &str) -> String {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
     let start = format!("{:x}-", region.addr());
     let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
-    let line = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+    let line = lines.find(|line| line.starts_with(name));
+    line.unwrap_or_default().to_owned()
+}
+
+/// The kernel's flags of a region.
+fn flags(region: &Region) -> String {
+    let line = line(region, "VmFlags:");
     // Soft-dirty and write-protected come and go.
     let kept = line.split(' ').filter(|word| !matches!(*word, "sd" | "uw"));
     kept.collect::<Vec<_>>().join(" ")
