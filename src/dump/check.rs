@@ -11,6 +11,7 @@ use super::plan::look;
 use super::{Options, Plan};
 use crate::error::{Obstacle, Result};
 use crate::memory::{Backing, Mapping};
+use crate::task::{Process, proc};
 
 /// Whether a thing can be dumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -121,8 +122,14 @@ fn supported(plan: &Plan, all: bool) -> Vec<Line> {
             false => add(3, file.kind.to_owned()),
         }
     }
+    for (kind, name) in &plan.held {
+        match all {
+            true => add(2, name.to_lowercase().replace("system v", "System V")),
+            false => add(2, (*kind).to_owned()),
+        }
+    }
     for process in &plan.processes {
-        for what in held(process.pid.as_raw()) {
+        for what in held(process) {
             match all {
                 true => add(4, format!("{what} of process {}", process.pid)),
                 false => add(4, what.to_owned()),
@@ -141,18 +148,25 @@ fn supported(plan: &Plan, all: bool) -> Vec<Line> {
     lines.collect()
 }
 
-/// What of a process is in no file and no mapping, as far as /proc tells; each thing as often as there
-/// is one (proc_pid_status(5), proc_pid_timers(5), proc_locks(5)).
-fn held(pid: i32) -> Vec<&'static str> {
+/// What of a process is in no file and no mapping, as far as /proc tells, which knows nothing of interval
+/// timers; each thing as often as there is one (proc_pid_status(5), proc_pid_timers(5), proc_locks(5)).
+fn held(process: &Process) -> Vec<&'static str> {
     let mut all = Vec::new();
-    let Ok(process) = procfs::process::Process::new(pid) else {
-        return all;
-    };
-    if let Ok(status) = process.status() {
-        let pending = (status.sigpnd | status.shdpnd).count_ones();
+    let pid = process.pid.as_raw();
+    for tid in &process.threads {
+        let Ok(status) = proc::status(process.pid, *tid) else {
+            continue;
+        };
+        // One queue of each thread, and one of all.
+        let shared = if *tid == process.pid {
+            status.shdpnd
+        } else {
+            0
+        };
+        let pending = status.sigpnd.count_ones() + shared.count_ones();
         all.extend((0..pending).map(|_| "pending signal"));
         if status.seccomp == Some(2) {
-            all.push("seccomp filters");
+            all.push("thread with seccomp filters");
         }
     }
     let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();

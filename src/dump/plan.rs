@@ -68,6 +68,8 @@ pub struct Plan {
     pub(super) parent_id: Option<String>,
     /// Mappings of each process, in the order of `processes`, with all kernel flags.
     pub(super) mappings: Vec<Vec<Mapping>>,
+    /// Semaphores and message queues that the tree uses: kind and name.
+    pub(super) held: Vec<(&'static str, String)>,
     /// The namespaces that the tree has for itself.
     pub(super) namespaces: namespaces::Own,
 }
@@ -149,6 +151,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         arm: None,
         parent_id: None,
         mappings: Vec::new(),
+        held: Vec::new(),
         namespaces: namespaces::Own::default(),
         processes,
     };
@@ -244,6 +247,8 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let inside = plan.namespaces.inside_ipc(options.root)?;
     plan.obstacles.extend(sysv::survey(pids.zip(mapped))?);
     plan.obstacles.extend(state::sysv::survey(&plan.processes)?);
+    let (_, whole) = plan.namespaces.ipc();
+    plan.held = state::sysv::used_by(&plan.processes, whole)?;
     drop(inside);
     Ok(plan)
 }

@@ -84,7 +84,13 @@ fn a_check_tells_what_the_dump_would() {
     for words in ["no  ", "io_uring", "try: ", "cannot be dumped", "thread "] {
         assert!(said.contains(words), "no {words} in:\n{said}");
     }
-    for target in [&plain, &locked, &ring] {
+    let queues = sandbox.specimen("queues", &[]);
+    let check = format!("check -t {}", queues.pid);
+    let said = sandbox.icecore(&check).ok().stdout;
+    for words in ["set of System V semaphores", "System V message queue"] {
+        assert!(said.contains(words), "no {words} in:\n{said}");
+    }
+    for target in [&plain, &locked, &ring, &queues] {
         target.runs();
     }
 }

@@ -80,6 +80,27 @@ pub fn survey(tree: &[Process]) -> Result<Vec<Obstacle>> {
     Ok(obstacles)
 }
 
+/// What the tree uses, each as its kind and its name; the `whole` of its namespace when it has one for
+/// itself.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn used_by(tree: &[Process], whole: bool) -> Result<Vec<(&'static str, String)>> {
+    let mut named = Vec::new();
+    for (id, object) in &sysv::semaphores()? {
+        if whole || semaphores::users(*id, object, tree) == Ok(true) {
+            named.push(("set of System V semaphores", semaphores::SORT.called(*id)));
+        }
+    }
+    for (id, object) in &sysv::queues()? {
+        if whole || queues::users(*id, object, tree) == Ok(true) {
+            named.push(("System V message queue", queues::SORT.called(*id)));
+        }
+    }
+    named.sort();
+    Ok(named)
+}
+
 /// What the tree uses, which stands still; the `whole` of its namespace when it has one for itself.
 ///
 /// # Errors

@@ -27,7 +27,8 @@ const LONGEST: usize = 64 * 1024;
 /// Nobody sends this type.
 const NOBODYS: i64 = i64::MAX - 0x1ce;
 
-static SORT: Sort = Sort {
+/// For messages and commands.
+pub(super) static SORT: Sort = Sort {
     name: "Message queue",
     option: "-q",
     remove: remove_queue,

@@ -21,7 +21,8 @@ pub(super) fn image(number: u32) -> String {
     format!("ipcns-sem-{number}.img")
 }
 
-static SORT: Sort = Sort {
+/// For messages and commands.
+pub(super) static SORT: Sort = Sort {
     name: "Set of semaphores",
     option: "-s",
     remove: remove_semaphores,
