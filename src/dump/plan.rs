@@ -249,6 +249,9 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     plan.obstacles.extend(state::sysv::survey(&plan.processes)?);
     let (_, whole) = plan.namespaces.ipc();
     plan.held = state::sysv::used_by(&plan.processes, whole)?;
+    if whole {
+        plan.obstacles.extend(namespaces::ipc::posix_queues());
+    }
     drop(inside);
     Ok(plan)
 }

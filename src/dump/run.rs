@@ -292,6 +292,11 @@ fn snapshot(
         .collect();
     {
         let _inside = inside()?;
+        let queues = whole.then(namespaces::ipc::posix_queues).flatten();
+        if let Some(obstacle) = queues {
+            let changed = "The target changed since the plan was made";
+            return Err(Error::refused(changed, vec![obstacle]));
+        }
         snapshot.sysv = sysv::collect(&mapped, &snapshot.ids, whole)?;
         snapshot.queues = state::sysv::collect(frozen.processes(), &snapshot.ids, whole)?;
     }

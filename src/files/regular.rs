@@ -51,7 +51,7 @@ impl FileKind for Regular {
     fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
         match file.path().and_then(proc_file::process) {
             Some(pid) => proc_file::refusal(file, pid, outside),
-            None => path_refusal(file, allow),
+            None => message_queue(file).or_else(|| path_refusal(file, allow)),
         }
     }
 
@@ -104,6 +104,22 @@ impl FileKind for Regular {
         let entry = part(entry)?;
         reopened(entry, Path::new(&entry.name))
     }
+}
+
+/// A message queue of POSIX, which looks like a file of eighty bytes (mq_overview(7)).
+fn message_queue(file: &Descriptor) -> Option<Refusal> {
+    const MQUEUE_MAGIC: i64 = 0x1980_0202;
+    let is_queue = || {
+        let system = nix::sys::statfs::statfs(&file.link).ok()?;
+        (system.filesystem_type().0 == MQUEUE_MAGIC).then_some(())
+    };
+    // Asked of small files only: there are many others.
+    (file.stat.size == 80).then(is_queue).flatten()?;
+    Some(Refusal {
+        what: format!("the POSIX message queue {}", file.shown()),
+        hint: "have the program close it before the dump, or use a queue of System V or a pipe"
+            .to_owned(),
+    })
 }
 
 fn reopened(entry: &RegFileEntry, door: &Path) -> Result<Reopened> {

@@ -6,6 +6,7 @@ pub mod descriptor;
 pub mod events;
 pub mod extents;
 pub mod kcmp;
+pub mod mqueue;
 pub mod names;
 pub mod namespace;
 pub mod pagemap;

@@ -217,6 +217,14 @@ fn a_session_led_from_outside_of_the_tree_is_an_obstacle() {
 }
 
 #[test]
+fn a_message_queue_of_posix_is_an_obstacle_open_or_in_an_ipc_namespace_of_its_own() {
+    let open = ["the POSIX message queue", "descriptor 4", "pid 2"];
+    refused("posix-queue", &open);
+    let there = ["has a POSIX message queue", "mq_unlink"];
+    refused("posix-queue-apart", &there);
+}
+
+#[test]
 fn a_namespace_of_one_thread_is_an_obstacle() {
     refused("thread-net", &["net namespace", "Thread", "process 2"]);
 }

@@ -134,6 +134,20 @@ fn hold(what: &str, desk: &Desk) {
             Region::map(2, prot, libc::MAP_PRIVATE, Some((&file, 0)), None).unwrap();
             fs::remove_file(path).unwrap();
         }
+        "posix-queue" | "posix-queue-apart" => {
+            if what.ends_with("apart") {
+                nix::sched::unshare(namespace("ipc")).unwrap();
+            }
+            let name = format!("icecore-{}\0", std::process::id());
+            let address = name.as_ptr().expose_provenance() as u64;
+            let flags = (libc::O_CREAT | libc::O_RDWR) as u64;
+            let args = [address, flags, 0o600, 0, 0, 0];
+            let queue = kernel::owned(kernel::call(libc::SYS_mq_open, args).unwrap());
+            if what == "posix-queue" {
+                std::mem::forget(queue);
+                kernel::call(libc::SYS_mq_unlink, [address, 0, 0, 0, 0, 0]).unwrap();
+            }
+        }
         "lost-name" => {
             let path = desk.dir().join("lost");
             fs::write(&path, "old").unwrap();

@@ -1,12 +1,14 @@
 //! An ipc namespace (ipc_namespaces(7)): all objects of System V in it are the tree's; its limits are in
-//! `ipcns-var-N.img`. Message queues of POSIX that no process has open are not looked for.
+//! `ipcns-var-N.img`. Message queues of POSIX cannot be
+//! saved yet; those in it are looked for, even when no process has them open.
 
 use std::fs::{self, File};
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Obstacle, Result};
 use crate::image::proto::IpcVarEntry;
+use crate::sys::mqueue;
 use crate::units::Pid;
 
 /// This thread in the ipc namespace of another process, until it is dropped.
@@ -34,6 +36,35 @@ impl Drop for Inside {
             tracing::warn!("cannot go back into our ipc namespace: {errno}");
         }
     }
+}
+
+/// The message queues of POSIX in the namespace that this thread is in (mq_overview(7)), as an obstacle.
+pub fn posix_queues() -> Option<Obstacle> {
+    let names = match mqueue::queues() {
+        Ok(names) => names,
+        // A kernel that has none.
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return None,
+        Err(error) => {
+            let what = format!("POSIX message queues cannot be looked for: {error}");
+            return Some(Obstacle::unsupported(what, "run icecore as root"));
+        }
+    };
+    let names: Vec<String> = names
+        .iter()
+        .map(|name| format!("/{}", name.to_string_lossy()))
+        .collect();
+    (!names.is_empty()).then(|| {
+        let one = names.len() == 1;
+        let what = format!(
+            "The ipc namespace of the tree has {} POSIX message queue{} ({})",
+            if one { "a" } else { "" },
+            if one { "" } else { "s" },
+            names.join(", ")
+        );
+        let hint =
+            "they cannot be saved yet: have the program remove them (mq_unlink) before the dump";
+        Obstacle::unsupported(what.replace("  ", " "), hint)
+    })
 }
 
 fn read(name: &str) -> Vec<u64> {
