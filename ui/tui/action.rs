@@ -140,9 +140,13 @@ fn sideways(model: &Model) -> Option<&'static str> {
 }
 
 fn enlargeable(model: &Model) -> Option<&'static str> {
-    let alone = model.voice.is_some()
-        || view::place_of(model.focus) == Some(view::Place::Whole)
-        || view::is_small(model.size, model.guide.is_some());
+    let alone = if model.has_panels() {
+        view::is_watch_small(model.areas().of(Focus::Watch))
+    } else {
+        model.voice.is_some()
+            || view::place_of(model.focus) == Some(view::Place::Whole)
+            || view::is_small(model.size, model.guide.is_some())
+    };
     alone.then_some("it has the whole screen already")
 }
 
@@ -305,7 +309,7 @@ pub(crate) const ACTIONS: &[Action] = &[
     Action {
         act: Act::Next,
         keys: &[KeyCode::Tab],
-        help: "next pane: processes, stacks, map",
+        help: "next pane: processes, stacks, map; in the watch view the next box",
         missing: nothing,
     },
     Action {

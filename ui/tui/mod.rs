@@ -38,6 +38,7 @@ mod mouse;
 mod news;
 mod owned;
 mod palette;
+mod panel;
 mod popup;
 mod probe;
 mod processes;

@@ -23,6 +23,7 @@ use super::logbook;
 use super::map::{Folded, Map, Zoom};
 use super::message::Failure;
 use super::owned::Uses;
+use super::panel::Panels;
 use super::popup::{Mark, Popup};
 use super::probe::{Asked, Probe, Who};
 use super::processes::{self, Order, ProcessRow};
@@ -117,6 +118,8 @@ pub(crate) struct Model {
     pub(crate) folded: BTreeSet<i32>,
     /// Marked processes, with their start times.
     pub(crate) marks: BTreeMap<i32, u64>,
+    /// The boxes of the watch view.
+    pub(crate) panels: Panels,
     /// How processes are sorted.
     pub(crate) order: Order,
     /// Text that shown processes have.
@@ -240,6 +243,7 @@ impl Model {
             process_cursor: Cursor::default(),
             folded: BTreeSet::new(),
             marks: BTreeMap::new(),
+            panels: Panels::default(),
             order: Order::default(),
             filter: Input::default(),
             filtering: false,
@@ -311,6 +315,13 @@ impl Model {
             }
             None => listed(),
         }
+    }
+
+    /// The keyboard is in the watch view, and that has boxes to go through.
+    pub(crate) fn has_panels(&self) -> bool {
+        let counted = |pid: Pid| self.live.get(&pid.as_raw())?.last.as_ref();
+        let counted = self.target().and_then(|(pid, _)| counted(pid));
+        self.focus == Focus::Watch && self.voice.is_none() && counted.is_some()
     }
 
     /// The selected layer.

@@ -246,8 +246,10 @@ pub(super) fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>)
         return filter(model, key);
     }
     if key.code == KeyCode::Esc && view::place_of(model.focus) == Some(view::Place::Whole) {
-        // First the filter goes, then the view.
-        if model.log_filter.value().is_empty() {
+        // First the filter goes, or the size of a box, then the view.
+        if model.has_panels() && model.panels.alone {
+            model.panels.alone = false;
+        } else if model.log_filter.value().is_empty() {
             model.focus = model.back;
         }
         model.log_filter.reset();
@@ -465,8 +467,11 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
         Act::Jobs => over(model, Focus::Jobs),
         Act::WatchView => over(model, Focus::Watch),
         Act::Dedup => dedup::open(model, effects),
+        Act::Enlarge if model.has_panels() => model.panels.alone = !model.panels.alone,
         Act::Enlarge => model.enlarged = !model.enlarged,
         Act::Next | Act::Previous if model.focus == Focus::Jobs => model.in_log = !model.in_log,
+        Act::Next if model.has_panels() => model.panels.at = model.panels.at.next(),
+        Act::Previous if model.has_panels() => model.panels.at = model.panels.at.previous(),
         Act::Next => model.focus = view::beside(model.focus, 1),
         Act::Previous => model.focus = view::beside(model.focus, -1),
         Act::Enter => enter(model, effects),

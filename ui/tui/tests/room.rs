@@ -191,3 +191,49 @@ fn comparing_a_first_layer_with_nothing_is_not_offered_and_the_key_says_why() {
     model.marked = Some("/img/r/3".into());
     assert!(text(&model).contains("c compare"));
 }
+
+#[test]
+fn on_a_small_screen_every_box_of_the_watch_view_is_reached_with_its_contents() {
+    for size in [SMALLEST, (80, 15), (45, 30)] {
+        let mut model = model(RICH, size);
+        key(&mut model, KeyCode::Char('W'));
+        for told in [
+            ["1/4 New dirty pages", "9837 pages dirty"],
+            ["2/4 Dirtiest mappings", "[heap]"],
+            ["3/4 Working set and rule", "budget"],
+            ["4/4 A dump made now", "tracked"],
+            ["1/4 New dirty pages", "9837 pages dirty"],
+        ] {
+            let shown = text(&model);
+            assert!(
+                told.iter().all(|part| shown.contains(part)),
+                "{told:?}: {shown}"
+            );
+            assert!(shown.contains("Tab box"), "{shown}");
+            key(&mut model, KeyCode::Tab);
+        }
+        key(&mut model, KeyCode::BackTab);
+        assert!(text(&model).contains("1/4"));
+        key(&mut model, KeyCode::Esc);
+        assert_eq!(model.focus, Focus::Processes);
+    }
+}
+
+#[test]
+fn a_box_of_the_watch_view_is_enlarged_and_escape_leads_back_step_by_step() {
+    let mut model = model(RICH, (120, 35));
+    key(&mut model, KeyCode::Char('W'));
+    for code in [KeyCode::BackTab, KeyCode::Char('z')] {
+        key(&mut model, code);
+    }
+    let shown = text(&model);
+    assert!(
+        shown.contains("4/4 A dump made now") && !shown.contains("Dirtiest"),
+        "{shown}"
+    );
+    assert!(!model.enlarged, "the panes have a size of their own");
+    key(&mut model, KeyCode::Esc);
+    assert!(text(&model).contains("Dirtiest"));
+    key(&mut model, KeyCode::Esc);
+    assert_eq!(model.focus, Focus::Processes);
+}

@@ -52,12 +52,13 @@ const fn of(focus: Focus) -> Keys {
             (Act::Jobs, "back"),
         ],
         Focus::Watch => &[
+            (Act::Next, "box"),
             (Act::Dump, "dump"),
             (Act::Watch, "track"),
             (Act::Rule, "rule"),
             (Act::Budget, "budget"),
-            (Act::Export, "export"),
             (Act::WatchView, "back"),
+            (Act::Export, "export"),
         ],
         Focus::Dedup => &[
             (Act::Enter, "preview"),
@@ -107,6 +108,9 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
                 false => !jobs.ended.is_empty(),
             };
         }
+        if (model.focus, act) == (Focus::Watch, Act::Next) && !model.has_panels() {
+            return false;
+        }
         let mut rows = ACTIONS.iter().filter(|action| action.act == act);
         rows.any(|action| (action.missing)(model).is_none())
     };
@@ -115,7 +119,11 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         let key = format!(" {}", model.keys.label(*act));
         (keyed && possible(*act)).then(|| (key, format!(" {name} "), Spot::Act(*act)))
     };
-    let back = if model.enlarged { BACK } else { &[] };
+    let enlarged = match model.has_panels() {
+        true => model.panels.alone,
+        false => model.enlarged,
+    };
+    let back = if enlarged { BACK } else { &[] };
     let always: Vec<_> = back.iter().chain(ALWAYS).filter_map(told).collect();
     let wide = |(key, name, _): &Told| key.width() + name.width();
     // The blank after the last one need not be seen.

@@ -34,6 +34,7 @@ pub(crate) use answer::row_at;
 pub(crate) use map::grid;
 pub(crate) use popup::{explain, extent};
 pub(crate) use reader::room as reader_room;
+pub(crate) use watch::is_small as is_watch_small;
 
 /// The smallest terminal that shows something.
 pub(crate) const SMALLEST: (u16, u16) = (40, 10);

@@ -13,6 +13,7 @@ use super::super::action::Act;
 use super::super::live::Live;
 use super::super::message::Count;
 use super::super::model::{Focus, Model};
+use super::super::panel::Panel;
 use super::super::stacks::LayerRow;
 use super::super::text::{age, cut, fit, size, tally, wrap};
 use super::{lines, pane};
@@ -22,6 +23,29 @@ use crate::format;
 const WIDE: u16 = 150;
 /// The windows that the working set is told for.
 const WINDOWS: [u64; 3] = [1, 10, 60];
+
+/// Whether there is room for one box only.
+pub(crate) fn is_small(area: Rect) -> bool {
+    area.height < 16 || area.width < 60
+}
+
+/// The frame of a box; returns its inside. One that is alone says which of them it is.
+fn boxed(
+    model: &Model,
+    frame: &mut Frame<'_>,
+    area: Rect,
+    panel: Panel,
+    title: &str,
+    note: &str,
+) -> Rect {
+    let whole = model.panels.alone || is_small(model.areas().of(Focus::Watch));
+    let title = match whole && model.has_panels() {
+        true => format!("{}/{} {title}", panel.place() + 1, Panel::ALL.len()),
+        false => title.to_owned(),
+    };
+    let focused = model.has_panels() && model.panels.at == panel;
+    pane(frame, area, model.theme, focused, &title, note)
+}
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     let Some((pid, comm)) = model.target() else {
@@ -37,6 +61,15 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if model.voice.is_some() {
         let own = model.layers_of(pid, &comm);
         return below_each_other(model, live, count, (pid, &name, &own), frame, area);
+    }
+    if model.panels.alone || is_small(area) {
+        let own = model.layers_of(pid, &comm);
+        return match model.panels.at {
+            Panel::Chart => chart(model, live, count, &name, frame, area),
+            Panel::Mappings => mappings(model, count, frame, area),
+            Panel::Rule => rules(model, live, pid.as_raw(), frame, area, area.width >= 70),
+            Panel::Dump => dump_now(model, live, count, &own, frame, area),
+        };
     }
     let upper = if height >= 40 {
         height / 2
@@ -161,15 +194,8 @@ fn chart(model: &Model, live: &Live, count: &Count, name: &str, frame: &mut Fram
         count.tracker,
         model.keys.label(Act::Watch)
     );
-    let focused = model.focus == Focus::Watch;
-    let inside = pane(
-        frame,
-        area,
-        theme,
-        focused,
-        &cut(&title, room),
-        &cut(&keys, room),
-    );
+    let (title, keys) = (cut(&title, room), cut(&keys, room));
+    let inside = boxed(model, frame, area, Panel::Chart, &title, &keys);
     let width = usize::from(inside.width);
     let percent = count.dirty as f64 * 100.0 / count.resident.max(1) as f64;
     let head = format!(" {} pages dirty", count.dirty);
@@ -280,7 +306,7 @@ fn filled(rates: &[(f64, f64)], span: f64, columns: usize) -> Vec<(f64, f64)> {
 }
 
 fn mappings(model: &Model, count: &Count, frame: &mut Frame<'_>, area: Rect) {
-    let inside = pane(frame, area, model.theme, false, "Dirtiest mappings", "");
+    let inside = boxed(model, frame, area, Panel::Mappings, "Dirtiest mappings", "");
     let width = usize::from(inside.width);
     let narrow = width < 45;
     let bar = (width / 4).min(24);
@@ -372,7 +398,7 @@ fn dump_now(
 ) {
     let theme = model.theme;
     let note = format!("{} dumps", model.keys.label(Act::Dump));
-    let inside = pane(frame, area, theme, false, "A dump made now", &note);
+    let inside = boxed(model, frame, area, Panel::Dump, "A dump made now", &note);
     let width = usize::from(inside.width);
     let mut text = vec![Line::styled(
         cut("   MODE     PAGES  SIZE FREEZE", width),
@@ -453,7 +479,7 @@ fn row(p: &Prediction) -> String {
 
 fn rules(model: &Model, live: &Live, pid: i32, frame: &mut Frame<'_>, area: Rect, roomy: bool) {
     let theme = model.theme;
-    let inside = pane(frame, area, theme, false, "Working set and rule", "");
+    let inside = boxed(model, frame, area, Panel::Rule, "Working set and rule", "");
     let width = usize::from(inside.width);
     let sets: Vec<String> = WINDOWS
         .iter()
