@@ -23,6 +23,7 @@ mod follow;
 mod fuzzy;
 mod gate;
 mod guide;
+mod help;
 mod history;
 mod inquiry;
 mod jobs;

@@ -46,6 +46,20 @@ pub(super) fn mouse(model: &mut Model, event: MouseEvent, effects: &mut Vec<Effe
             }
             return;
         }
+        Some(Popup::Help(help)) => {
+            let room = view::help_room(model.size);
+            let code = match turn {
+                Some(Act::Up) => KeyCode::Up,
+                Some(_) => KeyCode::Down,
+                None => return,
+            };
+            if !help.typing {
+                for _ in 0..NOTCH {
+                    let _stays = help.key(code.into(), room);
+                }
+            }
+            return;
+        }
         Some(Popup::Answer(answer)) => {
             let code = match turn {
                 Some(Act::Up) => KeyCode::Up,

@@ -12,6 +12,7 @@ use tui_input::backend::crossterm::EventHandler as _;
 use super::action::Act;
 use super::export::Export;
 use super::follow::{Order, Terms};
+use super::help::Help;
 use super::inquiry::{Answer, Inquiry, Lead, Sought, Step};
 use super::message::{Edit, Failure, Wish};
 use super::palette::{Choice, Palette};
@@ -48,6 +49,8 @@ pub(crate) enum Popup {
     },
     /// All actions by name.
     Palette(Palette),
+    /// What keys do.
+    Help(Box<Help>),
 }
 
 /// What a text is asked for.
@@ -256,14 +259,14 @@ impl Popup {
                     Choice::Act(act) => Outcome::Act(act),
                 };
             }
-            Self::Preview(_) | Self::Failure(_) => {}
+            Self::Preview(_) | Self::Failure(_) | Self::Help(_) => {}
         }
         if matches!(key.code, KeyCode::Esc | KeyCode::Char('q')) {
             return Outcome::Close;
         }
         let Self::Preview(preview) = self else {
             return match key.code {
-                KeyCode::Enter | KeyCode::Char(' ' | '?') => Outcome::Close,
+                KeyCode::Enter | KeyCode::Char(' ') => Outcome::Close,
                 _ => Outcome::Stay,
             };
         };

@@ -132,7 +132,7 @@ impl Reader {
             .map_or(0, |tab| tab.lines.len().saturating_sub(room));
         let before = self.at;
         match key.code {
-            KeyCode::Esc | KeyCode::Char('q' | '?') => return Turn::Close,
+            KeyCode::Esc | KeyCode::Char('q') => return Turn::Close,
             KeyCode::Tab | KeyCode::Right | KeyCode::Char('l') => {
                 self.at = if self.at == last { 0 } else { self.at + 1 };
             }

@@ -22,6 +22,7 @@ use super::action::{self, Act};
 use super::board::Job;
 use super::export::{self, Export};
 use super::follow::Terms;
+use super::help::Help;
 use super::inquiry::{Inquiry, Sought};
 use super::kept;
 use super::logbook;
@@ -404,9 +405,8 @@ fn perform(model: &mut Model, act: Act, effects: &mut Vec<Effect>) {
     match act {
         Act::Quit => leave::ask(model),
         Act::Help => {
-            let columns = usize::from(model.size.0).saturating_sub(4);
-            let keys = Reader::of_text("Keys", action::help(&model.keys, columns));
-            model.popup = Some(Popup::Reader(Box::new(keys)));
+            let help = Help::of_view(&model.keys, model.focus, model.size);
+            model.popup = Some(Popup::Help(Box::new(help)));
         }
         Act::Refresh => effects.push(Effect::Scan),
         Act::Filter => {

@@ -503,6 +503,17 @@ fn said(popup: &Popup, scroll: usize) -> (String, String) {
             (reader.title.clone(), format!("{tabs}{}", undrawn(&lines)))
         }
         Popup::Answer(answer) => (answer.title.clone(), undrawn(&answer.spoken())),
+        Popup::Help(help) => {
+            let lines = help.lines();
+            let line = lines.get(help.scroll).map_or("", |line| line.trim());
+            let (at, of) = (help.scroll + 1, lines.len());
+            let typed = plain(help.input.value());
+            let typed = match typed.is_empty() {
+                true => String::new(),
+                false => format!(" Filter: {typed}."),
+            };
+            ("Keys".into(), format!("Line {at} of {of}: {line}.{typed}"))
+        }
         Popup::Palette(palette) => {
             let found = palette.found();
             let action = found.get(palette.at).and_then(|row| ACTIONS.get(*row));

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::tui::action;
+use crate::tui::help::Help;
 use crate::tui::inquiry::{Inquiry, Sought};
-use crate::tui::keymap::Keymap;
-use unicode_width::UnicodeWidthStr as _;
 
 #[test]
 fn a_restore_that_kills_has_cancel_focused() {
@@ -322,21 +321,6 @@ fn a_click_selects_what_is_under_it_and_the_wheel_moves_without_it() {
 }
 
 #[test]
-fn every_key_is_in_the_help_at_any_width() {
-    for columns in [30, 76, 200] {
-        let help = action::help(&Keymap::default(), columns);
-        for line in &help {
-            assert!(line.width() <= columns.max(32), "{line}");
-        }
-        let text = help.join("\n");
-        for action in action::ACTIONS.iter().filter(|a| !a.help.is_empty()) {
-            let word = action.help.split(' ').next().unwrap();
-            assert!(text.contains(word), "{word}");
-        }
-    }
-}
-
-#[test]
 fn a_text_is_asked_for_and_searched() {
     let mut model = model(RICH, (80, 24));
     for c in ['s', 'a', 'q', 'x'] {
@@ -458,7 +442,8 @@ fn keys_help_and_footer_follow_the_key_map() {
     key(&mut model, KeyCode::Char('q'));
     assert!(!model.quit);
     assert!(text(&model).contains("Ctrl-q quit"), "{}", text(&model));
-    let help = action::help(&model.keys, 100).join("\n");
+    let help = Help::of_view(&model.keys, model.focus, (100, 30));
+    let help = help.lines().join("\n");
     assert!(
         help.contains("Ctrl-q") && !help.contains("arrows hjkl"),
         "{help}"

@@ -1,9 +1,13 @@
 //! Where the screen goes: one pane over all of it, and what the lists show in the room that they have.
 
 use super::*;
+use crate::tui::action::ACTIONS;
+use crate::tui::help::Help;
+use crate::tui::keymap::Keymap;
 use crate::tui::probe::{Dumpable, Probe};
 use crate::tui::processes::Order;
 use crate::tui::view::SMALLEST;
+use unicode_width::UnicodeWidthStr as _;
 
 /// What the rows of the list say before the command, without frames.
 fn rows(model: &Model) -> Vec<String> {
@@ -236,4 +240,91 @@ fn a_box_of_the_watch_view_is_enlarged_and_escape_leads_back_step_by_step() {
     assert!(text(&model).contains("Dirtiest"));
     key(&mut model, KeyCode::Esc);
     assert_eq!(model.focus, Focus::Processes);
+}
+
+#[test]
+fn every_key_is_in_the_help_of_every_view_at_any_width() {
+    for focus in view::VIEWS.iter().map(|view| view.focus) {
+        for size in [(40, 10), (80, 24), (200, 60)] {
+            let help = Help::of_view(&Keymap::default(), focus, size);
+            let small = size.0 < 60;
+            let lines = help.lines();
+            for line in &lines {
+                assert!(line.width() <= usize::from(size.0) - 2, "{line}");
+            }
+            let text = lines.join("\n");
+            for action in ACTIONS {
+                let said = if small { action.brief } else { action.help };
+                let word = said.split(' ').next().unwrap();
+                assert!(text.contains(word), "{word}");
+                assert!(
+                    !small || said.is_empty() || lines.iter().any(|line| line.ends_with(said)),
+                    "{said}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn help_begins_with_the_keys_of_the_view_and_the_smallest_has_them_in_two_pages() {
+    let mut model = model(RICH, SMALLEST);
+    for (focus, first) in [(Focus::Map, "On the map"), (Focus::Stacks, "In the stacks")] {
+        model.focus = focus;
+        key(&mut model, KeyCode::Char('?'));
+        let Some(Popup::Help(help)) = &model.popup else {
+            panic!()
+        };
+        let lines = help.lines();
+        assert!(lines[0].trim().starts_with(first), "{lines:?}");
+        let everywhere = lines
+            .iter()
+            .position(|line| line.contains("Everywhere:"))
+            .unwrap();
+        assert!(everywhere < 20, "{lines:?}");
+        key(&mut model, KeyCode::Char('?'));
+        assert!(model.popup.is_none());
+    }
+}
+
+#[test]
+fn help_is_filtered_while_one_types() {
+    let mut model = model(RICH, (80, 24));
+    for c in "?/zoom o".chars() {
+        key(&mut model, KeyCode::Char(c));
+    }
+    let shown = text(&model);
+    assert!(
+        shown.contains("On the map:") && shown.contains("zoom out"),
+        "{shown}"
+    );
+    assert!(!shown.contains("Everywhere:"), "{shown}");
+    for _ in 0..2 {
+        key(&mut model, KeyCode::Esc);
+    }
+    assert!(model.popup.is_none());
+}
+
+#[test]
+fn popups_answer_with_keys_of_their_own_and_are_there_again_afterwards() {
+    let mut model = model(RICH, (80, 24));
+    model.popup = Some(Popup::Reader(Box::new(reader(2, 2))));
+    key(&mut model, KeyCode::Char('?'));
+    let shown = text(&model);
+    assert!(
+        shown.contains("next tab") && !shown.contains("Everywhere"),
+        "{shown}"
+    );
+    key(&mut model, KeyCode::Esc);
+    assert!(matches!(model.popup, Some(Popup::Reader(_))));
+    // Where letters are typed it is one of them; F1 is none.
+    model.popup = None;
+    for c in ":?".chars() {
+        key(&mut model, KeyCode::Char(c));
+    }
+    assert!(matches!(&model.popup, Some(Popup::Palette(palette)) if palette.input.value() == "?"));
+    key(&mut model, KeyCode::F(1));
+    assert!(text(&model).contains("Here:"));
+    key(&mut model, KeyCode::Esc);
+    assert!(matches!(model.popup, Some(Popup::Palette(_))));
 }

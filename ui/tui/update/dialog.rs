@@ -4,6 +4,7 @@ use crossterm::event::{KeyCode, KeyEvent};
 
 use super::jobs::apply;
 use super::{attempt, copy, inquiry, leave, look, plan, save, watch};
+use crate::tui::help::Help;
 use crate::tui::message::{Effect, Wish};
 use crate::tui::model::Model;
 use crate::tui::popup::{Outcome, Popup};
@@ -11,6 +12,17 @@ use crate::tui::view;
 
 /// Gives the key to what lies over the screen; false when nothing does.
 pub(super) fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) -> bool {
+    if let Some(Popup::Help(help)) = &mut model.popup {
+        if help.key(key, view::help_room(model.size)) {
+            model.popup = help.under.take().map(|popup| *popup);
+        }
+        return true;
+    }
+    if let Some(popup) = model.popup.take_if(|popup| explains(popup, key)) {
+        let help = Help::of_popup(popup, model.size);
+        model.popup = Some(Popup::Help(Box::new(help)));
+        return true;
+    }
     if scrolled(model, key) {
         return true;
     }
@@ -52,6 +64,15 @@ pub(super) fn press(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>)
         Outcome::Again(wish) => plan(model, wish, effects),
     }
     true
+}
+
+/// Whether the key asks for the keys of a popup: where letters are typed, `?` is one of them.
+fn explains(popup: &Popup, key: KeyEvent) -> bool {
+    match key.code {
+        KeyCode::F(1) => true,
+        KeyCode::Char('?') => !popup.is_typed(),
+        _ => false,
+    }
 }
 
 /// Scrolls the dialog, if that is what the key does.

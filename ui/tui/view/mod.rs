@@ -4,6 +4,7 @@ mod answer;
 mod chrome;
 mod dedup;
 mod footer;
+mod help;
 mod jobs;
 mod live;
 mod map;
@@ -31,6 +32,7 @@ use super::theme::Theme;
 use crate::format;
 
 pub(crate) use answer::row_at;
+pub(crate) use help::room as help_room;
 pub(crate) use map::grid;
 pub(crate) use popup::{explain, extent};
 pub(crate) use reader::room as reader_room;

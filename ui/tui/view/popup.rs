@@ -130,7 +130,7 @@ fn lay_out(model: &Model, screen: Rect) -> Option<Dialog> {
             },
             None,
         ),
-        Popup::Reader(_) | Popup::Answer(_) => return None,
+        Popup::Reader(_) | Popup::Answer(_) | Popup::Help(_) => return None,
     };
     if matches!(popup, Popup::Palette(_)) {
         body.resize(palette_rows, Line::default());
@@ -166,6 +166,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     match &model.popup {
         None => return,
         Some(Popup::Answer(answer)) => return super::answer::draw(model, answer, frame),
+        Some(Popup::Help(help)) => return super::help::draw(model, help, frame),
         Some(Popup::Reader(reader)) => return super::reader::draw(model, reader, frame),
         Some(_) => {}
     }
