@@ -208,7 +208,8 @@ fn speed(pace: &Pace, busy: Option<f64>) -> String {
     let all = match pace.working_set(WINDOWS[0]) {
         Some(set) if !set.at_least => format!("{} in all", set.pages),
         Some(set) if set.pages > 0 => format!("at least {} in all", set.pages),
-        _ => "those written again unknown before the next dump".into(),
+        Some(_) => "those written again unknown before the next dump".into(),
+        None => "in all not known yet".into(),
     };
     let busy = busy.map_or_else(String::new, |busy| format!(", {:.0}% CPU", busy * 100.0));
     format!(", {rate:.0} new pages/s ({all}{busy})")

@@ -487,6 +487,10 @@ fn rules(model: &Model, live: &Live, pid: i32, frame: &mut Frame<'_>, area: Rect
         .map(|set| {
             let least = if set.at_least { "≥" } else { "" };
             let seconds = set.window.as_secs();
+            // Nothing new tells nothing of what is written again.
+            if set.at_least && set.pages == 0 {
+                return format!("unknown in {seconds}s");
+            }
             let bytes = if roomy {
                 format!(" ({})", size(set.pages * 4096))
             } else {
