@@ -36,16 +36,16 @@ impl FileKind for Regular {
 
     fn recognises(&self, file: &Descriptor) -> bool {
         let path_only = file.flags & libc::O_PATH.cast_unsigned() != 0;
-        file.path().is_some()
-            && match file.stat.file_type() {
-                libc::S_IFREG | libc::S_IFDIR => true,
-                libc::S_IFCHR => {
-                    let (major, minor) = file.stat.device();
-                    major == 1 && STATELESS_DEVICES.contains(&minor)
-                }
-                // Of anything, a symbolic link too: the path is all there is to it.
-                _ => path_only,
+        let by_path = match file.stat.file_type() {
+            libc::S_IFREG | libc::S_IFDIR => true,
+            libc::S_IFCHR => {
+                let (major, minor) = file.stat.device();
+                major == 1 && STATELESS_DEVICES.contains(&minor)
             }
+            _ => false,
+        };
+        // Of anything, a terminal or a symbolic link too: then the path is all there is to it.
+        file.path().is_some() && (by_path || path_only)
     }
 
     fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
@@ -431,6 +431,22 @@ mod tests {
         };
         assert!(Regular.recognises(&device(3)));
         assert!(!Regular.recognises(&device(1)));
+    }
+
+    #[test]
+    fn a_device_that_is_open_as_a_place_only_is_a_path() {
+        let rdev = libc::makedev(5, 2);
+        let mode = libc::S_IFCHR;
+        let stat = Stat {
+            mode,
+            rdev,
+            ..Stat::default()
+        };
+        let mut master = descriptor("/dev/ptmx", stat);
+        assert!(!Regular.recognises(&master));
+        master.flags = libc::O_PATH.cast_unsigned();
+        let kind = super::super::kind_of(&master).map(FileKind::name);
+        assert_eq!(kind, Some(Regular.name()));
     }
 
     #[test]
