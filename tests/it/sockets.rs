@@ -321,6 +321,7 @@ fn established_connections_need_a_word_and_go_on_with_everything_under_way() {
         sandbox.icecore(&words).ok();
         target.runs();
         assert_eq!(target.check(), "2 connections");
+        target.ask("segments");
         target.ask_at("child", "talk");
         sandbox.kill(&target);
     }

@@ -473,10 +473,7 @@ impl Program for Internet {
             &getsockopt(netlink, sockopt::RcvBuf),
             &Ok(80_000),
         )?;
-        for ((client, server), (one, other)) in self.pairs.iter().zip(&self.segments) {
-            // It may grow with the window of the other end.
-            let long = segment(client) >= *one && segment(server) >= *other;
-            same("segments are as long as ever", &long, &true)?;
+        for (client, server) in &self.pairs {
             let ends = |s: &TcpStream| (s.local_addr().ok(), s.peer_addr().ok());
             let (near, far) = ends(client);
             same("ends", &ends(server), &(far, near))?;
@@ -487,8 +484,16 @@ impl Program for Internet {
         Ok(format!("{} connections", self.pairs.len()))
     }
 
-    /// `receive` takes the urgent data, `ask` the error; `talk` uses everything; `dropped` finds all connections at their end.
+    /// `segments` measures them (CRIU shortens them), `receive` takes the urgent data, `ask` the error; `talk` uses everything; `dropped` finds all connections at their end.
     fn command(&mut self, words: &[&str]) -> Answer {
+        if words == ["segments"] {
+            for ((client, server), (one, other)) in self.pairs.iter().zip(&self.segments) {
+                // It may grow with the window of the other end.
+                let long = segment(client) >= *one && segment(server) >= *other;
+                same("segments are as long as ever", &long, &true)?;
+            }
+            return Ok(String::new());
+        }
         if words == ["receive"] {
             for (_, server) in &self.urgent {
                 same("urgent data", &receive_urgent(server)?, &b'U')?;
