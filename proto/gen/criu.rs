@@ -1523,6 +1523,18 @@ pub struct SkOptionEntry {
     #[prost(sint32, required, tag = "3")]
     pub value: i32,
 }
+/// One that is something else.
+#[derive(::serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SkBytesEntry {
+    #[prost(sint32, required, tag = "1")]
+    pub level: i32,
+    #[prost(sint32, required, tag = "2")]
+    pub name: i32,
+    #[prost(bytes = "vec", required, tag = "3")]
+    #[serde(serialize_with = "crate::image::json::bytes")]
+    pub value: ::prost::alloc::vec::Vec<u8>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum SkShutdown {
@@ -1903,6 +1915,10 @@ pub struct InetSkEntry {
         serialize_with = "crate::image::json::optional_bytes"
     )]
     pub ip_options: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    /// Further options that differ from those of a new socket, and are no int.
+    #[prost(message, repeated, tag = "1003")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bytes_options: ::prost::alloc::vec::Vec<SkBytesEntry>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1950,7 +1966,7 @@ pub struct FilePermsEntry {
     pub gid: u32,
 }
 #[derive(::serde::Serialize)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UnixSkEntry {
     #[prost(uint32, required, tag = "1")]
     pub id: u32,
@@ -1996,6 +2012,15 @@ pub struct UnixSkEntry {
     #[prost(sint32, optional, tag = "17", default = "-1")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mnt_id: ::core::option::Option<i32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// Where the file of its name is by now.
+    #[prost(string, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moved_to: ::core::option::Option<::prost::alloc::string::String>,
+    /// Further options that differ from those of a new socket.
+    #[prost(message, repeated, tag = "1001")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: ::prost::alloc::vec::Vec<SkOptionEntry>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3293,6 +3318,10 @@ pub struct SkPacketEntry {
         serialize_with = "crate::image::json::optional_bytes"
     )]
     pub sender: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+    /// Urgent data (MSG_OOB).
+    #[prost(bool, optional, tag = "1004")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub urgent: ::core::option::Option<bool>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

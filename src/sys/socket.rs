@@ -353,7 +353,7 @@ fn header(bytes: &[u8]) -> Option<(usize, i32, i32)> {
 }
 
 /// Sends one message over a connected unix socket, with descriptors and with credentials of another
-/// process; does not wait.
+/// process, as urgent data if so wished; does not wait.
 ///
 /// # Errors
 /// `EAGAIN` when there is no room, `ESRCH` when there is no such process.
@@ -362,6 +362,7 @@ pub fn send(
     bytes: &[u8],
     descriptors: &[RawFd],
     credentials: Option<(i32, u32, u32)>,
+    urgent: bool,
 ) -> nix::Result<usize> {
     let who =
         credentials.map(|(pid, uid, gid)| UnixCredentials::from(libc::ucred { pid, uid, gid }));
@@ -370,7 +371,8 @@ pub fn send(
         controls.push(ControlMessage::ScmRights(descriptors));
     }
     controls.extend(who.as_ref().map(ControlMessage::ScmCredentials));
-    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let mut flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    flags.set(MsgFlags::MSG_OOB, urgent);
     let fd = fd.as_fd().as_raw_fd();
     sendmsg::<()>(fd, &[IoSlice::new(bytes)], &controls, flags, None)
 }
