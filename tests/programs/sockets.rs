@@ -28,6 +28,8 @@ struct Sockets {
     accepted: UnixStream,
     lost: UnixListener,
     lost_name: String,
+    /// Bound at `fresh.tmp`, then moved to `fresh`; with a connection.
+    moved: Option<(UnixListener, UnixStream, UnixStream)>,
     abstracted: (UnixListener, SocketAddr),
     bound: UnixDatagram,
     sender: UnixDatagram,
@@ -59,6 +61,14 @@ pub fn run(mut desk: Desk, args: &[String]) {
     let lost_name = desk.dir().join("lost").to_str().unwrap().to_owned();
     let lost = UnixListener::bind(&lost_name).unwrap();
     fs::remove_file(&lost_name).unwrap();
+    let moved = (!modest).then(|| {
+        let (early, fresh) = (desk.dir().join("fresh.tmp"), desk.dir().join("fresh"));
+        let moved = UnixListener::bind(&early).unwrap();
+        fs::rename(early, &fresh).unwrap();
+        let caller = UnixStream::connect(&fresh).unwrap();
+        let called = moved.accept().unwrap().0;
+        (moved, caller, called)
+    });
     let name = format!("icecore-specimen-{}", desk.dir().display());
     let name = SocketAddr::from_abstract_name(&name[..name.len().min(100)]).unwrap();
     let abstracted = (UnixListener::bind_addr(&name).unwrap(), name);
@@ -94,6 +104,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
         accepted,
         lost,
         lost_name,
+        moved,
         abstracted,
         bound,
         sender,
@@ -223,6 +234,11 @@ impl Program for Sockets {
             &(fs::metadata(&path).unwrap().permissions().mode() & 0o777),
             &0o640,
         )?;
+        if let Some((moved, ..)) = &self.moved {
+            let early = dir.join("fresh.tmp");
+            same("old place", &early.exists(), &false)?;
+            same("moved", &name(moved.as_raw_fd()), &Some(early))?;
+        }
         same("no file", &fs::exists(&self.lost_name).unwrap(), &false)?;
         let timeout = self.stream.1.read_timeout().unwrap();
         same("timeout", &timeout, &Some(Duration::from_millis(2500)))?;
@@ -283,6 +299,13 @@ impl Program for Sockets {
         let again = UnixStream::connect(std::env::current_dir().unwrap().join("listener"));
         drop(again.map_err(|e| format!("connect: {e}"))?);
         drop(self.listener.accept().unwrap());
+        if let Some((moved, caller, called)) = &self.moved {
+            (&*caller).write_all(b"moved").map_err(|e| e.to_string())?;
+            exactly(called, "moved", b"moved")?;
+            let again = UnixStream::connect(std::env::current_dir().unwrap().join("fresh"));
+            drop(again.map_err(|e| format!("connect where it was moved: {e}"))?);
+            drop(moved.accept().unwrap());
+        }
         let again = UnixStream::connect_addr(&self.abstracted.1);
         drop(again.map_err(|e| format!("connect by abstract name: {e}"))?);
         drop(self.abstracted.0.accept().unwrap());

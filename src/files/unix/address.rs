@@ -81,6 +81,10 @@ pub(super) struct Place {
     pub(super) permissions: Option<FilePermsEntry>,
     /// The file has lost its name.
     pub(super) deleted: bool,
+    /// Where the file is by now, when it was moved (servers that bind a temporary name do that).
+    pub(super) moved_to: Option<String>,
+    /// It has another name, but not one that was found.
+    pub(super) astray: bool,
 }
 
 impl Place {
@@ -113,11 +117,16 @@ impl Place {
             )
         });
         let place = directory.as_deref().unwrap_or(Path::new("/")).join(path);
-        let there = fs::symlink_metadata(place).ok();
+        let there = fs::symlink_metadata(&place).ok();
         let same = match (&there, &meta) {
-            (Some(there), Some(meta)) => (there.dev(), there.ino()) == (meta.dev(), meta.ino()),
+            (Some(there), Some(meta)) => same_file(there, meta),
             _ => false,
         };
+        let moved_to = meta
+            .as_ref()
+            .filter(|_| !same)
+            .and_then(|meta| whereabouts(&shown, &place, meta));
+        let astray = !same && moved_to.is_none() && meta.as_ref().is_some_and(|m| m.nlink() > 0);
         Self {
             directory: directory.map(|directory| directory.to_string_lossy().into_owned()),
             permissions: meta.map(|meta| FilePermsEntry {
@@ -125,12 +134,66 @@ impl Place {
                 uid: meta.uid(),
                 gid: meta.gid(),
             }),
-            deleted: !same,
+            deleted: !same && moved_to.is_none(),
+            moved_to,
+            astray,
         }
     }
+}
+
+fn same_file(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+/// Where a file is that is not at its `place`: where the kernel shows it (it was renamed), or in the same
+/// directory (it got a second name, and lost the first).
+fn whereabouts(shown: &Path, place: &Path, file: &fs::Metadata) -> Option<String> {
+    let is_it = |path: &PathBuf| {
+        path.is_absolute() && fs::symlink_metadata(path).is_ok_and(|meta| same_file(&meta, file))
+    };
+    let beside = || {
+        let entries = fs::read_dir(place.parent()?).ok()?;
+        entries.flatten().map(|entry| entry.path()).find(is_it)
+    };
+    let found = Some(shown.to_owned()).filter(is_it).or_else(beside)?;
+    found.to_str().map(ToOwned::to_owned)
 }
 
 /// A device number as the kernel's lists have it.
 pub(super) fn kernels_device(dev: u64) -> u32 {
     libc::major(dev) << 20 | libc::minor(dev)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::sys::socket::bound_file;
+
+    #[test]
+    fn a_file_that_was_moved_is_found_and_one_that_is_elsewhere_is_said_to_be_astray() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let (old, new, far) = (dir.join("old"), dir.join("new"), dir.join("far"));
+        fs::create_dir(&far).unwrap();
+        let listener = UnixListener::bind(&old).unwrap();
+        let file = bound_file(&listener).unwrap();
+        let name = [old.as_os_str().as_bytes(), b"\0"].concat();
+        let place = || Place::of(&name, Some(&file), Pid::this());
+        assert!(!place().deleted && place().moved_to.is_none());
+        fs::rename(&old, &new).unwrap();
+        assert_eq!(place().moved_to.as_deref(), new.to_str());
+        assert!(!place().deleted && !place().astray);
+        // A second name, and the first one is gone.
+        let second = dir.join("second");
+        fs::hard_link(&new, &second).unwrap();
+        fs::remove_file(&new).unwrap();
+        assert_eq!(place().moved_to.as_deref(), second.to_str());
+        fs::hard_link(&second, far.join("third")).unwrap();
+        fs::remove_file(&second).unwrap();
+        assert!(place().deleted && place().astray);
+        fs::remove_file(far.join("third")).unwrap();
+        assert!(place().deleted && !place().astray);
+    }
 }

@@ -1,6 +1,7 @@
 //! Restore half: all unix sockets of a layer at once, since they refer to each other.
 //!
-//! Names that were deleted come first and go again, so that others can have them. Accepted connections
+//! Names that were deleted come first and go again, so that others can have them; likewise those whose files were
+//! moved, which move there. Accepted connections
 //! are made through their listener, other connected sockets as pairs; where the other end was closed,
 //! it is kept until the queue is filled. Queues, then the ends of directions, come last: the senders
 //! of credentials must exist.
@@ -190,8 +191,8 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn build(&mut self) -> Result<()> {
-        for deleted in [true, false] {
-            self.round(deleted)?;
+        for gone in [true, false] {
+            self.round(gone)?;
         }
         for entry in self.own.clone() {
             if self.is_made(entry) {
@@ -225,9 +226,11 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Those whose names are deleted, or not: sockets with names, then what is connected to them.
-    fn round(&mut self, deleted: bool) -> Result<()> {
-        let here = |e: &&UnixSkEntry| !e.name.is_empty() && e.deleted.unwrap_or(false) == deleted;
+    /// Those whose names are gone (deleted, or moved), or not: sockets with names, then what is connected to
+    /// them.
+    fn round(&mut self, gone: bool) -> Result<()> {
+        let left = |e: &UnixSkEntry| e.deleted.unwrap_or(false) || e.moved_to.is_some();
+        let here = |e: &&UnixSkEntry| !e.name.is_empty() && left(e) == gone;
         let own = self.own.clone();
         let bound: Vec<&UnixSkEntry> = own
             .iter()
@@ -250,6 +253,7 @@ impl<'a> Builder<'a> {
                     && listener.r#type == entry.r#type
                     && same_name(&listener.name, &entry.name)
                     && listener.name_dir == entry.name_dir
+                    && listener.moved_to == entry.moved_to
             });
             if let (Some(listener), Some(client), false) =
                 (through, self.partner(entry), self.is_made(entry))
@@ -278,7 +282,7 @@ impl<'a> Builder<'a> {
             }
             let address = Address::of(&entry.name);
             let path = address.and_then(|a| a.path(entry.name_dir.as_deref()));
-            if let (true, Some(path)) = (deleted, path) {
+            if let (true, Some(path)) = (entry.deleted.unwrap_or(false), path) {
                 fs::remove_file(&path).map_err(|e| Error::path("remove", &path, e))?;
             }
         }
@@ -348,6 +352,9 @@ impl<'a> Builder<'a> {
                 fs::set_permissions(path, fs::Permissions::from_mode(permissions.mode & 0o7777))
             });
             set.map_err(|e| Error::path("set the permissions of", path, e))?;
+        }
+        if let (Some(path), Some(to)) = (&path, &entry.moved_to) {
+            fs::rename(path, to).map_err(|e| Error::path("move", path, e))?;
         }
         if let (true, Some(path)) = (shared && entry.deleted.unwrap_or(false), &path) {
             fs::remove_file(path).map_err(|e| Error::path("remove", path, e))?;
@@ -434,14 +441,18 @@ fn pair(entry: &UnixSkEntry) -> Result<(OwnedFd, OwnedFd)> {
 /// Connects a socket with the name of `peer`.
 fn to(socket: &OwnedFd, peer: &UnixSkEntry) -> Result<()> {
     let cannot = |e| Error::os(format!("Cannot connect with {}", shown(peer)), e);
-    let address = Address::of(&peer.name)
-        .ok_or(Errno::EDESTADDRREQ)
-        .map_err(cannot)?;
-    let raw: nix::Result<UnixAddr> = address.raw();
-    at(address.directory(peer.name_dir.as_deref()), || {
-        connect(socket.as_raw_fd(), &raw?)
-    })
-    .map_err(cannot)
+    let moved_to = peer.moved_to.as_ref().map(Path::new);
+    let (directory, raw) = match moved_to.and_then(|path| path.parent().zip(path.file_name())) {
+        // Whatever the length of the path.
+        Some((directory, name)) => (Some(directory), UnixAddr::new(Path::new(name))),
+        None => {
+            let address = Address::of(&peer.name)
+                .ok_or(Errno::EDESTADDRREQ)
+                .map_err(cannot)?;
+            (address.directory(peer.name_dir.as_deref()), address.raw())
+        }
+    };
+    at(directory, || connect(socket.as_raw_fd(), &raw?)).map_err(cannot)
 }
 
 /// Does something with `directory` as working directory, for this alone.

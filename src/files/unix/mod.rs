@@ -7,7 +7,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::path::Path;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::{UnixAddr, getsockname};
 
 pub(in crate::files) mod build;
 pub(in crate::files) mod diag;
@@ -19,6 +23,7 @@ use super::descriptor::Descriptor;
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, socket};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, FownEntry, SkOptsEntry, SkShutdown, UnixSkEntry};
+use crate::sys::pidfd;
 use crate::sys::socket::bound_file;
 use address::Address;
 use diag::{Info, Table};
@@ -90,6 +95,16 @@ impl FileKind for Unix {
         })
     }
 
+    fn loss(&self, file: &Descriptor) -> Option<Refusal> {
+        let process = pidfd::open(file.pid).ok()?;
+        let copy = pidfd::get_fd(process, file.number?).ok()?;
+        let name = getsockname::<UnixAddr>(copy.as_raw_fd()).ok()?;
+        let name = name.path()?.as_os_str().as_bytes();
+        let place = address::Place::of(name, bound_file(&copy).ok().as_ref(), file.pid);
+        let (what, hint) = astray(&file.shown());
+        place.astray.then_some(Refusal { what, hint })
+    }
+
     fn image_type(&self) -> FdTypes {
         FdTypes::Unixsk
     }
@@ -123,6 +138,13 @@ const APART: &str = "dump from a common ancestor of both processes, or have the 
 fn part(entry: &FileEntry) -> Result<&UnixSkEntry> {
     let missing = || Error::corrupt(format!("files.img: entry {} is no unix socket", entry.id));
     entry.usk.as_ref().ok_or_else(missing)
+}
+
+/// That the socket `shown` will not be found at its path: what, and the hint.
+fn astray(shown: &str) -> (String, String) {
+    let what = format!("a unix socket ({shown}) whose file was moved to where it is not found");
+    let hint = "after a restore no path leads to it: have the program bind it anew".to_owned();
+    (what, hint)
 }
 
 /// True when only this end knows of the connection, so that it can be made again by name.
@@ -223,8 +245,13 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         file_perms: place.permissions,
         name_dir: place.directory,
         deleted: place.deleted.then_some(true),
+        moved_to: place.moved_to,
         ..UnixSkEntry::default()
     };
+    if place.astray {
+        let (what, hint) = astray(&shown);
+        dumper.warn(Obstacle::unsupported(what, hint));
+    }
     dumper.unix.known.insert(ino);
     let allowed = dumper.allow().ext_unix_sk.allows(file.stat.ino) && is_external(&info);
     if let (true, Some(name), true) = (
@@ -282,13 +309,6 @@ fn check(entry: &UnixSkEntry, findings: &mut Findings<'_>) -> Result<()> {
     if entry.uflags & EXTERNAL != 0 {
         return Ok(());
     }
-    let taken = |what: String| {
-        Obstacle::new(
-            Kind::Busy,
-            what,
-            "end the program that has it, or move its file away",
-        )
-    };
     let path = address.path(entry.name_dir.as_deref());
     let table = Table::read()?;
     let Some(path) = path else {
@@ -297,6 +317,24 @@ fn check(entry: &UnixSkEntry, findings: &mut Findings<'_>) -> Result<()> {
         }
         return Ok(());
     };
+    for path in [Some(path), entry.moved_to.as_ref().map(PathBuf::from)] {
+        if let Some(path) = path {
+            free(&path, entry, &table, findings);
+        }
+    }
+    Ok(())
+}
+
+fn taken(what: String) -> Obstacle {
+    Obstacle::new(
+        Kind::Busy,
+        what,
+        "end the program that has it, or move its file away",
+    )
+}
+
+/// Can a socket be made at this path?
+fn free(path: &Path, entry: &UnixSkEntry, table: &Table, findings: &mut Findings<'_>) {
     if !path.parent().is_some_and(Path::is_dir) {
         findings.obstacle(Obstacle::new(
             Kind::NotFound,
@@ -307,7 +345,7 @@ fn check(entry: &UnixSkEntry, findings: &mut Findings<'_>) -> Result<()> {
             "make it, with its owner and permissions",
         ));
     }
-    if let Ok(meta) = fs::symlink_metadata(&path) {
+    if let Ok(meta) = fs::symlink_metadata(path) {
         use std::os::unix::fs::MetadataExt as _;
         let stat = super::descriptor::Stat::from(&meta);
         let file = u32::try_from(meta.ino())
@@ -322,5 +360,4 @@ fn check(entry: &UnixSkEntry, findings: &mut Findings<'_>) -> Result<()> {
             findings.obstacle(taken(format!("The socket {} is in use", path.display())));
         }
     }
-    Ok(())
 }
