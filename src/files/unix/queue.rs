@@ -118,7 +118,7 @@ fn from_start(socket: &OwnedFd) -> nix::Result<Vec<Peeked>> {
         // first one it shows without.
         set_int(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, -1)?;
         match peek(socket, 1) {
-            Ok(first) if is_empty(&first) && !shut(socket)? => messages.push(first),
+            Ok(first) if is_empty(&first) && !reads_no_more(socket)? => messages.push(first),
             _ => {}
         }
     }
