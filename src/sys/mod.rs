@@ -1,5 +1,6 @@
 //! The kernel, one operation per function, with typed arguments: the only `unsafe` of the engine.
 
+mod bounded;
 pub mod clone;
 pub mod cpu;
 pub mod descriptor;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
 
+use super::bounded::Alarm;
 use crate::units::{Pid, Vaddr};
 
 /// A status word of waitpid(2), decoded for a seized thread.
@@ -112,26 +113,29 @@ pub fn wait(tid: Pid) -> nix::Result<Stop> {
     }
 }
 
-/// Like [`wait`], but no longer than until `end`: then `None`. Most stops come within microseconds, so
-/// the first of them are not slept away.
+/// Like [`wait`], but no longer than until `end`: then `None`.
 ///
 /// # Errors
 /// ECHILD when it is not ours to wait for.
 pub fn wait_until(tid: Pid, end: Instant) -> nix::Result<Option<Stop>> {
-    const SOON: Duration = Duration::from_micros(500);
-    let begun = Instant::now();
+    let rest = end.saturating_duration_since(Instant::now());
+    let alarm = Alarm::after(rest);
+    let flags = if alarm.is_ok() { 0 } else { libc::WNOHANG };
     loop {
-        if let Some(stop) = try_wait(tid)? {
-            return Ok(Some(stop));
-        }
-        let now = Instant::now();
-        if now >= end {
-            return Ok(None);
-        }
-        if now - begun < SOON {
-            std::thread::yield_now();
-        } else {
-            let _timed_out = poll(&mut [], PollTimeout::from(1u8));
+        let late = Instant::now() >= end;
+        let mut status = 0;
+        let flags = libc::__WALL | if late { libc::WNOHANG } else { flags };
+        // SAFETY: `status` is a valid place for an int for the length of the call.
+        let got = unsafe { libc::waitpid(tid.as_raw(), &raw mut status, flags) };
+        match Errno::result(got) {
+            Ok(0) if late => return Ok(None),
+            // No timer was to be had.
+            Ok(0) => {
+                let _timed_out = poll(&mut [], PollTimeout::from(1u8));
+            }
+            Ok(_) => return Ok(Some(decode(status))),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
         }
     }
 }
@@ -450,6 +454,21 @@ mod tests {
 
     use super::*;
     use crate::sys::clone::fork_idle;
+
+    #[test]
+    fn a_wait_ends_in_time_when_nothing_happens() {
+        let child = fork_idle(None).unwrap();
+        seize(child, libc::PTRACE_O_EXITKILL).unwrap();
+        let begun = Instant::now();
+        let end = begun + Duration::from_millis(30);
+        assert_eq!(wait_until(child, end).unwrap(), None);
+        assert!(begun.elapsed() >= Duration::from_millis(30));
+        interrupt(child).unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        assert_eq!(wait_until(child, end).unwrap(), Some(Stop::Interrupt));
+        kill(child, Signal::SIGKILL).unwrap();
+        assert!(matches!(wait(child).unwrap(), Stop::Gone(_)));
+    }
 
     /// Why 32-bit code and syscall user dispatch are not seen before the freeze.
     #[test]
