@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, bind, getpeername, getsockname, recv};
 
 use super::descriptor::Descriptor;
-use super::socket::{opaque_filter, options, set_options};
+use super::socket::{FURTHER, opaque_filter, options, set_options, unusual};
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, NetlinkSkEntry, SkOptionEntry};
@@ -134,6 +134,8 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         let level = libc::SOL_NETLINK;
         Some(SkOptionEntry { level, name, value })
     });
+    let fresh = make(libc::AF_NETLINK, libc::SOCK_RAW, nature.protocol).ok();
+    let set = set.chain(unusual(copy, fresh.as_ref(), FURTHER));
     let connected = remote.pid() != 0 || remote.groups() != 0;
     let entry = NetlinkSkEntry {
         id,

@@ -36,6 +36,8 @@ pub struct Outside {
     pub(super) held: HashSet<u64>,
     /// All unix sockets, when the target has some.
     pub(super) unix: Option<Table>,
+    /// The TCP sockets that sign their segments, by inode number.
+    pub(super) signed: HashSet<u64>,
     /// All packet sockets, when it has some.
     pub(super) packets: Option<packet::diag::Table>,
 }

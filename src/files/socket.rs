@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::Refusal;
 use super::descriptor::Descriptor;
-use crate::image::proto::{SkOptionEntry, SkOptsEntry};
+use crate::image::proto::{SkBytesEntry, SkOptionEntry, SkOptsEntry};
 use crate::sys::socket::{
     attach_filter, filter, filter_length, get, get_int, has_error, is_urgent, set, set_int, waits,
 };
@@ -40,6 +40,8 @@ pub struct Nature {
     pub opaque: bool,
     /// Something waits in it to be received.
     pub waits: bool,
+    /// Another protocol has been put between TCP and the program (`TCP_ULP`: TLS).
+    pub layered: bool,
     /// Urgent data of a TCP connection waits, or is announced.
     pub urgent: bool,
     /// That is among the other bytes (`SO_OOBINLINE`).
@@ -77,6 +79,7 @@ impl Nature {
             waits: waits(fd)?,
             opaque: filter == Err(Errno::EACCES),
             filtered: filter.map_or_else(|e| e == Errno::EACCES, |length| length != 0),
+            layered: false,
             urgent: false,
             in_line: of(libc::SO_OOBINLINE)? != 0,
             failed: None,
@@ -101,7 +104,11 @@ impl Nature {
                     Failed::Connect
                 });
             } else {
-                nature.urgent = nature.protocol == libc::IPPROTO_TCP && is_urgent(fd)?;
+                let plain = nature.protocol == libc::IPPROTO_TCP;
+                nature.urgent = plain && is_urgent(fd)?;
+                let mut name = [0; 16];
+                let length = get(fd, libc::IPPROTO_TCP, libc::TCP_ULP, &mut name).unwrap_or(0);
+                nature.layered = plain && length != 0;
             }
         }
         Ok(nature)
@@ -281,19 +288,30 @@ fn decoded(number: u64) -> libc::sock_filter {
     }
 }
 
-/// Options of datagrams of any family that CRIU's images have no place for
-/// (`asm-generic/socket.h`): time stamps, counted drops, errors and select(2), busy polling, frame
-/// checks.
-pub(super) const DATAGRAMS: &[(i32, i32)] = &[
+/// Options of sockets of any family that CRIU's images have no place for (`asm-generic/socket.h`): time
+/// stamps, counted drops, errors and select(2), busy polling, frame checks, what is told with what is
+/// received and may be received, where a peek begins, how fast it sends.
+pub(super) const FURTHER: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_DEBUG),
     (libc::SOL_SOCKET, libc::SO_TIMESTAMP),
     (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
     (libc::SOL_SOCKET, libc::SO_TIMESTAMPING),
     (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+    (libc::SOL_SOCKET, libc::SO_WIFI_STATUS),
+    (libc::SOL_SOCKET, libc::SO_PEEK_OFF),
     (libc::SOL_SOCKET, libc::SO_NOFCS),
     (libc::SOL_SOCKET, libc::SO_SELECT_ERR_QUEUE),
     (libc::SOL_SOCKET, libc::SO_BUSY_POLL),
+    (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE),
+    (libc::SOL_SOCKET, libc::SO_ZEROCOPY),
     (libc::SOL_SOCKET, SO_TIMESTAMP_NEW),
     (libc::SOL_SOCKET, SO_TIMESTAMPNS_NEW),
+    (libc::SOL_SOCKET, SO_PREFER_BUSY_POLL),
+    (libc::SOL_SOCKET, SO_TXREHASH),
+    (libc::SOL_SOCKET, SO_RCVMARK),
+    (libc::SOL_SOCKET, SO_PASSPIDFD),
+    (libc::SOL_SOCKET, SO_RCVPRIORITY),
+    (libc::SOL_SOCKET, SO_PASSRIGHTS),
 ];
 
 /// Those of the options `all` of a socket that are not as in one just made. When none may be made, that
@@ -311,10 +329,36 @@ pub(super) fn unusual<'a>(
     all.into_iter().filter_map(unusual).collect()
 }
 
-/// Whether the filter is there to stay, and time stamps of 64 bits.
+/// The same of options that are no number.
+pub(super) fn unusual_bytes(
+    socket: &OwnedFd,
+    fresh: &OwnedFd,
+    all: &[(i32, i32)],
+) -> Vec<SkBytesEntry> {
+    let value = |socket: &OwnedFd, level, name| {
+        let mut bytes = [0; 64];
+        let length = get(socket, level, name, &mut bytes).ok()?;
+        bytes.get(..length).map(<[u8]>::to_vec)
+    };
+    let unusual = |&(level, name): &(i32, i32)| {
+        let is = value(socket, level, name)?;
+        let differs = value(fresh, level, name).as_ref() != Some(&is);
+        let value = is;
+        differs.then_some(SkBytesEntry { level, name, value })
+    };
+    all.iter().filter_map(unusual).collect()
+}
+
+/// Whether the filter is there to stay, and what libc has no names for.
 const SO_LOCK_FILTER: i32 = 44;
 const SO_TIMESTAMP_NEW: i32 = 63;
 const SO_TIMESTAMPNS_NEW: i32 = 64;
+const SO_PREFER_BUSY_POLL: i32 = 69;
+const SO_TXREHASH: i32 = 74;
+const SO_RCVMARK: i32 = 75;
+const SO_PASSPIDFD: i32 = 76;
+const SO_RCVPRIORITY: i32 = 82;
+const SO_PASSRIGHTS: i32 = 83;
 
 /// Which buffer sizes the program has set itself (`asm-generic/socket.h`).
 pub(super) const SO_BUF_LOCK: i32 = 72;

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use super::descriptor::{self, Descriptor};
 use super::tty::Surveyed;
 use super::unix::diag::Table;
-use super::{Allow, Outside, Refusal, epoll, kind_of, locks, packet, refusal};
+use super::{Allow, Outside, Refusal, epoll, inet, kind_of, locks, packet, refusal};
 use crate::error::{Obstacle, Result};
 use crate::units::Pid;
 
@@ -86,6 +86,10 @@ pub fn survey(
     let is_packet = |f: &Descriptor| f.socket.is_some_and(|s| s.domain == libc::AF_PACKET);
     let packets = files.iter().any(is_packet);
     outside.packets = packets.then(packet::diag::Table::read).transpose()?;
+    let is_tcp = |f: &Descriptor| f.socket.is_some_and(super::Nature::is_tcp);
+    if files.iter().any(is_tcp) {
+        outside.signed = inet::signed::sockets();
+    }
     outside.terminals = Some(Surveyed::new(&files, pids));
     let (mut found, mut lost) = (Found::default(), Found::default());
     let mut judged = Vec::new();

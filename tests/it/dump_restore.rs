@@ -66,6 +66,7 @@ pub const LAYERED: &[(&str, &[&str])] = &[
     ("confined", &[]),
     ("dispatch", &[]),
     ("tiles", &[]),
+    ("tuned", &[]),
 ];
 
 /// State that is in no page is in each layer of a stack, too.

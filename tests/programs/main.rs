@@ -57,6 +57,7 @@ mod threads;
 mod tiles;
 mod timers;
 mod tree;
+mod tuned;
 mod watches;
 mod writer;
 
@@ -108,6 +109,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("tiles", tiles::run),
     ("timers", timers::run),
     ("tree", tree::run),
+    ("tuned", tuned::run),
     ("watches", watches::run),
     ("writer", writer::run),
 ];

@@ -18,10 +18,13 @@ use nix::sys::socket::{
 use procfs::net::TcpState;
 
 mod multicast;
+mod named;
 mod options;
 mod raw;
+pub(in crate::files) mod signed;
 pub(in crate::files) mod tcp;
 
+use named::{lost_mark, signed as signs, untold, urgent};
 use options::{kinds_options, set_kinds_options, v6only};
 
 use super::descriptor::Descriptor;
@@ -93,18 +96,19 @@ impl FileKind for Inet {
         }
         // To look at the error would take it away, and nothing puts one back.
         if nature.failed == Some(Failed::Connect) {
-            return Some(Refusal {
-                what: format!(
-                    "a TCP socket ({}) that failed to connect, which it has not been told yet,",
-                    file.shown()
-                ),
-                hint: "try again when the program has asked for the error (SO_ERROR), or have it \
-                       close the socket"
-                    .to_owned(),
-            });
+            return Some(named::failed(file));
+        }
+        if nature.listens && outside.signed.contains(&file.stat.ino) {
+            return Some(signs(file));
         }
         if !is_connection(nature) || allow.tcp_close {
             return None;
+        }
+        if nature.layered {
+            return Some(named::layered(file));
+        }
+        if outside.signed.contains(&file.stat.ino) {
+            return Some(signs(file));
         }
         if nature.urgent && !nature.in_line {
             return Some(urgent(format!("a TCP connection ({})", file.shown())));
@@ -212,31 +216,6 @@ fn part(entry: &FileEntry) -> Result<&InetSkEntry> {
         ))
     };
     entry.isk.as_ref().ok_or_else(missing)
-}
-
-/// Why a connection with urgent data cannot be dumped; `what` it is. No call puts such a byte back where
-/// it was, and without its mark it would be read as one of the others.
-fn urgent(what: String) -> Refusal {
-    Refusal {
-        what: format!("{what} with urgent data that was not received yet"),
-        hint: "try again when the program has received it (MSG_OOB), or drop all connections with \
-               --tcp-close"
-            .to_owned(),
-    }
-}
-
-/// That of urgent data among the other bytes of `what` only the mark is lost: what, and the hint.
-fn lost_mark(what: &str) -> (String, String) {
-    let what = format!("{what} whose mark of urgent data is not saved");
-    let hint = "let the program read on: a restored process gets all bytes, but is not told where \
-                the mark was";
-    (what, hint.to_owned())
-}
-
-/// That a program will not get the error by which the connection of `what` ended: what, and the hint.
-fn untold(what: &str) -> (String, String) {
-    let what = format!("{what} whose connection ended by an error that it has not been told yet");
-    (what, "a restored process reads its end instead".to_owned())
 }
 
 /// A TCP socket with another end.

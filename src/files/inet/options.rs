@@ -4,56 +4,142 @@
 
 use std::os::fd::OwnedFd;
 
-use super::super::socket::{DATAGRAMS, set_options, unusual};
-use super::{is_v6, new, raw, was_tcp};
+use super::super::socket::{FURTHER, set_options, unusual, unusual_bytes};
+use super::{CLOSE, LISTEN, is_v6, new, raw, was_tcp};
 use crate::image::proto::{InetSkEntry, IpOptsEntry, TcpOptsEntry};
-use crate::sys::socket::{get, get_int, set as set_bytes, set_int};
+use crate::sys::socket::{get, get_int, reads_no_more, set as set_bytes, set_int};
 
 /// Options of IPv4, IPv6, TCP and UDP that CRIU's images have no place for: level and name.
 const MORE: &[(i32, i32)] = &[
     (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
     (libc::IPPROTO_TCP, libc::TCP_LINGER2),
     (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+    (libc::IPPROTO_TCP, libc::TCP_THIN_LINEAR_TIMEOUTS),
     (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
     (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
     (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_TCP, TCP_SAVE_SYN),
+    (libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE),
+    (libc::IPPROTO_TCP, TCP_INQ),
+    (libc::IPPROTO_TCP, TCP_TX_DELAY),
+    (libc::IPPROTO_TCP, TCP_RTO_MAX_MS),
+    (libc::IPPROTO_UDP, UDP_CORK),
+    (libc::IPPROTO_UDP, UDP_ENCAP),
+    (libc::IPPROTO_UDP, UDP_NO_CHECK6_TX),
+    (libc::IPPROTO_UDP, UDP_NO_CHECK6_RX),
+    (libc::IPPROTO_UDP, UDP_SEGMENT),
+    (libc::IPPROTO_UDP, UDP_GRO),
+    (libc::IPPROTO_IP, libc::IP_RECVOPTS),
+    (libc::IPPROTO_IP, libc::IP_RETOPTS),
     (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
     (libc::IPPROTO_IP, libc::IP_RECVTTL),
     (libc::IPPROTO_IP, libc::IP_RECVTOS),
     (libc::IPPROTO_IP, libc::IP_RECVERR),
     (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+    (libc::IPPROTO_IP, IP_PASSSEC),
+    (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR),
+    (libc::IPPROTO_IP, IP_MINTTL),
+    (libc::IPPROTO_IP, IP_CHECKSUM),
     (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+    (libc::IPPROTO_IP, IP_RECVFRAGSIZE),
+    (libc::IPPROTO_IP, IP_RECVERR_RFC4884),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL),
+    (libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE),
+    (libc::IPPROTO_IPV6, IPV6_2292PKTINFO),
+    (libc::IPPROTO_IPV6, IPV6_2292HOPOPTS),
+    (libc::IPPROTO_IPV6, IPV6_2292DSTOPTS),
+    (libc::IPPROTO_IPV6, IPV6_2292RTHDR),
+    (libc::IPPROTO_IPV6, IPV6_2292HOPLIMIT),
+    (libc::IPPROTO_IPV6, IPV6_FLOWINFO),
     (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL),
+    (libc::IPPROTO_IPV6, IPV6_ROUTER_ALERT_ISOLATE),
+    (libc::IPPROTO_IPV6, IPV6_RECVERR_RFC4884),
+    (libc::IPPROTO_IPV6, IPV6_FLOWINFO_SEND),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPOPTS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVRTHDR),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVDSTOPTS),
+    (libc::IPPROTO_IPV6, IPV6_RECVPATHMTU),
+    (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
     (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+    (libc::IPPROTO_IPV6, IPV6_AUTOFLOWLABEL),
+    (libc::IPPROTO_IPV6, IPV6_ADDR_PREFERENCES),
+    (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT),
+    (libc::IPPROTO_IPV6, IPV6_RECVORIGDSTADDR),
+    (libc::IPPROTO_IPV6, IPV6_RECVFRAGSIZE),
 ];
 
 /// The same, of datagrams only: an accepted connection shows what its first packet had.
 const OF_DATAGRAMS: &[(i32, i32)] = &[
     (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
-    (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
     (libc::IPPROTO_IP, libc::IP_MULTICAST_IF),
-    (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL),
     (libc::IPPROTO_IP, IP_UNICAST_IF),
-    (libc::IPPROTO_IP, libc::IP_RECVOPTS),
-    (libc::IPPROTO_IP, libc::IP_RETOPTS),
-    (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR),
     (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
-    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP),
     (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF),
-    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL),
     (libc::IPPROTO_IPV6, IPV6_UNICAST_IF),
-    (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPOPTS),
-    (libc::IPPROTO_IPV6, libc::IPV6_RECVRTHDR),
-    (libc::IPPROTO_IPV6, libc::IPV6_RECVDSTOPTS),
-    (libc::IPPROTO_IPV6, libc::IPV6_DONTFRAG),
     (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
     (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
 ];
+
+/// The same, of TCP sockets that have no connection; of the others they tell something else, or can no
+/// longer be set.
+const WITHOUT_CONNECTION: &[(i32, i32)] = &[
+    (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
+    (libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT),
+];
+
+/// Options of TCP that are no number: how it avoids congestion, and its keys for TCP_FASTOPEN.
+const BYTES: &[(i32, i32)] = &[
+    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
+    (libc::IPPROTO_TCP, TCP_FASTOPEN_KEY),
+];
+
+/// `linux/tcp.h`.
+const TCP_SAVE_SYN: i32 = 27;
+const TCP_FASTOPEN_CONNECT: i32 = 30;
+const TCP_FASTOPEN_KEY: i32 = 33;
+const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
+const TCP_INQ: i32 = 36;
+const TCP_TX_DELAY: i32 = 37;
+const TCP_RTO_MAX_MS: i32 = 44;
+/// `linux/udp.h`.
+const UDP_CORK: i32 = 1;
+const UDP_ENCAP: i32 = 100;
+const UDP_NO_CHECK6_TX: i32 = 101;
+const UDP_NO_CHECK6_RX: i32 = 102;
+const UDP_SEGMENT: i32 = 103;
+const UDP_GRO: i32 = 104;
+/// `linux/in.h`.
+const IP_PASSSEC: i32 = 18;
+const IP_MINTTL: i32 = 21;
+const IP_CHECKSUM: i32 = 23;
+const IP_RECVFRAGSIZE: i32 = 25;
+const IP_RECVERR_RFC4884: i32 = 26;
+const IP_LOCAL_PORT_RANGE: i32 = 51;
+/// `linux/in6.h`.
+const IPV6_2292PKTINFO: i32 = 2;
+const IPV6_2292HOPOPTS: i32 = 3;
+const IPV6_2292DSTOPTS: i32 = 4;
+const IPV6_2292RTHDR: i32 = 5;
+const IPV6_2292HOPLIMIT: i32 = 8;
+const IPV6_FLOWINFO: i32 = 11;
+const IPV6_ROUTER_ALERT_ISOLATE: i32 = 30;
+const IPV6_RECVERR_RFC4884: i32 = 31;
+const IPV6_FLOWINFO_SEND: i32 = 33;
+const IPV6_RECVPATHMTU: i32 = 60;
+const IPV6_AUTOFLOWLABEL: i32 = 70;
+const IPV6_ADDR_PREFERENCES: i32 = 72;
+const IPV6_MINHOPCOUNT: i32 = 73;
+const IPV6_RECVORIGDSTADDR: i32 = 74;
+const IPV6_RECVFRAGSIZE: i32 = 77;
 
 /// Bytes of options in a header of IPv4.
 const LONGEST: usize = 40;
@@ -100,13 +186,18 @@ pub(super) fn kinds_options(socket: &OwnedFd, entry: &mut InetSkEntry) {
     }
     // Not everybody may make a raw socket.
     let fresh = new(entry).ok();
-    let datagrams: &[&[_]] = if was_tcp(entry) {
-        &[]
-    } else {
-        &[OF_DATAGRAMS, raw::MORE, DATAGRAMS]
+    let its_own: &[&[_]] = match (was_tcp(entry), entry.state) {
+        (true, LISTEN) => &[WITHOUT_CONNECTION],
+        // One whose connection is over tells how long the segments of that were.
+        (true, CLOSE) if !reads_no_more(socket).unwrap_or(false) => &[WITHOUT_CONNECTION],
+        (true, _) => &[],
+        (false, _) => &[OF_DATAGRAMS, raw::MORE],
     };
-    let all = MORE.iter().chain(datagrams.iter().copied().flatten());
-    entry.options = unusual(socket, fresh.as_ref(), all);
+    let all = [MORE, FURTHER].into_iter().chain(its_own.iter().copied());
+    entry.options = unusual(socket, fresh.as_ref(), all.flatten());
+    if let Some(fresh) = fresh.as_ref().filter(|_| was_tcp(entry)) {
+        entry.bytes_options = unusual_bytes(socket, fresh, BYTES);
+    }
 }
 
 /// Sets what has to be set before the socket gets its address, and everything else.
@@ -149,6 +240,9 @@ pub(super) fn set_kinds_options(socket: &OwnedFd, entry: &InetSkEntry) -> nix::R
     }
     for option in &entry.options {
         set_int(socket, option.level, option.name, option.value)?;
+    }
+    for option in &entry.bytes_options {
+        set_bytes(socket, option.level, option.name, &option.value)?;
     }
     set_options(socket, &entry.opts)
 }

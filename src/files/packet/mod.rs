@@ -16,7 +16,7 @@ pub(in crate::files) mod diag;
 use diag::{Socket, Table};
 
 use super::descriptor::Descriptor;
-use super::socket::{DATAGRAMS, opaque_filter, options, set_options, unusual, waiting};
+use super::socket::{FURTHER, opaque_filter, options, set_options, unusual, waiting};
 use super::survey::obstacle;
 use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, part};
 use crate::error::{Error, Kind, Obstacle, Result};
@@ -146,7 +146,7 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     let number = |name| get_int(copy, level, name).map(i32::cast_unsigned);
     let switch = |name| number(name).map(|value| value != 0);
     let fresh = new(nature.kind).ok();
-    let more = MORE.iter().chain(DATAGRAMS);
+    let more = MORE.iter().chain(FURTHER);
     let mut entry = PacketSockEntry {
         id,
         r#type: nature.kind.cast_unsigned(),

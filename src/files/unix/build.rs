@@ -130,6 +130,10 @@ impl Made {
                 shutdown(socket.as_raw_fd(), ended).map_err(cannot)?;
             }
             set_options(&socket, &entry.opts).map_err(cannot)?;
+            // Now that all has arrived: some forbid what is under way, or would add to it.
+            for option in &entry.options {
+                set_int(&socket, option.level, option.name, option.value).map_err(cannot)?;
+            }
         }
         Ok(())
     }

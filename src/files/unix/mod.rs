@@ -24,7 +24,7 @@ use super::{Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, 
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, FownEntry, SkOptsEntry, SkShutdown, UnixSkEntry};
 use crate::sys::pidfd;
-use crate::sys::socket::bound_file;
+use crate::sys::socket::{bound_file, make};
 use address::Address;
 use diag::{Info, Table};
 
@@ -246,6 +246,11 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         name_dir: place.directory,
         deleted: place.deleted.then_some(true),
         moved_to: place.moved_to,
+        options: socket::unusual(
+            copy,
+            make(libc::AF_UNIX, info.kind.into(), 0).ok().as_ref(),
+            socket::FURTHER,
+        ),
         ..UnixSkEntry::default()
     };
     if place.astray {
