@@ -111,7 +111,7 @@ impl FileKind for Inet {
             return Some(signs(file));
         }
         if nature.urgent && !nature.in_line {
-            return Some(urgent(format!("a TCP connection ({})", file.shown())));
+            return Some(urgent(&format!("a TCP connection ({})", file.shown())));
         }
         if nature.protocol == libc::IPPROTO_MPTCP {
             return Some(Refusal {
@@ -333,7 +333,7 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         // It may have come since the freeze; from here on nothing more does.
         if is_urgent(copy).map_err(cannot)? {
             if !nature.in_line {
-                let refusal = urgent(format!("a TCP connection ({})", file.shown()));
+                let refusal = urgent(&format!("a TCP connection ({})", file.shown()));
                 let what = format!("Cannot dump process {}", file.pid);
                 return Err(Error::refused(what, vec![obstacle(file, refusal)]));
             }

@@ -42,7 +42,7 @@ pub(super) fn signed(file: &Descriptor) -> Refusal {
 
 /// Why a connection with urgent data cannot be dumped; `what` it is. No call puts such a byte back where
 /// it was, and without its mark it would be read as one of the others.
-pub(super) fn urgent(what: String) -> Refusal {
+pub(super) fn urgent(what: &str) -> Refusal {
     Refusal {
         what: format!("{what} with urgent data that was not received yet"),
         hint: "try again when the program has received it (MSG_OOB), or drop all connections with \

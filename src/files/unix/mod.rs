@@ -322,10 +322,9 @@ fn check(entry: &UnixSkEntry, findings: &mut Findings<'_>) -> Result<()> {
         }
         return Ok(());
     };
-    for path in [Some(path), entry.moved_to.as_ref().map(PathBuf::from)] {
-        if let Some(path) = path {
-            free(&path, entry, &table, findings);
-        }
+    let moved_to = entry.moved_to.as_ref().map(PathBuf::from);
+    for path in [Some(path), moved_to].into_iter().flatten() {
+        free(&path, entry, &table, findings);
     }
     Ok(())
 }
