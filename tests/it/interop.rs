@@ -295,6 +295,13 @@ const NEWER: &[&str] = &[
     "options",
     "interface",
     "ip_options",
+    "any_cpu",
+    "sched_reset_on_fork",
+    "sched_slice",
+    "lock_on_fault",
+    "protection_key",
+    "protection_keys",
+    "thp_disable_flags",
 ];
 
 /// Takes it out.
