@@ -1219,6 +1219,11 @@ pub struct FifoEntry {
     #[prost(uint32, optional, tag = "3")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regf_id: ::core::option::Option<u32>,
+    /// From here on our own; CRIU passes over fields that it does not know.
+    /// A reading end that no writer has left since it was opened: poll(2) tells of no hang-up.
+    #[prost(bool, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub never_left: ::core::option::Option<bool>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -3,7 +3,10 @@
 //! CRIU: `fifo_entry` with a `reg_file_entry` of its own (`regf_id`) for path and flags; contents
 //! once per FIFO in `fifo-data.img`. Sources: fifo(7).
 
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
 use super::descriptor::Descriptor;
@@ -43,12 +46,15 @@ impl FileKind for Fifo {
         let pipe_id = dumper.fifo_number(held.file, id);
         let path_id = dumper.new_id();
         push_entry(held.file, held.fown, path_id, dumper)?;
+        let mut never_left = false;
         if let Some(copy) = held
             .copy
             .as_ref()
             .filter(|_| !is_path_only(held.file.flags))
         {
             dumper.fifos.take(pipe_id, held.file, copy)?;
+            let cannot = |e| Error::os(format!("Cannot look into {}", held.file.shown()), e);
+            never_left = only_reads(held.file.flags) && !is_hung_up(copy).map_err(cannot)?;
         }
         dumper.push(FileEntry {
             r#type: FdTypes::Fifo.into(),
@@ -57,6 +63,7 @@ impl FileKind for Fifo {
                 id,
                 pipe_id,
                 regf_id: Some(path_id),
+                never_left: never_left.then_some(true),
             }),
             ..FileEntry::default()
         });
@@ -84,6 +91,8 @@ impl FileKind for Fifo {
         };
         let file = if is_path_only(path.flags) {
             reopen(path, &door(path, opening)?)
+        } else if waits_for_first(fifo.pipe_id, opening)? {
+            ends.early()
         } else {
             ends.reopen(path.flags)
         };
@@ -94,6 +103,30 @@ impl FileKind for Fifo {
             fown: path.fown,
         }))
     }
+}
+
+/// No end of this FIFO writes, and no writer has left any.
+fn waits_for_first(pipe_id: u32, opening: &Opening<'_>) -> Result<bool> {
+    let all = opening.entries().filter_map(|entry| entry.fifo.as_ref());
+    for fifo in all.filter(|fifo| fifo.pipe_id == pipe_id) {
+        let path = path_entry(fifo, |id| opening.entry(id))?;
+        if !is_path_only(path.flags) && fifo.never_left != Some(true) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn only_reads(flags: u32) -> bool {
+    flags & libc::O_ACCMODE.cast_unsigned() == libc::O_RDONLY.cast_unsigned()
+}
+
+/// True when poll(2) tells that all writers have left.
+fn is_hung_up(end: &OwnedFd) -> nix::Result<bool> {
+    let mut asked = [PollFd::new(end.as_fd(), PollFlags::empty())];
+    poll(&mut asked, PollTimeout::ZERO)?;
+    let told = asked.iter().find_map(PollFd::revents);
+    Ok(told.is_some_and(|told| told.contains(PollFlags::POLLHUP)))
 }
 
 fn is_path_only(flags: u32) -> bool {

@@ -250,6 +250,21 @@ impl Ends {
         })
     }
 
+    /// A reading end of a FIFO that has no writer, opened when there is none: one that was opened before a
+    /// writer left is told of a hang-up.
+    pub(super) fn early(&mut self) -> Result<OwnedFd> {
+        let cannot = |e| Error::os(format!("Cannot open {}", self.name), e);
+        // Neither waits for a writer; the caller sets what the end had.
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let again = |end: &OwnedFd| {
+            let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+            open(&*path, flags, Mode::empty()).map_err(cannot)
+        };
+        // This keeps the contents, and ours no longer writes.
+        self.read = again(&self.read)?;
+        again(&self.read)
+    }
+
     /// A description of its own with `flags`; the caller sets those that open does not take.
     pub(super) fn reopen(&mut self, flags: u32) -> Result<OwnedFd> {
         let flags = OFlag::from_bits_retain(flags.cast_signed());

@@ -30,7 +30,7 @@ pub const KINDS: &[(&str, &[&str])] = &[
     ("nameless", &["modest"]),
     ("nameless", &["modest", "link"]),
     ("pidfds", &[]),
-    ("pipes", &[]),
+    ("pipes", &["modest"]),
     ("polls", &["modest"]),
     ("places", &["modest"]),
     ("owners", &["modest"]),

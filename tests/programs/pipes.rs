@@ -2,14 +2,14 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::pipe2;
 
 use crate::desk::{Answer, Desk, Program, same};
-use crate::kernel::{child, unread};
+use crate::kernel::{call_with, child, unread};
 
 /// One pipe and what is in it.
 struct Pipe {
@@ -23,15 +23,22 @@ struct Pipe {
     capacity: i32,
 }
 
-struct Pipes(Vec<Pipe>);
+/// The pipes, and the reading end of a FIFO that nobody has written to yet.
+struct Pipes(Vec<Pipe>, Option<File>);
 
-/// Builds it and serves; the child at the desk `child`.
-pub fn run(mut desk: Desk, _: &[String]) {
+/// Builds it and serves; the child at the desk `child`. `modest` is without what CRIU loses.
+pub fn run(mut desk: Desk, args: &[String]) {
     let new = |flags| {
         let (reader, writer) = pipe2(flags | OFlag::O_CLOEXEC).unwrap();
         (File::from(reader), File::from(writer))
     };
-    let mut pipes = Pipes(Vec::new());
+    let early = (!args.iter().any(|arg| arg == "modest")).then(|| {
+        let path = desk.dir().join("early");
+        nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        open(&path, flags, Mode::empty()).unwrap().into()
+    });
+    let mut pipes = Pipes(Vec::new(), early);
     for (name, flags, length, capacity, closed) in [
         ("plain", OFlag::empty(), 5000, None, false),
         ("empty", OFlag::empty(), 0, None, false),
@@ -88,6 +95,12 @@ impl Program for Pipes {
             same(pipe.name, &unread(&pipe.reader), &pipe.length)?;
             let capacity = fcntl(pipe.reader.as_fd(), FcntlArg::F_GETPIPE_SZ);
             same(pipe.name, &capacity, &Ok(pipe.capacity))?;
+        }
+        if let Some(early) = &self.1 {
+            // struct pollfd: descriptor, events, what happened.
+            let mut poll = u64::from(early.as_raw_fd().cast_unsigned());
+            call_with(libc::SYS_poll, &[], &mut poll, &[1, 0]).unwrap();
+            same("hang-up of the early one", &(poll >> 48), &0)?;
         }
         Ok(format!("{} pipes", self.0.len()))
     }
