@@ -12,6 +12,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -70,13 +71,17 @@ pub fn start(program: &Path) -> Result<()> {
     let listener = listen_here()?;
     let cannot = |e| Error::path("start", program, e);
     // The listener is the new keeper's standard input.
-    Command::new(program)
+    let mut keeper = Command::new(program)
         .args(["keeper", "--serve"])
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .map_err(cannot)?;
+    // Who outlives it (the terminal UI) has to wait for it, or it stays in the list of processes. A command
+    // ends first, and init does it.
+    let waiting = thread::Builder::new().name("keeper".into());
+    let _if_there_can_be_a_thread = waiting.spawn(move || keeper.wait());
     Ok(())
 }
 
