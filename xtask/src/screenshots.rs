@@ -30,28 +30,46 @@ pub(crate) fn run() -> Result<()> {
     let mut screen = Screen::start(&icecore)?;
     screen.wait("1 of 7")?;
     screen.press("w")?;
-    screen.wait("pages/s now")?;
+    screen.wait("new pages/s now")?;
+    screen.wait("2 of 7")?;
+    screen.rest(Duration::from_secs(3))?;
     for number in 1..=4 {
         screen.press("d")?;
         screen.wait("[>Dump ]")?;
+        if number == 2 {
+            screen.picture("dump")?;
+        }
         screen.rest(Duration::from_secs(1))?;
         screen.press("\r")?;
         screen.wait(&format!("Who owns each page of {number} "))?;
         screen.rest(Duration::from_secs(2))?;
     }
+    screen.press("\t\t")?;
+    screen.wait("5 of 7")?;
+    screen.press("\x1b[B\x1b[B\x1b[C\x1b[C\x1b[C")?;
+    // Until what has just ended is no longer shown.
+    screen.rest(Duration::from_secs(6))?;
     screen.picture("screen")?;
+    screen.press("\x1b[Z\x1b[ZW")?;
+    screen.wait("A dump made now")?;
+    screen.rest(Duration::from_secs(4))?;
+    screen.picture("watch")?;
     // Back to the second layer, and a branch from there.
-    screen.press("\t[[r")?;
+    screen.press("W\t[[")?;
+    screen.wait("Who owns each page of 2 ")?;
+    screen.press("r")?;
     screen.wait("Keep and restore")?;
     screen.picture("restore")?;
     screen.press("\t\r")?;
     screen.wait("runs again")?;
+    screen.wait("6 of 7")?;
     screen.rest(Duration::from_secs(2))?;
     screen.press("d")?;
     screen.wait("[>Dump ]")?;
     screen.press("\r")?;
     screen.wait("├─╯")?;
-    screen.rest(Duration::from_secs(2))?;
+    screen.wait("7 of 7")?;
+    screen.rest(Duration::from_secs(7))?;
     screen.picture("branch")?;
     screen.press("c")?;
     screen.wait("CHANGED")?;
@@ -250,6 +268,40 @@ fn indexed(index: u8) -> String {
     }
 }
 
+/// Braille, as a path: fonts differ in how wide they make it. The bits are those of Unicode, the dots of a
+/// column that touch become one bar.
+fn dots((x, y): (f32, f32), text: &str) -> String {
+    const COLUMNS: [[u32; 4]; 2] = [[0x01, 0x02, 0x04, 0x40], [0x08, 0x10, 0x20, 0x80]];
+    let (width, height) = (CELL.0 / 2.0, CELL.1 / 4.0);
+    let mut path = String::new();
+    for (cell, c) in text.chars().enumerate() {
+        let bits = u32::from(c) - 0x2800;
+        for (half, column) in COLUMNS.iter().enumerate() {
+            let left = x + (cell * 2 + half) as f32 * width;
+            let mut from = None;
+            for row in 0..=column.len() {
+                let is_set = column.get(row).is_some_and(|bit| bits & bit != 0);
+                match (from, is_set) {
+                    (None, true) => from = Some(row),
+                    (Some(first), false) => {
+                        let (top, tall) =
+                            (y + first as f32 * height, (row - first) as f32 * height);
+                        let _ = write!(
+                            path,
+                            "M{left:.1} {top:.1}h{:.1}v{tall:.1}h-{:.1}z",
+                            width - 0.6,
+                            width - 0.6
+                        );
+                        from = None;
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    path
+}
+
 fn draw(out: &mut String, (column, row): (u16, u16), cells: u16, text: &str, style: &Style) {
     let (fore, back, bold, dim) = style;
     let (x, y) = (
@@ -272,6 +324,10 @@ fn draw(out: &mut String, (column, row): (u16, u16), cells: u16, text: &str, sty
             out,
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\" fill=\"{fore}\"/>"
         );
+        return;
+    }
+    if text.chars().all(|c| matches!(c, '\u{2800}'..='\u{28ff}')) {
+        let _ = writeln!(out, "<path fill=\"{fore}\" d=\"{}\"/>", dots((x, y), text));
         return;
     }
     if text.trim().is_empty() {
