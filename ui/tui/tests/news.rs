@@ -50,3 +50,14 @@ fn what_was_found_of_processes_is_news_once() {
     update(&mut model, msg());
     assert!(!is_news(&model, &msg()));
 }
+
+#[test]
+fn a_process_that_is_gone_gives_its_pane_to_the_selected_one() {
+    let mut model = model(RICH, (120, 35));
+    model.watched = Some(Pid::from_raw(999_999));
+    assert!(!text(&model).contains("attaching"), "{}", text(&model));
+    let here = model.process().unwrap().pid;
+    model.watched = Some(here);
+    model.live.clear();
+    assert!(text(&model).contains("attaching"), "{}", text(&model));
+}

@@ -18,12 +18,13 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     if area.is_empty() {
         return;
     }
-    // The tree that was asked for, or else the selected one when it is tracked anyway.
+    // The tree that was asked for, as long as it runs, or else the selected one when it is tracked anyway.
     let selected = model.process().map(|row| row.pid);
-    let pid = model.watched.or(selected);
+    let watched = model.watched.filter(|pid| model.running(*pid).is_some());
+    let pid = watched.or(selected);
     let live = pid.and_then(|pid| model.live.get(&pid.as_raw()));
     let title = match pid {
-        Some(pid) if live.is_some() || model.watched.is_some() => format!("Dirty pages of {pid}"),
+        Some(pid) if live.is_some() || watched.is_some() => format!("Dirty pages of {pid}"),
         _ => "Dirty pages".into(),
     };
     let note = live
@@ -38,7 +39,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
             },
         ) => counted(model, live, count, width, usize::from(inside.height)),
         _ => {
-            let text = match (live.and_then(|l| l.failure.as_ref()), model.watched) {
+            let text = match (live.and_then(|l| l.failure.as_ref()), watched) {
                 (Some(failure), _) => failure.text.clone(),
                 (None, Some(_)) => "attaching…".into(),
                 (None, None) => format!(
