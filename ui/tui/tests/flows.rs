@@ -653,6 +653,13 @@ fn only_rows_that_are_seen_are_looked_at_closer() {
     };
     update(&mut model, Msg::Probed([(2207, probe)].into()));
     assert!(text(&model).contains("no dump: it has an io"));
+    for c in "/redis".chars() {
+        key(&mut model, KeyCode::Char(c));
+    }
+    key(&mut model, KeyCode::Enter);
+    let text = text(&model);
+    assert!(text.contains("no dump: it has an io"), "{text}");
+    assert!(text.contains("filter: redis"), "{text}");
 }
 
 #[test]

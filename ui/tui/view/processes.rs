@@ -12,6 +12,7 @@ use super::super::probe::Dumpable;
 use super::super::processes::ProcessRow;
 use super::super::text::{age, cut, fit, size, tally};
 use super::{filter_note, lines, pane};
+use crate::format::plain;
 use crate::tui::popup::Mark;
 
 /// Inside a pane as narrow as this, some columns are left out.
@@ -24,7 +25,14 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         return;
     }
     let focused = model.focus == Focus::Processes;
-    let mut note = filter_note(&model.filter, model.filtering && focused);
+    let typing = model.filtering && focused;
+    let mut note = filter_note(&model.filter, typing);
+    let (why, mut filter) = (dumpable(model), String::new());
+    if !typing && !note.is_empty() && !why.is_empty() {
+        // Below is room for one of them.
+        filter = format!(", filter: {}", plain(model.filter.value()));
+        note.clear();
+    }
     if note.is_empty() && !model.marks.is_empty() && focused {
         let label = |act| model.keys.label(act);
         let (dump, check, watch) = (label(Act::Dump), label(Act::Check), label(Act::Watch));
@@ -32,14 +40,14 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>, area: Rect) {
     }
     if note.is_empty() {
         let width = usize::from(area.width).saturating_sub(6);
-        note = cut(&dumpable(model), width);
+        note = cut(&why, width);
     }
     let marked = match model.marks.len() {
         0 => String::new(),
         n => format!(", {n} marked"),
     };
     let title = format!(
-        "Processes {}{}{marked}",
+        "Processes {}{}{marked}{filter}",
         model.processes.len(),
         model.order.title()
     );
