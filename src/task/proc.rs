@@ -42,7 +42,7 @@ pub(crate) fn line(pid: Pid, name: &str) -> Result<String> {
 /// All threads of a process, the leader first.
 pub(crate) fn threads(pid: Pid) -> Result<Vec<Pid>> {
     let path = format!("/proc/{pid}/task");
-    let entries = fs::read_dir(&path).map_err(|e| Error::path("list", &path, e))?;
+    let entries = fs::read_dir(&path).map_err(|e| gone_or("list", &path, e))?;
     let mut tids: Vec<Pid> = entries
         .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
         .map(Pid::from_raw)
@@ -72,12 +72,18 @@ fn text(path: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(ROOM);
     // Without a limit it asks for the size, which /proc does not tell, and begins with small pieces.
     let read = fs::File::open(path).and_then(|file| file.take(u64::MAX).read_to_end(&mut bytes));
-    read.map_err(|e| match e.raw_os_error() {
-        // The directory, or the task behind the open file, is gone.
-        Some(libc::ENOENT | libc::ESRCH) => Error::path("read", path, e).kinded(Kind::TargetGone),
-        _ => Error::path("read", path, e),
-    })?;
+    read.map_err(|e| gone_or("read", path, e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A failure; where the directory, or the task behind the open file, is gone, that is said.
+fn gone_or(action: &str, path: &str, cause: std::io::Error) -> Error {
+    let gone = matches!(cause.raw_os_error(), Some(libc::ENOENT | libc::ESRCH));
+    let error = Error::path(action, path, cause);
+    if gone {
+        return error.kinded(Kind::TargetGone);
+    }
+    error
 }
 
 /// A file of /proc that does not look as proc(5) says.
