@@ -158,3 +158,27 @@ fn jobs_and_lines_of_the_log_are_selected_and_the_wheel_rolls_the_log() {
     event(&mut model, MouseEventKind::ScrollDown, at);
     assert_eq!(first(&model), top);
 }
+
+#[test]
+fn a_click_selects_what_is_under_it_and_the_wheel_moves_without_it() {
+    let mut model = model(RICH, (80, 24));
+    click(&mut model, (5, 3));
+    assert_eq!(model.process().unwrap().pid, Pid::from_raw(812));
+    click(&mut model, (50, 8));
+    assert_eq!(
+        (model.focus, model.layer().unwrap().name.as_str()),
+        (Focus::Stacks, "1")
+    );
+    event(&mut model, MouseEventKind::ScrollUp, (50, 8));
+    assert_eq!(model.layer().unwrap().name, "3");
+    event(&mut model, MouseEventKind::ScrollDown, (5, 5));
+    assert_eq!(model.process().unwrap().pid, Pid::from_raw(1041));
+    assert_eq!(model.focus, Focus::Stacks, "the wheel takes no keyboard");
+    update(&mut model, map("3"));
+    click(&mut model, (3, 14));
+    assert_eq!((model.focus, model.pixel), (Focus::Map, 4 * 46 + 2));
+    // No click starts anything.
+    key(&mut model, KeyCode::Char('L'));
+    assert!(click(&mut model, (5, 3)).is_empty());
+    assert_eq!(model.focus, Focus::Map);
+}

@@ -285,41 +285,6 @@ fn layers_go_get_together_and_get_names_by_one_key_each() {
     assert_eq!(effects, [Effect::Apply(5, unpin)]);
 }
 
-fn mouse(model: &mut Model, kind: MouseEventKind, column: u16, row: u16) -> Vec<Effect> {
-    let event = MouseEvent {
-        kind,
-        column,
-        row,
-        modifiers: KeyModifiers::NONE,
-    };
-    update(model, Msg::Mouse(event))
-}
-
-#[test]
-fn a_click_selects_what_is_under_it_and_the_wheel_moves_without_it() {
-    let mut model = model(RICH, (80, 24));
-    let click = MouseEventKind::Down(MouseButton::Left);
-    mouse(&mut model, click, 5, 3);
-    assert_eq!(model.process().unwrap().pid, Pid::from_raw(812));
-    mouse(&mut model, click, 50, 8);
-    assert_eq!(
-        (model.focus, model.layer().unwrap().name.as_str()),
-        (Focus::Stacks, "1")
-    );
-    mouse(&mut model, MouseEventKind::ScrollUp, 50, 8);
-    assert_eq!(model.layer().unwrap().name, "3");
-    mouse(&mut model, MouseEventKind::ScrollDown, 5, 5);
-    assert_eq!(model.process().unwrap().pid, Pid::from_raw(1041));
-    assert_eq!(model.focus, Focus::Stacks, "the wheel takes no keyboard");
-    update(&mut model, map("3"));
-    mouse(&mut model, click, 3, 14);
-    assert_eq!((model.focus, model.pixel), (Focus::Map, 4 * 46 + 2));
-    // No click starts anything.
-    key(&mut model, KeyCode::Char('L'));
-    assert!(mouse(&mut model, click, 5, 3).is_empty());
-    assert_eq!(model.focus, Focus::Map);
-}
-
 #[test]
 fn a_text_is_asked_for_and_searched() {
     let mut model = model(RICH, (80, 24));
