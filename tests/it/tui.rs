@@ -199,7 +199,7 @@ fn a_sitting_from_the_first_layer_to_dedup_roll_back_and_undo_and_the_tree_goes_
     term.wait_text("What changed in 6 ");
     term.wait_text("c changed");
     term.press("++");
-    term.wait_text("What changed in 6, one mapping");
+    term.wait_text("What changed in 6, icecore of process 3");
     term.press("--CCCC");
     term.wait_text("Who owns each page of 6 ");
     // What differs from the layer below.
