@@ -66,6 +66,13 @@ pub(crate) fn spawn(
         .map_err(|e| Error::io(format!("Cannot start the {name} thread"), e))
 }
 
+/// Of what computes for seconds: the next frame comes first, also where there are few processors.
+fn stand_back() {
+    if let Err(e) = icecore::sys::sched::stand_back() {
+        tracing::debug!("cannot make a thread nicer: {e}");
+    }
+}
+
 /// What is to become of the tracking of a tree.
 #[derive(Clone, Copy, Debug)]
 enum Tracking {
@@ -117,6 +124,7 @@ impl Feed {
         })?;
         let (catalogs, listed) = channel();
         spawn("owned", messages, move |messages| {
+            stand_back();
             owned::answer(&listed, &messages);
         })?;
         let (scans, requests) = channel();
@@ -126,6 +134,7 @@ impl Feed {
         })?;
         let (maps, requests) = channel();
         spawn("map", messages, move |messages| {
+            stand_back();
             answer_maps(&requests, &messages);
         })?;
         let (probes, requests) = channel();
