@@ -75,7 +75,7 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
 }
 
 /// How often to try again what passes by itself.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 10;
 
 fn once(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome> {
     let started = Instant::now();
