@@ -272,6 +272,7 @@ fn join_lines(value: &mut Value) {
 /// What this crit does not know: CRIU 4.2 renamed the count of pages, and we write both; the others
 /// are fields of our own.
 const NEWER: &[&str] = &[
+    "never_left",
     "compat_nr_pages",
     "coredump_filter",
     "mdwe",
