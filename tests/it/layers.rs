@@ -116,6 +116,25 @@ fn every_view_and_popup_follows_the_size_of_the_terminal_down_and_up_and_tells_t
 }
 
 #[test]
+fn a_terminal_that_has_its_old_size_again_before_anybody_looks_is_drawn_again() {
+    let stack = golden();
+    let mut term = browse(stack.path(), (80, 24));
+    term.wait_text("? help");
+    for _ in 0..20 {
+        term.resize(60, 20);
+        // Neither a key nor a change of size gets lost when both come at once.
+        term.press("\t");
+        term.resize(80, 24);
+        term.wait("whole screen", |screen| {
+            let screen = screen.contents();
+            screen.starts_with(" icecore") && screen.contains("? help")
+        });
+    }
+    term.press("q");
+    assert_eq!(term.end(), 0);
+}
+
+#[test]
 fn the_screen_starts_where_one_was_and_a_damaged_file_is_told_once() {
     let stack = golden();
     let state = tempfile::tempdir().unwrap();

@@ -91,6 +91,8 @@ pub(crate) enum Effect {
     Settle,
     /// Give the terminal back and stop, until somebody brings the program back.
     Stop,
+    /// Draw everything again.
+    Redraw,
     /// Give a text to the terminal's clipboard.
     Copy(String),
     /// Read something for the reader.

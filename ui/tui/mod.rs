@@ -302,6 +302,7 @@ impl Runner {
                 Effect::Attach(root) => self.feed.attach(root),
                 Effect::Probe(rows) => self.feed.probe(rows),
                 Effect::Detach(root) => self.feed.detach(root),
+                Effect::Redraw => screen.resized(),
                 Effect::Copy(text) => terminal::copy(&text)?,
                 Effect::Save(files) => {
                     feed::spawn("save", &self.messages, move |messages| {

@@ -1,6 +1,6 @@
 //! The terminal: taken at the start, given back however the program ends.
 
-use std::io::{self, Stdout, Write as _, stdout};
+use std::io::{self, BufWriter, Stdout, Write as _, stdout};
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,16 +8,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crossterm::cursor::Show;
 use crossterm::event::{DisableMouseCapture, EnableMouseCapture};
-use crossterm::execute;
 use crossterm::style::Print;
 use crossterm::terminal::{
     BeginSynchronizedUpdate, EndSynchronizedUpdate, EnterAlternateScreen, LeaveAlternateScreen,
     disable_raw_mode, enable_raw_mode,
 };
+use crossterm::{execute, queue};
 use icecore::{Error, Result};
 use nix::sys::signal::{Signal, raise};
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+use ratatui::layout::{Position, Rect};
 
 use super::model::Model;
 use super::view;
@@ -28,9 +29,15 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// The screen; dropping it gives the terminal back.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
     mouse: bool,
+    /// The next frame draws everything.
+    resized: bool,
 }
+
+/// Room for a frame in bytes: standard output alone writes each kibibyte by itself, and each such
+/// write wakes the terminal.
+const ROOM: usize = 256 << 10;
 
 impl Screen {
     /// Takes the terminal, and its mouse if wanted.
@@ -45,8 +52,12 @@ impl Screen {
             previous(info);
         }));
         enter(mouse).map_err(cannot)?;
-        let terminal = Terminal::new(CrosstermBackend::new(stdout())).map_err(cannot)?;
-        Ok(Self { terminal, mouse })
+        let terminal = open().map_err(cannot)?;
+        Ok(Self {
+            terminal,
+            mouse,
+            resized: false,
+        })
     }
 
     /// Gives the terminal back, stops the program as a shell's job is stopped (SIGTSTP), and takes the
@@ -62,7 +73,7 @@ impl Screen {
             enter(self.mouse)?;
             // A new one takes the other screen for empty, as it is, and draws everything; `clear`
             // would ask the terminal for its cursor, and the answer come among the keys.
-            self.terminal = Terminal::new(CrosstermBackend::new(stdout()))?;
+            self.terminal = open()?;
             Ok::<_, io::Error>(())
         };
         again().map_err(|e| Error::io("Cannot take over the terminal", e))
@@ -75,15 +86,25 @@ impl Screen {
             .map_or((80, 24), |size| (size.width, size.height))
     }
 
+    /// Makes the next frame draw everything: a terminal that has had another size meanwhile has lost
+    /// what did not fit, also when it has the old size again by the time one looks.
+    pub(crate) fn resized(&mut self) {
+        self.resized = true;
+    }
+
     /// Draws the model, all at once.
     ///
     /// # Errors
     /// When the terminal is gone.
     pub(crate) fn draw(&mut self, model: &Model) -> Result<()> {
         let mut draw = || -> io::Result<()> {
-            execute!(stdout(), BeginSynchronizedUpdate)?;
+            queue!(self.terminal.backend_mut(), BeginSynchronizedUpdate)?;
+            if std::mem::take(&mut self.resized) {
+                let size = self.terminal.size()?;
+                self.terminal.resize(Rect::from((Position::ORIGIN, size)))?;
+            }
             self.terminal.draw(|frame| view::draw(model, frame))?;
-            execute!(stdout(), EndSynchronizedUpdate)
+            execute!(self.terminal.backend_mut(), EndSynchronizedUpdate)
         };
         draw().map_err(|e| Error::io("Cannot write to the terminal", e))
     }
@@ -104,6 +125,11 @@ pub(super) fn copy(text: &str) -> Result<()> {
     let encoded = STANDARD.encode(text);
     execute!(stdout(), Print(format!("\x1b]52;c;{encoded}\x1b\\")))
         .map_err(|e| Error::io("Cannot write to the terminal", e))
+}
+
+fn open() -> io::Result<Terminal<CrosstermBackend<BufWriter<Stdout>>>> {
+    let out = BufWriter::with_capacity(ROOM, stdout());
+    Terminal::new(CrosstermBackend::new(out))
 }
 
 fn enter(mouse: bool) -> io::Result<()> {

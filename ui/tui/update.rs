@@ -50,7 +50,10 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
         Msg::Key(key) if key.kind == KeyEventKind::Release => {}
         Msg::Key(key) => press(model, key, &mut effects),
         Msg::Mouse(event) => super::mouse::mouse(model, event, &mut effects),
-        Msg::Resize(columns, rows) => model.size = (columns, rows),
+        Msg::Resize(columns, rows) => {
+            model.size = (columns, rows);
+            effects.push(Effect::Redraw);
+        }
         Msg::Processes(survey) => {
             // What is still read of the layers depends on where live processes stand.
             let stood = |model: &Model| -> BTreeSet<Option<String>> {
