@@ -1,8 +1,10 @@
 //! The terminal UI in a real terminal: a pty, its screen read back by a terminal emulator.
 
+use std::io::Read as _;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
-use portable_pty::CommandBuilder;
+use portable_pty::{CommandBuilder, PtySize, native_pty_system};
 
 use crate::support::Term;
 
@@ -305,6 +307,31 @@ fn the_terminal_is_given_back_on_sigterm() {
     assert_eq!(term.end(), 128 + 15);
     assert!(!term.screen.screen().alternate_screen());
     assert!(!term.screen.screen().hide_cursor());
+}
+
+#[test]
+fn a_terminal_that_hangs_up_ends_the_program_and_not_by_a_panic() {
+    let root = tempfile::tempdir().unwrap();
+    let pair = native_pty_system().openpty(PtySize::default()).unwrap();
+    let mut command = CommandBuilder::new(ICECORE);
+    command.arg("--no-state");
+    command.arg("--root");
+    command.arg(root.path());
+    command.env("TERM", "xterm-256color");
+    command.env("ICECORE_CONFIG", "/dev/null");
+    let mut child = pair.slave.spawn_command(command).unwrap();
+    drop(pair.slave);
+    let mut reader = pair.master.try_clone_reader().unwrap();
+    let mut seen = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&seen).contains("PID") {
+        let n = reader.read(&mut buffer).unwrap();
+        seen.extend_from_slice(&buffer[..n]);
+    }
+    drop((reader, pair.master));
+    // By the signal, or by the first write that fails.
+    let code = child.wait().unwrap().exit_code();
+    assert!([1, 128 + 1].contains(&code), "{code}");
 }
 
 #[test]

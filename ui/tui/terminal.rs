@@ -1,6 +1,7 @@
 //! The terminal: taken at the start, given back however the program ends.
 
 use std::io::{self, BufWriter, Stdout, Write as _, stdout};
+use std::mem::ManuallyDrop;
 use std::panic;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -29,7 +30,9 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// The screen; dropping it gives the terminal back.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    /// Never dropped: of a terminal that has hung up it would tell standard error, which is gone with it,
+    /// and panic. The cursor is given back with the rest.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>,
     mouse: bool,
     /// The next frame draws everything.
     resized: bool,
@@ -127,9 +130,9 @@ pub(super) fn copy(text: &str) -> Result<()> {
         .map_err(|e| Error::io("Cannot write to the terminal", e))
 }
 
-fn open() -> io::Result<Terminal<CrosstermBackend<BufWriter<Stdout>>>> {
+fn open() -> io::Result<ManuallyDrop<Terminal<CrosstermBackend<BufWriter<Stdout>>>>> {
     let out = BufWriter::with_capacity(ROOM, stdout());
-    Terminal::new(CrosstermBackend::new(out))
+    Terminal::new(CrosstermBackend::new(out)).map(ManuallyDrop::new)
 }
 
 fn enter(mouse: bool) -> io::Result<()> {
