@@ -17,6 +17,7 @@ use crate::memory::{Backing, Mapping, aio, mappings, sysv};
 use crate::state::namespaces;
 use crate::sys::kcmp;
 use crate::task::sessions::{self, Kin, Stray};
+use crate::task::sharing;
 use crate::task::{self, Life, Process, members, proc, vfork};
 use crate::track::{self, DirtyTracker, Watch};
 use crate::units::{PAGE_SIZE, Pid};
@@ -220,6 +221,11 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     }
     plan.files = survey.judged;
     relations(&plan.processes, &mut plan.obstacles);
+    // Who has not the right to compare has not the right to dump; the dump itself asks again.
+    let alive: Vec<&Process> = alive.iter().collect();
+    let shares = sharing::read(&alive, |p| p.pid.as_raw().cast_unsigned()).unwrap_or_default();
+    let refused = sharing::obstacles(&shares, &kin(&plan.processes));
+    plan.obstacles.extend(refused);
     let (own, refused) = namespaces::survey(&plan.processes);
     plan.obstacles.extend(refused);
     if options.after == After::Kill {
@@ -452,15 +458,7 @@ fn program(process: &Process, obstacles: &mut Vec<Obstacle>) {
 /// Processes whose first thread has ended while others run, and sessions that no restore could make
 /// again: led by a process outside of the tree, or without a way into them.
 fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
-    let kin: Vec<Kin> = all
-        .iter()
-        .map(|p| Kin {
-            pid: p.pid,
-            parent: p.ppid,
-            session: p.sid,
-        })
-        .collect();
-    let (strays, impossible) = sessions::strays(&kin);
+    let (strays, impossible) = sessions::strays(&kin(all));
     for process in all {
         if runs_on(process) {
             obstacles.push(Obstacle::unsupported(
@@ -489,6 +487,16 @@ fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
             "dump from an ancestor of all processes of that session",
         ));
     }
+}
+
+/// The processes as far as their sessions go.
+pub(super) fn kin(all: &[Process]) -> Vec<Kin> {
+    let of = |process: &Process| Kin {
+        pid: process.pid,
+        parent: process.ppid,
+        session: process.sid,
+    };
+    all.iter().map(of).collect()
 }
 
 /// A tracer has its tracees for itself: a debugger, or a process of the tree that traces another one.
@@ -523,8 +531,8 @@ fn runs_on(process: &Process) -> bool {
     matches!(process.life, Life::Zombie(_)) && threads() > 1
 }
 
-/// Processes that share memory, descriptors or more with their parent (vfork, CLONE_VM), and threads
-/// that do not share them with their leader.
+/// Processes that share memory with their parent (vfork, CLONE_VM), and threads that do not share with their
+/// leader what threads share.
 fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
     let mut refuse = |what: String, hint: &str| obstacles.push(Obstacle::unsupported(what, hint));
     let launching = vfork::waiting(all).is_some_and(|(_, child)| child == process.pid);
@@ -538,20 +546,14 @@ fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
             VFORK,
         );
     } else if let Some(parent) = parent {
-        for (resource, name) in [
-            (kcmp::Resource::Vm, "memory"),
-            (kcmp::Resource::Files, "descriptors"),
-            (kcmp::Resource::Fs, "working directory"),
-        ] {
-            if kcmp::same(process.pid, parent.pid, resource).unwrap_or(false) {
-                refuse(
-                    format!(
-                        "Processes {} and {} share their {name}",
-                        parent.pid, process.pid
-                    ),
-                    "processes that share more than files without being threads cannot be saved yet",
-                );
-            }
+        if kcmp::same(process.pid, parent.pid, kcmp::Resource::Vm).unwrap_or(false) {
+            refuse(
+                format!(
+                    "Processes {} and {} share their memory",
+                    parent.pid, process.pid
+                ),
+                "processes that share their memory without being threads cannot be saved",
+            );
         }
     }
     for tid in process.threads.iter().skip(1) {

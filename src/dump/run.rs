@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 
+use super::plan::kin;
 use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
 use super::{After, Outcome, Plan};
@@ -18,6 +19,7 @@ use crate::image::{LayerWriter, Pagemap, PagemapId, Sidecar};
 use crate::memory::{aio, huge, mappings, pages, segments, sysv};
 use crate::state::namespaces::{self, Contents};
 use crate::state::seccomp::Filters;
+use crate::task::sharing::{self, Shares};
 use crate::task::{Frozen, Ids, Life, Process, Restarting};
 use crate::track::connections::{self, Connection};
 use crate::track::{self, Armed, Arming, DirtyTracker, ONE_KEEPER};
@@ -47,6 +49,8 @@ struct Snapshot {
     saved: usize,
     /// What the tree calls its members.
     ids: Ids,
+    /// What those that live share.
+    shares: Vec<Shares>,
     /// What is in the namespaces that it has for itself.
     namespaces: Contents,
     /// By index in `processes`.
@@ -215,6 +219,17 @@ fn snapshot(
     }
     snapshot.namespaces = plan.namespaces.contents(plan.options.root)?;
     snapshot.ids = Ids::read(&processes)?;
+    let alive = processes
+        .iter()
+        .filter(|p| !matches!(p.life, Life::Zombie(_)));
+    let index = |process: &Process| processes.iter().position(|p| p.pid == process.pid);
+    let number = |process: &Process| object_id(index(process).unwrap_or_default());
+    snapshot.shares = sharing::read(&alive.collect::<Vec<_>>(), number)?;
+    let obstacles = sharing::obstacles(&snapshot.shares, &kin(&processes));
+    if !obstacles.is_empty() {
+        let what = "The target changed since the plan was made";
+        return Err(Error::refused(what, obstacles));
+    }
     let members = processes.iter().map(|process| process.pid);
     snapshot.files.call_members(members, &snapshot.ids);
     let inside = || plan.namespaces.inside_ipc(plan.options.root);
@@ -259,7 +274,8 @@ fn snapshot(
         snapshot
             .warnings
             .extend(aio::warnings(process.pid, &mapped));
-        let files_id = object_id(index);
+        let own = snapshot.shares.iter().find(|s| s.pid == process.pid);
+        let files_id = own.map_or_else(|| object_id(index), |own| own.files);
         let (arm, keeper) = (plan.arm, &plan.options.keeper);
         let mut arming = None;
         let (captured, held) = process::capture(
@@ -521,10 +537,11 @@ fn write(
         if let (Some(mm), Some(fs)) = (&captured.mm, &captured.fs) {
             writer.one(&format!("mm-{pid}.img"), mm)?;
             writer.one(&format!("fs-{pid}.img"), fs)?;
-            writer.one(
-                &format!("ids-{pid}.img"),
-                &plan.namespaces.ids(object_id(index)),
-            )?;
+            let mut ids = plan.namespaces.ids(object_id(index));
+            if let Some(own) = snapshot.shares.iter().find(|s| s.pid == process.pid) {
+                (ids.files_id, ids.fs_id) = (own.files, own.fs);
+            }
+            writer.one(&format!("ids-{pid}.img"), &ids)?;
         }
         tree.push(PstreeEntry {
             pid,

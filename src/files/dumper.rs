@@ -109,7 +109,8 @@ impl Dumper {
         self.segments.reserve(ids);
     }
 
-    /// Collects the descriptors of the frozen task `pid` for `fdinfo-FILES_ID.img`.
+    /// Collects the descriptors of the frozen task `pid` for `fdinfo-FILES_ID.img`; those of a table that
+    /// it shares with another task are collected once.
     ///
     /// # Errors
     /// When a descriptor cannot be dumped or looked at.
@@ -118,6 +119,9 @@ impl Dumper {
         let process = pidfd::open(pid).map_err(cannot)?;
         let comm = descriptor::comm(pid);
         self.terminals.note(pid, &self.ids)?;
+        if self.tables.iter().any(|(known, _)| *known == files_id) {
+            return Ok(());
+        }
         let mut table = Vec::new();
         for number in descriptor::numbers(pid)? {
             let Some(file) = Descriptor::read(pid, &comm, number)? else {

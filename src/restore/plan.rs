@@ -18,6 +18,7 @@ use crate::image::{Images, PagemapId};
 use crate::memory::{huge, space, sysv};
 use crate::state::namespaces::{self, Anew};
 use crate::state::seccomp::Filters;
+use crate::task::sharing::{self, Shares};
 use crate::task::{self, Life};
 use crate::units::Pid;
 use crate::{arch, files, state};
@@ -136,6 +137,11 @@ pub fn plan(options: &Options) -> Result<Plan> {
         ids.extend(own);
         processes.push(process);
     }
+    let shares = shares(&processes, &ids);
+    for process in &mut processes {
+        let pid = Pid::from_raw(process.wanted.entry.pid.cast_signed());
+        process.wanted.shares = sharing::by_birth(&shares, pid);
+    }
     let (anew, refused) = namespaces::wanted(&images, &ids, &root_ids)?;
     obstacles.extend(refused);
     let root = processes
@@ -147,7 +153,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let (refused, mut warnings) = files::preflight(&images, &options.allow)?;
     obstacles.extend(refused);
     let wanted: Vec<Wanted> = processes.iter().map(|p| p.wanted.clone()).collect();
-    obstacles.extend(tree::obstacles(&wanted));
+    obstacles.extend(tree::obstacles(&wanted, &shares));
     obstacles.extend(rights::missing(options.apart || anew.pids)?);
     let mut plan = Plan {
         options: options.clone(),
@@ -335,12 +341,29 @@ fn recorded(
             entry,
             zombie,
             exit_signal: task.and_then(|t| t.exit_signal).unwrap_or(tree::USUAL_END),
+            shares: 0,
         },
         cores,
         stopped,
         body,
     };
     Ok((recorded, ids))
+}
+
+/// What the processes share.
+fn shares(processes: &[Recorded], ids: &[(u32, TaskKobjIdsEntry)]) -> Vec<Shares> {
+    let id = |id: u32| Pid::from_raw(id.cast_signed());
+    let of = |process: &Recorded| {
+        let entry = &process.wanted.entry;
+        let (_, own) = ids.iter().find(|(pid, _)| *pid == entry.pid)?;
+        Some(Shares {
+            pid: id(entry.pid),
+            parent: id(entry.ppid),
+            files: own.files_id,
+            fs: own.fs_id,
+        })
+    };
+    processes.iter().filter_map(of).collect()
 }
 
 /// Mappings that cannot be made, or not on this kernel.

@@ -6,7 +6,7 @@ use super::plan::{Body, Recorded};
 use crate::arch::{core as registers, tiles};
 use crate::chain::{Ranges, Resolved};
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::files::{self, Opened};
+use crate::files::Opened;
 use crate::image::proto::{CoreEntry, VmaEntry};
 use crate::inject::{Foothold, Remote};
 use crate::memory::inherit::Estate;
@@ -90,11 +90,11 @@ fn forget_thread_areas(remote: &mut Remote) -> Result<()> {
     Ok(())
 }
 
-/// Names, directories and descriptors of the process.
+/// The executable and the directories of the process.
 ///
 /// # Errors
 /// When the kernel refuses something.
-pub(super) fn build_files(
+pub(super) fn build_names(
     body: &Body,
     remote: &mut Remote,
     opened: &Opened,
@@ -113,8 +113,7 @@ pub(super) fn build_files(
     let root = fd(body.fs.root_id, "root directory")?;
     let changed = !is_our_root(root);
     let cwd = fd(body.fs.cwd_id, "working directory")?;
-    state::fs::restore(remote, &body.fs, cwd, changed.then_some(root))?;
-    files::install(remote, &body.descriptors, opened)
+    state::fs::restore(remote, &body.fs, cwd, changed.then_some(root))
 }
 
 /// The executable stays what it is (prctl(2), PR_SET_MM_MAP).

@@ -114,7 +114,6 @@ fn build(
         cancel.check()?;
         let Some(body) = &recorded.body else { continue };
         let id = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
-        let pid = born.seen(id);
         let estate = born.estate(id)?;
         let remote = born.remote(id)?;
         let memory = plan
@@ -129,7 +128,18 @@ fn build(
             &plan.segments,
             warnings,
         )?;
-        process::build_files(body, remote, opened, warnings)?;
+        process::build_names(body, remote, opened, warnings)?;
+    }
+    // Who shares descriptors loses those of ours with the others: nobody needs them any more.
+    for recorded in &plan.processes {
+        cancel.check()?;
+        let Some(body) = &recorded.body else { continue };
+        let id = Pid::from_raw(recorded.wanted.entry.pid.cast_signed());
+        let pid = born.seen(id);
+        let remote = born.remote(id)?;
+        if !recorded.wanted.shares_descriptors() {
+            files::install(remote, &body.descriptors, opened)?;
+        }
         opened.take_locks(id, remote)?;
         if let Err(error) = arm(plan, pid, remote, opened) {
             warnings.push(Obstacle::new(

@@ -25,6 +25,7 @@ use crate::state::namespaces::Anew;
 use crate::sys::clone::{CLONE_ARGS_SIZE, clone_args, fork_idle};
 use crate::sys::ptrace::{self, Stop};
 use crate::task::sessions::{self, Birth, Kin};
+use crate::task::sharing::{self, Shares};
 use crate::task::{self, Life};
 use crate::units::Pid;
 
@@ -37,6 +38,15 @@ pub(super) struct Wanted {
     pub(super) zombie: Option<i32>,
     /// The signal that its parent gets at its end.
     pub(super) exit_signal: u32,
+    /// What it shares with its parent: flags of clone(2).
+    pub(super) shares: u64,
+}
+
+impl Wanted {
+    /// Its descriptors are its parent's.
+    pub(super) fn shares_descriptors(&self) -> bool {
+        self.shares & u64::from(libc::CLONE_FILES.cast_unsigned()) != 0
+    }
 }
 
 /// Processes of our own making, all stopped. Dropping it kills them all.
@@ -82,8 +92,10 @@ fn kin(tree: &[Wanted]) -> Vec<Kin> {
 }
 
 /// Relations that cannot be made: sessions in which no parent of a process ever was.
-pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
-    let (_, impossible) = sessions::strays(&kin(tree));
+/// Things that some of them would have to share without being born with them.
+pub(super) fn obstacles(tree: &[Wanted], shares: &[Shares]) -> Vec<Obstacle> {
+    let kin = kin(tree);
+    let (_, impossible) = sessions::strays(&kin);
     let refuse = |kin: Kin| {
         Obstacle::unsupported(
             format!(
@@ -93,7 +105,8 @@ pub(super) fn obstacles(tree: &[Wanted]) -> Vec<Obstacle> {
             "such a relation cannot be made again yet",
         )
     };
-    impossible.into_iter().map(refuse).collect()
+    let impossible = impossible.into_iter().map(refuse);
+    impossible.chain(sharing::obstacles(shares, &kin)).collect()
 }
 
 /// Ids that are needed only for a while: of sessions and groups whose leaders have ended.
@@ -236,7 +249,7 @@ impl<'p> Newborn<'p> {
             children.filter(move |w| births.get(&pid_of(w.entry.pid)) == Some(&birth))
         };
         for child in born(Birth::Before) {
-            self.fork_child(pid_of(me), pid_of(child.entry.pid), child.exit_signal)?;
+            self.fork_child(pid_of(me), child)?;
             self.grow(tree, births, child)?;
         }
         if parent.entry.sid == me {
@@ -248,7 +261,7 @@ impl<'p> Newborn<'p> {
             }
         }
         for child in born(Birth::After) {
-            self.fork_child(pid_of(me), pid_of(child.entry.pid), child.exit_signal)?;
+            self.fork_child(pid_of(me), child)?;
             self.grow(tree, births, child)?;
         }
         Ok(())
@@ -291,10 +304,15 @@ impl<'p> Newborn<'p> {
         Ok(())
     }
 
-    fn fork_child(&mut self, parent: Pid, pid: Pid, exit_signal: u32) -> Result<()> {
+    fn fork_child(&mut self, parent: Pid, child: &Wanted) -> Result<()> {
+        let pid = pid_of(child.entry.pid);
+        self.fork_by(parent, pid, child.shares, child.exit_signal)
+    }
+
+    fn fork_by(&mut self, parent: Pid, pid: Pid, shares: u64, exit_signal: u32) -> Result<()> {
         let mut remote = self.take(parent)?;
         let settled = self.heirs.settle(parent, &mut remote).map(drop);
-        let result = settled.and_then(|()| self.clone(&mut remote, pid, 0, exit_signal));
+        let result = settled.and_then(|()| self.clone(&mut remote, pid, shares, exit_signal));
         self.remotes.insert(parent, remote);
         result?;
         self.heirs.forked(parent, pid);
@@ -316,7 +334,7 @@ impl<'p> Newborn<'p> {
                     .call("setsid", libc::SYS_setsid, &[])?;
             }
             // Who is adopted ends with SIGCHLD.
-            self.fork_child(go_between, stray.pid, USUAL_END)?;
+            self.fork_by(go_between, stray.pid, 0, USUAL_END)?;
             let adopts = |born: &mut Self, on| {
                 let parent = born.remote(stray.parent)?;
                 parent.call("adopting orphans", libc::SYS_prctl, &adopting(on))
@@ -374,7 +392,7 @@ impl<'p> Newborn<'p> {
 
     /// Makes a child of `parent` that is to be [dismissed](Self::dismiss). Its end will send no signal.
     fn clone_for_a_while(&mut self, pid: Pid, parent: Pid) -> Result<()> {
-        self.fork_child(parent, pid, 0)
+        self.fork_by(parent, pid, 0, 0)
     }
 
     /// What process `id` has in its memory already: what it shares with others.

@@ -31,11 +31,7 @@ pub fn compare_files(a: (Pid, RawFd), b: (Pid, RawFd)) -> nix::Result<Ordering> 
             b.1,
         )
     };
-    match Errno::result(result)? {
-        0 => Ok(Ordering::Equal),
-        1 => Ok(Ordering::Less),
-        _ => Ok(Ordering::Greater),
-    }
+    Errno::result(result).map(ordering)
 }
 
 /// Something that tasks may share.
@@ -49,11 +45,11 @@ pub enum Resource {
     Fs = 3,
 }
 
-/// Whether two tasks share a resource.
+/// Compares a resource of two tasks: equal when they share it.
 ///
 /// # Errors
 /// As [`compare_files`].
-pub fn same(a: Pid, b: Pid, resource: Resource) -> nix::Result<bool> {
+pub fn compare(a: Pid, b: Pid, resource: Resource) -> nix::Result<Ordering> {
     // SAFETY: kcmp reads no memory of the caller; all arguments are plain numbers.
     let result = unsafe {
         libc::syscall(
@@ -65,7 +61,24 @@ pub fn same(a: Pid, b: Pid, resource: Resource) -> nix::Result<bool> {
             0,
         )
     };
-    Ok(Errno::result(result)? == 0)
+    Errno::result(result).map(ordering)
+}
+
+/// Whether two tasks share a resource.
+///
+/// # Errors
+/// As [`compare_files`].
+pub fn same(a: Pid, b: Pid, resource: Resource) -> nix::Result<bool> {
+    compare(a, b, resource).map(Ordering::is_eq)
+}
+
+/// What kcmp(2) answers to that.
+fn ordering(answer: libc::c_long) -> Ordering {
+    match answer {
+        0 => Ordering::Equal,
+        1 => Ordering::Less,
+        _ => Ordering::Greater,
+    }
 }
 
 /// Does the epoll instance `epoll` of a process watch the file behind its descriptor `fd`, under

@@ -5,6 +5,7 @@ mod freeze;
 mod ids;
 pub(crate) mod proc;
 pub mod sessions;
+pub mod sharing;
 pub mod sysv;
 mod tree;
 mod trees;

@@ -47,6 +47,7 @@ fn dump_and_kill(sandbox: &Sandbox, target: &Target, layer: u32) {
 
 /// What comes back from each layer of a stack.
 pub const LAYERED: &[(&str, &[&str])] = &[
+    ("commons", &[]),
     ("creds", &["threads"]),
     ("signals", &[]),
     ("surroundings", &[]),

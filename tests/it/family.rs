@@ -1,8 +1,9 @@
-//! Pages that processes share since they were forked are shared after a restore: the tree needs no more
-//! memory than before.
+//! What processes share since they were forked is shared after a restore: pages, so that the tree needs no
+//! more memory than before; descriptors and directories.
 
 use std::fs;
 
+use crate::files::every_layer_comes_back;
 use crate::stack::STILL;
 use crate::support::{
     Need, Sandbox, Target, assert_same_memory, assert_same_portrait, digest, portrait, require,
@@ -18,6 +19,11 @@ fn needed(target: &Target) -> u64 {
         number.unwrap().parse().unwrap()
     };
     target.members().into_iter().map(of).sum()
+}
+
+#[test]
+fn what_processes_share_without_being_threads_is_shared_again_from_every_layer() {
+    every_layer_comes_back("commons", &[], "", &[]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::support::{Need, Sandbox, Target, criu, criu_of_internet, require, wai
 pub const KINDS: &[(&str, &[&str])] = &[
     ("events", &["modest"]),
     ("aio", &[]),
+    ("commons", &["modest"]),
     ("internet", &[]),
     ("raw", &[]),
     ("locks", &[]),

@@ -201,6 +201,16 @@ const REST: &[Row] = &[
         Held("tree"),
         Both("tree"),
     ),
+    (
+        "descriptors that processes share (CLONE_FILES)",
+        Test("what_processes_share_without_being_threads_is_shared_again_from_every_layer"),
+        Both("commons"),
+    ),
+    (
+        "directories and umask that processes share (CLONE_FS)",
+        Test("what_processes_share_without_being_threads_is_shared_again_from_every_layer"),
+        No("CRIU does not dump it"),
+    ),
     ("stopped processes", Held("stops"), Both("stops")),
     (
         "calls that a thread catches itself",

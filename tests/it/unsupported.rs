@@ -150,6 +150,16 @@ fn a_child_that_shares_the_memory_of_its_parent_is_an_obstacle() {
 }
 
 #[test]
+fn descriptors_that_are_shared_with_a_sibling_only_are_an_obstacle() {
+    let words = [
+        "share their descriptors",
+        "not by birth",
+        "Processes 3 and 4",
+    ];
+    refused("shared-with-sibling", &words);
+}
+
+#[test]
 fn a_parent_that_waits_in_vfork_is_waited_for_or_an_obstacle() {
     let waits = ["Process 2", "waits for its child", "(vfork)"];
     refused("vfork", &waits);

@@ -192,6 +192,23 @@ fn hold(what: &str, desk: &Desk) {
                 kernel::sleep_for_ever();
             });
         }
+        "shared-with-sibling" => {
+            // Both are children of this process, which does not share.
+            kernel::child(|| {
+                let flags = libc::CLONE_PARENT | libc::CLONE_FILES | libc::SIGCHLD;
+                kernel::child_with(flags, || kernel::sleep_for_ever());
+                kernel::sleep_for_ever();
+            });
+            let children = format!("/proc/self/task/{}/children", std::process::id());
+            while fs::read_to_string(&children)
+                .unwrap()
+                .split_whitespace()
+                .count()
+                < 2
+            {
+                std::thread::yield_now();
+            }
+        }
         "shared-memory-child" => {
             // clone(CLONE_VM) without being a thread: as after vfork(2).
             kernel::vm_child();

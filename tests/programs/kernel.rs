@@ -200,10 +200,10 @@ pub fn child(run: impl FnOnce()) -> Pid {
     }
 }
 
-/// The same, but with another signal than SIGCHLD at its end (clone(2)).
-pub fn child_that_ends_with(signal: i32, run: impl FnOnce()) -> Pid {
-    let signal = signal.unsigned_abs().into();
-    match call(libc::SYS_clone, [signal, 0, 0, 0, 0, 0]).unwrap() {
+/// The same, with these flags and the signal at its end (clone(2)).
+pub fn child_with(flags: i32, run: impl FnOnce()) -> Pid {
+    let flags = flags.unsigned_abs().into();
+    match call(libc::SYS_clone, [flags, 0, 0, 0, 0, 0]).unwrap() {
         0 => {
             run();
             exit(0)

@@ -14,6 +14,7 @@
 
 mod aio;
 mod clocks;
+mod commons;
 mod confined;
 mod creds;
 mod descriptors;
@@ -72,6 +73,7 @@ type Kind = fn(Desk, &[String]);
 const KINDS: &[(&str, Kind)] = &[
     ("aio", aio::run),
     ("clocks", clocks::run),
+    ("commons", commons::run),
     ("confined", confined::run),
     ("creds", creds::run),
     ("descriptors", descriptors::run),

@@ -12,7 +12,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::{Pid, pipe2};
 
 use crate::desk::{Answer, Desk, Program, same};
-use crate::kernel::{Region, call, call_with, child_that_ends_with, prctl, sleep_for_ever};
+use crate::kernel::{Region, call, call_with, child_with, prctl, sleep_for_ever};
 
 const MAP_DROPPABLE: i32 = 8;
 const SYS_MSEAL: i64 = 462;
@@ -126,7 +126,7 @@ pub fn run(mut desk: Desk, _: &[String]) {
         bound,
         reserved,
         keyed,
-        child: child_that_ends_with(libc::SIGUSR1, || sleep_for_ever()),
+        child: child_with(libc::SIGUSR1, || sleep_for_ever()),
         packets,
         packet,
         thread,
