@@ -90,7 +90,7 @@ pub fn plan(options: &Options) -> Result<Plan> {
 pub(super) fn look(options: &Options) -> Result<Plan> {
     let until = Instant::now() + PATIENCE;
     loop {
-        while vfork::waiting(&members(options.root)?).is_some() && Instant::now() < until {
+        while vfork::waiting(&members(options.root)?).next().is_some() && Instant::now() < until {
             let _timed_out = poll(&mut [], PollTimeout::from(2u8));
         }
         let plan = look_once(options)?;
@@ -109,16 +109,16 @@ const VFORK: &str = "try again when the child has started its program";
 
 /// The plan for the processes that are there now.
 fn look_once(options: &Options) -> Result<Plan> {
-    for _ in 0..ATTEMPTS {
+    let until = Instant::now() + GONE;
+    loop {
         let processes = members(options.root)?;
         let result = plan_for(options, processes.clone());
         let fine = result.as_ref().is_ok_and(|plan| plan.obstacles.is_empty());
         // What was in the way of a process that has ended meanwhile is not in ours.
-        if fine || processes.iter().all(is_still_there) {
+        if fine || processes.iter().all(is_still_there) || Instant::now() >= until {
             return result;
         }
     }
-    plan_for(options, members(options.root)?)
 }
 
 fn is_still_there(process: &Process) -> bool {
@@ -131,8 +131,9 @@ fn is_still_there(process: &Process) -> bool {
 /// other processes that it just looks into.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often to look again at a tree whose processes end while one looks.
-const ATTEMPTS: u32 = 50;
+/// How long to look again at a tree whose processes end while one looks; on a busy machine most looks are
+/// longer than the life of a short program.
+const GONE: Duration = Duration::from_secs(3);
 
 fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let mut plan = Plan {
@@ -221,9 +222,19 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     }
     plan.files = survey.judged;
     relations(&plan.processes, &mut plan.obstacles);
+    let mut settled: Vec<&Process> = alive.iter().collect();
+    for (parent, child) in vfork::waiting(&alive) {
+        settled.retain(|process| process.pid != child.pid);
+        plan.obstacles.push(Obstacle::unsupported(
+            format!(
+                "Process {} ({}) waits for its child {} (vfork)",
+                parent.pid, parent.comm, child.pid
+            ),
+            VFORK,
+        ));
+    }
     // Who has not the right to compare has not the right to dump; the dump itself asks again.
-    let alive: Vec<&Process> = alive.iter().collect();
-    let shares = sharing::read(&alive, |p| p.pid.as_raw().cast_unsigned()).unwrap_or_default();
+    let shares = sharing::read(&settled, |p| p.pid.as_raw().cast_unsigned()).unwrap_or_default();
     let refused = sharing::obstacles(&shares, &kin(&plan.processes));
     plan.obstacles.extend(refused);
     let (own, refused) = namespaces::survey(&plan.processes);
@@ -237,7 +248,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
         if matches!(process.life, Life::Zombie(_)) {
             continue;
         }
-        sharing(process, &plan.processes, &mut plan.obstacles);
+        left_apart(process, &mut plan.obstacles);
         let tracers = tracers(process, &plan.processes);
         plan.obstacles.extend(tracers);
         plan.obstacles.extend(inject::obstacle(process.pid)?);
@@ -531,41 +542,18 @@ fn runs_on(process: &Process) -> bool {
     matches!(process.life, Life::Zombie(_)) && threads() > 1
 }
 
-/// Processes that share memory with their parent (vfork, CLONE_VM), and threads that do not share with their
-/// leader what threads share.
-fn sharing(process: &Process, all: &[Process], obstacles: &mut Vec<Obstacle>) {
-    let mut refuse = |what: String, hint: &str| obstacles.push(Obstacle::unsupported(what, hint));
-    let launching = vfork::waiting(all).is_some_and(|(_, child)| child == process.pid);
-    let parent = all.iter().find(|p| p.pid == process.ppid);
-    if let (true, Some(parent)) = (launching, parent) {
-        refuse(
-            format!(
-                "Process {} ({}) waits for its child {} (vfork)",
-                parent.pid, parent.comm, process.pid
-            ),
-            VFORK,
-        );
-    } else if let Some(parent) = parent {
-        if kcmp::same(process.pid, parent.pid, kcmp::Resource::Vm).unwrap_or(false) {
-            refuse(
-                format!(
-                    "Processes {} and {} share their memory",
-                    parent.pid, process.pid
-                ),
-                "processes that share their memory without being threads cannot be saved",
-            );
-        }
-    }
+/// Threads that do not share with their leader what threads share.
+fn left_apart(process: &Process, obstacles: &mut Vec<Obstacle>) {
     for tid in process.threads.iter().skip(1) {
         for (resource, name) in [
             (kcmp::Resource::Files, "descriptors"),
             (kcmp::Resource::Fs, "working directory"),
         ] {
             if !kcmp::same(process.pid, *tid, resource).unwrap_or(true) {
-                refuse(
+                obstacles.push(Obstacle::unsupported(
                     format!("Thread {tid} of process {} has its own {name}", process.pid),
                     "threads that have left their process (unshare) cannot be saved yet",
-                );
+                ));
             }
         }
     }

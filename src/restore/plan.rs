@@ -359,6 +359,7 @@ fn shares(processes: &[Recorded], ids: &[(u32, TaskKobjIdsEntry)]) -> Vec<Shares
         Some(Shares {
             pid: id(entry.pid),
             parent: id(entry.ppid),
+            memory: own.vm_id,
             files: own.files_id,
             fs: own.fs_id,
         })

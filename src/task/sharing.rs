@@ -1,5 +1,5 @@
 //! What processes share without being threads of one: descriptors, and working and root directory with
-//! the umask (clone(2): `CLONE_FILES`, `CLONE_FS`).
+//! the umask (clone(2): `CLONE_FILES`, `CLONE_FS`); memory (`CLONE_VM`), which cannot be saved.
 //!
 //! Nobody can join later: a child shares with its parent from birth on, or never. So the tree can be made
 //! again when each that shares does so with its parent, but for the first of them. CRIU: equal `files_id`
@@ -21,6 +21,8 @@ pub struct Shares {
     pub pid: Pid,
     /// Its parent; of the root, anything.
     pub parent: Pid,
+    /// Its memory.
+    pub memory: u32,
     /// Its table of descriptors.
     pub files: u32,
     /// Its directories and umask.
@@ -33,19 +35,17 @@ pub struct Shares {
 /// # Errors
 /// When the kernel does not compare them: without the right to trace them, or without `CONFIG_KCMP`.
 pub fn read(processes: &[&Process], number: impl Fn(&Process) -> u32) -> Result<Vec<Shares>> {
+    let memory = numbers(processes, Resource::Vm, &number)?;
     let files = numbers(processes, Resource::Files, &number)?;
     let fs = numbers(processes, Resource::Fs, &number)?;
-    let both = files.into_iter().zip(fs);
-    let shares = processes
-        .iter()
-        .zip(both)
-        .map(|(process, (files, fs))| Shares {
-            pid: process.pid,
-            parent: process.ppid,
-            files,
-            fs,
-        });
-    Ok(shares.collect())
+    let of = |(index, process): (usize, &&Process)| Shares {
+        pid: process.pid,
+        parent: process.ppid,
+        memory: memory[index],
+        files: files[index],
+        fs: fs[index],
+    };
+    Ok(processes.iter().enumerate().map(of).collect())
 }
 
 /// The numbers of one resource, in the order of `processes`.
@@ -98,35 +98,62 @@ pub fn by_birth(tree: &[Shares], pid: Pid) -> u64 {
 pub fn obstacles(tree: &[Shares], kin: &[Kin]) -> Vec<Obstacle> {
     let (strays, _) = sessions::strays(kin);
     let is_stray = |pid: Pid| strays.iter().any(|stray| stray.pid == pid);
-    let refuse = |(pid, other, name)| {
-        Obstacle::unsupported(
-            format!(
-                "Processes {other} and {pid} share their {name}, but not by birth of one from the other"
+    let refuse = |(pid, other, what): (Pid, Pid, Thing)| {
+        let shared = format!("Processes {other} and {pid} share their {}", what.name());
+        match what {
+            Thing::Memory => Obstacle::unsupported(
+                shared,
+                "processes that share memory without being threads cannot be saved",
             ),
-            "what processes share through others that are gone cannot be made again",
-        )
+            Thing::Files | Thing::Fs => Obstacle::unsupported(
+                format!("{shared}, but not by birth of one from the other"),
+                "what processes share through others cannot be made again",
+            ),
+        }
     };
     impossible(tree, is_stray).into_iter().map(refuse).collect()
 }
 
-/// Those that cannot be made again, each with one that it shares something with, and what that is: they share
-/// it with others than their parent, or are not born by their parent (`is_stray`).
-fn impossible(tree: &[Shares], is_stray: impl Fn(Pid) -> bool) -> Vec<(Pid, Pid, &'static str)> {
+/// What can be shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thing {
+    Memory,
+    Files,
+    Fs,
+}
+
+impl Thing {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Files => "descriptors",
+            Self::Fs => "working directory",
+        }
+    }
+
+    fn of(self, shares: &Shares) -> u32 {
+        match self {
+            Self::Memory => shares.memory,
+            Self::Files => shares.files,
+            Self::Fs => shares.fs,
+        }
+    }
+}
+
+/// Those that cannot be made again, each with one that it shares something with: memory; or what it shares with
+/// others than its parent, or without being born by its parent (`is_stray`).
+fn impossible(tree: &[Shares], is_stray: impl Fn(Pid) -> bool) -> Vec<(Pid, Pid, Thing)> {
     let mut found = Vec::new();
-    let kinds: [(fn(&Shares) -> u32, _); 2] = [
-        (|shares| shares.files, "descriptors"),
-        (|shares| shares.fs, "working directory"),
-    ];
-    for (of, name) in kinds {
+    for thing in [Thing::Memory, Thing::Files, Thing::Fs] {
         for (index, own) in tree.iter().enumerate() {
             let earlier = &tree[..index];
-            let same = |other: &&Shares| of(other) == of(own);
+            let same = |other: &&Shares| thing.of(other) == thing.of(own);
             let Some(first) = earlier.iter().find(same) else {
                 continue;
             };
             let born = earlier.iter().filter(same).any(|o| o.pid == own.parent);
-            if !born || is_stray(own.pid) {
-                found.push((own.pid, first.pid, name));
+            if thing == Thing::Memory || !born || is_stray(own.pid) {
+                found.push((own.pid, first.pid, thing));
             }
         }
     }
@@ -146,6 +173,7 @@ mod tests {
         Shares {
             pid,
             parent,
+            memory: pid.as_raw().cast_unsigned(),
             files,
             fs,
         }
@@ -170,7 +198,7 @@ mod tests {
         let first = Pid::from_raw(1);
         assert_eq!(
             impossible(&tree, |pid| pid == two),
-            [(two, first, "descriptors")]
+            [(two, first, Thing::Files)]
         );
     }
 
@@ -185,10 +213,16 @@ mod tests {
         let [two, three, four] = [2, 3, 4].map(Pid::from_raw);
         assert_eq!(
             impossible(&tree, |_| false),
-            [
-                (three, two, "descriptors"),
-                (four, three, "working directory")
-            ]
+            [(three, two, Thing::Files), (four, three, Thing::Fs)]
+        );
+        let parent = tree[0];
+        let child = Shares {
+            memory: parent.memory,
+            ..tree[1]
+        };
+        assert_eq!(
+            impossible(&[parent, child], |_| false),
+            [(two, parent.pid, Thing::Memory)]
         );
     }
 
@@ -206,8 +240,15 @@ mod tests {
         });
         child.kill().unwrap();
         child.wait().unwrap();
-        let numbers: Vec<_> = read.unwrap().iter().map(|s| (s.files, s.fs)).collect();
+        let numbers: Vec<_> = read
+            .unwrap()
+            .iter()
+            .map(|s| (s.memory, s.files, s.fs))
+            .collect();
         let [own, others] = both.map(|p| p.pid.as_raw().cast_unsigned());
-        assert_eq!(numbers, [(own, own), (others, others), (own, own)]);
+        assert_eq!(
+            numbers,
+            [own, others, own].map(|number| (number, number, number))
+        );
     }
 }

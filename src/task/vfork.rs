@@ -24,12 +24,12 @@ pub(super) fn waits_for_child(tid: Pid) -> bool {
         })
 }
 
-/// A process that waits so, and the child that it waits for.
-pub fn waiting(processes: &[Process]) -> Option<(Pid, Pid)> {
-    processes.iter().find_map(|child| {
+/// The processes that wait so, each with the child that it waits for.
+pub fn waiting(processes: &[Process]) -> impl Iterator<Item = (&Process, &Process)> {
+    processes.iter().filter_map(|child| {
         let parent = processes.iter().find(|p| p.pid == child.ppid)?;
         let shares = kcmp::same(child.pid, parent.pid, kcmp::Resource::Vm).unwrap_or(false);
         let waits = shares && parent.threads.iter().any(|tid| waits_for_child(*tid));
-        waits.then_some((parent.pid, child.pid))
+        waits.then_some((parent, child))
     })
 }

@@ -157,6 +157,10 @@ fn descriptors_that_are_shared_with_a_sibling_only_are_an_obstacle() {
         "Processes 3 and 4",
     ];
     refused("shared-with-sibling", &words);
+    refused(
+        "shared-memory-sibling",
+        &["Processes 3 and 4 share their memory"],
+    );
 }
 
 #[test]

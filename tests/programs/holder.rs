@@ -192,11 +192,15 @@ fn hold(what: &str, desk: &Desk) {
                 kernel::sleep_for_ever();
             });
         }
-        "shared-with-sibling" => {
+        "shared-with-sibling" | "shared-memory-sibling" => {
             // Both are children of this process, which does not share.
             kernel::child(|| {
-                let flags = libc::CLONE_PARENT | libc::CLONE_FILES | libc::SIGCHLD;
-                kernel::child_with(flags, || kernel::sleep_for_ever());
+                if what == "shared-memory-sibling" {
+                    kernel::vm_child(libc::CLONE_PARENT);
+                } else {
+                    let flags = libc::CLONE_PARENT | libc::CLONE_FILES | libc::SIGCHLD;
+                    kernel::child_with(flags, || kernel::sleep_for_ever());
+                }
                 kernel::sleep_for_ever();
             });
             let children = format!("/proc/self/task/{}/children", std::process::id());
@@ -211,7 +215,7 @@ fn hold(what: &str, desk: &Desk) {
         }
         "shared-memory-child" => {
             // clone(CLONE_VM) without being a thread: as after vfork(2).
-            kernel::vm_child();
+            kernel::vm_child(0);
         }
         "vfork" => {
             // A thread that waits for a child, until the root is told `start`.

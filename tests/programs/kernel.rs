@@ -249,8 +249,9 @@ pub fn wait_for_vm_child(end: &'static AtomicBool) {
     checked(unsafe { libc::clone(run, top, flags, end) }).unwrap();
 }
 
-/// A child that shares the memory of its parent and sleeps for ever, as after vfork(2).
-pub fn vm_child() {
+/// A child that shares the memory of its parent and sleeps for ever, as after vfork(2); with other flags of
+/// clone(2), too.
+pub fn vm_child(flags: i32) {
     extern "C" fn sleep(_: *mut libc::c_void) -> i32 {
         loop {
             // SAFETY: has no memory effects.
@@ -259,7 +260,7 @@ pub fn vm_child() {
     }
     let stack = Region::private(16);
     let top = ptr::with_exposed_provenance_mut(stack.addr + stack.len);
-    let flags = libc::CLONE_VM | libc::SIGCHLD;
+    let flags = flags | libc::CLONE_VM | libc::SIGCHLD;
     // SAFETY: the child uses its own stack, which is never unmapped, and touches nothing else.
     checked(unsafe { libc::clone(sleep, top, flags, ptr::null_mut()) }).unwrap();
 }
