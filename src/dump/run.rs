@@ -231,7 +231,10 @@ fn snapshot(
         return Err(Error::refused(what, obstacles));
     }
     let members = processes.iter().map(|process| process.pid);
-    snapshot.files.call_members(members, &snapshot.ids);
+    let namespaces = plan.namespaces.ids(object_id(0));
+    snapshot
+        .files
+        .call_members(members, &snapshot.ids, namespaces);
     let inside = || plan.namespaces.inside_ipc(plan.options.root);
     let (_, whole) = plan.namespaces.ipc();
     let taken = inside().and_then(|_inside| sysv::ids())?;

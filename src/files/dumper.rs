@@ -19,7 +19,7 @@ use super::saved::Saving;
 use super::survey::obstacle;
 use super::{Allow, Outside, build_id, kind_of, locks, refusal, tty, unix};
 use crate::error::{Error, Kind, Obstacle, Result};
-use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
+use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry, TaskKobjIdsEntry};
 use crate::image::{LayerWriter, OpenFile, SavedFile};
 use crate::sys::descriptor::owner;
 use crate::sys::{kcmp, pidfd};
@@ -44,6 +44,10 @@ pub struct Dumper {
     /// What the tree calls its members.
     pub(super) ids: Ids,
     members: HashSet<Pid>,
+    /// The first of them.
+    pub(super) root: Option<Pid>,
+    /// The numbers of the namespaces in which all of them are.
+    pub(super) namespaces: TaskKobjIdsEntry,
     last_id: u32,
     files: Vec<FileEntry>,
     tables: Vec<(u32, Vec<FdinfoEntry>)>,
@@ -91,11 +95,19 @@ impl Dumper {
         }
     }
 
-    /// Ids in the images shall be those that the tree has for its members. Before anything is
-    /// collected.
-    pub fn call_members(&mut self, members: impl IntoIterator<Item = Pid>, ids: &Ids) {
-        self.members = members.into_iter().collect();
+    /// Ids in the images shall be those that the tree has for its members, of which the root is the
+    /// first, and for its `namespaces`. Before anything is collected.
+    pub fn call_members(
+        &mut self,
+        members: impl IntoIterator<Item = Pid>,
+        ids: &Ids,
+        namespaces: TaskKobjIdsEntry,
+    ) {
+        let mut members = members.into_iter().peekable();
+        self.root = members.peek().copied();
+        self.members = members.collect();
         self.ids = ids.clone();
+        self.namespaces = namespaces;
     }
 
     /// Gives the shared segment with this inode number the id `shmid` in the images, as it had in

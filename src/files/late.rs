@@ -1,8 +1,9 @@
-//! Files that cannot be opened before the processes of the layer exist: pidfds of them, and their
-//! files below `/proc`. The engine makes these after the fork; each new process fetches what it has
+//! Files that cannot be opened before the processes of the layer exist: pidfds of them, their
+//! namespaces, and their files below `/proc`. The engine makes these after the fork; each new process fetches what it has
 //! of them from the engine (pidfd_getfd(2)).
 
 use std::collections::HashSet;
+use std::fmt;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use crate::error::{Error, Result};
@@ -10,6 +11,33 @@ use crate::image::proto::FileEntry;
 use crate::inject::{Call, Remote};
 use crate::sys::pidfd;
 use crate::units::Pid;
+
+/// The processes of a layer, when all of them are there.
+pub struct Newcomers<'a> {
+    /// What we call a process of the layer.
+    pub seen: &'a dyn Fn(Pid) -> Pid,
+    /// The root, as the layer calls it.
+    pub root: Pid,
+}
+
+impl fmt::Debug for Newcomers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Newcomers");
+        shown.field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+impl Newcomers<'_> {
+    /// What we call the process `pid` of the layer.
+    pub(super) fn seen(&self, pid: Pid) -> Pid {
+        (self.seen)(pid)
+    }
+
+    /// What we call the root.
+    pub(super) fn root(&self) -> Pid {
+        self.seen(self.root)
+    }
+}
 
 /// Those of a layer.
 #[derive(Debug, Default)]

@@ -41,6 +41,7 @@ mod install;
 mod late;
 mod locks;
 mod memfd;
+mod namespace;
 mod netlink;
 mod opened;
 mod outside;
@@ -64,6 +65,7 @@ pub use allow::{Allow, Chosen};
 pub use dumper::{Dumper, Held};
 pub use inet::tcp::Connections;
 pub use install::install;
+pub use late::Newcomers;
 pub use memfd::{OpenSegment, Segment};
 pub use opened::{Opened, Opening, open_all};
 pub use outside::{Holder, Outside};
@@ -77,7 +79,6 @@ pub use tty::Session;
 use crate::error::{Error, Result};
 use crate::image::proto::{FdTypes, FdinfoEntry, FileEntry, FownEntry};
 use crate::inject::Remote;
-use crate::units::Pid;
 use descriptor::Descriptor;
 
 /// A kind of open file, with its dump half and its restore half.
@@ -105,6 +106,11 @@ pub trait FileKind: Sync + fmt::Debug {
         None
     }
 
+    /// True when one that is open as a place only (`O_PATH`) needs no path to be opened again.
+    fn is_found_without_path(&self) -> bool {
+        false
+    }
+
     /// CRIU's number for the kind.
     fn image_type(&self) -> FdTypes;
 
@@ -127,13 +133,12 @@ pub trait FileKind: Sync + fmt::Debug {
     /// When it cannot be opened.
     fn open(&self, entry: &FileEntry, opening: &mut Opening<'_>) -> Result<Option<Reopened>>;
 
-    /// Opens a file that was put off until all processes of the layer are there; `seen` tells what we
-    /// call them.
+    /// Opens a file that was put off until all processes of the layer are there.
     ///
     /// # Errors
     /// When it cannot be opened.
-    fn open_late(&self, entry: &FileEntry, seen: &dyn Fn(Pid) -> Pid) -> Result<Reopened> {
-        let _ = seen;
+    fn open_late(&self, entry: &FileEntry, there: &Newcomers<'_>) -> Result<Reopened> {
+        let _ = there;
         let what = format!("A {} was put off: file {}", self.name(), entry.id);
         Err(Error::corrupt(what))
     }
@@ -180,6 +185,7 @@ pub static KINDS: &[&dyn FileKind] = &[
     &epoll::Epoll,
     &inotify::Inotify,
     &pidfd::Pidfd,
+    &namespace::Namespace,
     &tty::Terminal,
     &unix::Unix,
     &inet::Inet,
@@ -228,7 +234,9 @@ fn part<'a, T>(entry: &FileEntry, part: Option<&'a T>, what: &str) -> Result<&'a
 
 /// Why `file` cannot be dumped, whatever its kind.
 pub fn refusal(file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
-    if file.flags & libc::O_PATH.cast_unsigned() != 0 && file.path().is_none() {
+    let kind = kind_of(file);
+    let is_found = file.path().is_some() || kind.is_some_and(FileKind::is_found_without_path);
+    if file.flags & libc::O_PATH.cast_unsigned() != 0 && !is_found {
         return Some(Refusal {
             what: format!(
                 "{} as a place only (O_PATH), which no path leads to,",
@@ -237,7 +245,7 @@ pub fn refusal(file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Re
             hint: "have the program close it before the dump".to_owned(),
         });
     }
-    let refusal = match kind_of(file) {
+    let refusal = match kind {
         Some(kind) => kind.refusal(file, outside, allow),
         None => Some(unsupported::refusal(file)),
     };

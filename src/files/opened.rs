@@ -18,7 +18,7 @@ use super::pidfd::Gone;
 use super::pipe::Ends;
 use super::preflight::highest_descriptor;
 use super::tty::Session;
-use super::{Allow, FileKind, Place, Reopened, kind_of_entry, locks, owner, tty, unix};
+use super::{Allow, FileKind, Newcomers, Place, Reopened, kind_of_entry, locks, owner, tty, unix};
 use crate::error::{Error, Result};
 use crate::image::proto::{
     FdinfoEntry, FileEntry, MemfdInodeEntry, MmEntry, PipeDataEntry, PstreeEntry,
@@ -124,17 +124,16 @@ impl Opened {
         watches.iter().try_for_each(Watches::begin)
     }
 
-    /// When all processes are forked: opens what is of them; `seen` tells what we call those of the
-    /// layer.
+    /// When all processes are forked: opens what is of them.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn meet(&mut self, seen: &dyn Fn(Pid) -> Pid) -> Result<()> {
+    pub fn meet(&mut self, there: &Newcomers<'_>) -> Result<()> {
         for entry in self.late.take() {
             let unknown =
                 || Error::corrupt(format!("files.img: entry {} of unknown kind", entry.id));
             let kind = kind_of_entry(&entry).ok_or_else(unknown)?;
-            self.keep(&entry, kind, kind.open_late(&entry, seen)?, 0)?;
+            self.keep(&entry, kind, kind.open_late(&entry, there)?, 0)?;
         }
         Ok(())
     }

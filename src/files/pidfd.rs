@@ -11,7 +11,8 @@ use nix::sys::wait::waitpid;
 
 use super::descriptor::Descriptor;
 use super::{
-    Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, descriptor,
+    Allow, Dumper, FileKind, Findings, Held, Newcomers, Opening, Outside, Refusal, Reopened,
+    descriptor,
 };
 use crate::error::{Error, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, PidfdEntry};
@@ -108,9 +109,9 @@ impl FileKind for Pidfd {
         open(own, gone).map(Some)
     }
 
-    fn open_late(&self, entry: &FileEntry, seen: &dyn Fn(Pid) -> Pid) -> Result<Reopened> {
+    fn open_late(&self, entry: &FileEntry, there: &Newcomers<'_>) -> Result<Reopened> {
         let entry = part(entry)?;
-        open(entry, seen(Pid::from_raw(entry.nspid)))
+        open(entry, there.seen(Pid::from_raw(entry.nspid)))
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Findings<'a> {
     images: HashSet<String>,
     /// Its processes.
     pids: HashSet<u32>,
+    /// The numbers of the namespaces in which they are.
+    pub(super) namespaces: TaskKobjIdsEntry,
     /// Files as they were, by id; unknown for layers of CRIU.
     open_files: HashMap<u32, OpenFile>,
     /// Paths of files whose contents are in the layer.
@@ -143,16 +145,14 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
     let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
     let inodes = inodes.into_iter();
     let sidecar = Sidecar::read(images)?.unwrap_or_default();
+    let processes: Vec<PstreeEntry> = images.all("pstree.img")?;
     let mut findings = Findings {
+        namespaces: namespaces(images, &processes)?,
         open_files: sidecar.open_files.into_iter().map(|f| (f.id, f)).collect(),
         saved: sidecar.saved.into_iter().map(|file| file.path).collect(),
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
         images: images.names()?.into_iter().collect(),
-        pids: images
-            .all("pstree.img")?
-            .iter()
-            .map(|p: &PstreeEntry| p.pid)
-            .collect(),
+        pids: processes.iter().map(|p| p.pid).collect(),
         remaps: Remaps::new(&remapped),
         allow: allow.clone(),
         terminals: tty::Recorded::read(images)?,
@@ -207,6 +207,15 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
     Ok((findings.obstacles, findings.warnings))
 }
 
+/// The numbers of the namespaces of the root.
+fn namespaces(images: &Images, processes: &[PstreeEntry]) -> Result<TaskKobjIdsEntry> {
+    let Some(root) = processes.first() else {
+        return Ok(TaskKobjIdsEntry::default());
+    };
+    let ids: Option<TaskKobjIdsEntry> = images.optional(&format!("ids-{}.img", root.pid))?;
+    Ok(ids.unwrap_or_default())
+}
+
 /// The highest descriptor number of any process of the layer; -1 when there is none.
 ///
 /// # Errors
@@ -239,11 +248,8 @@ fn tables(images: &Images) -> Result<Vec<(u32, Vec<FdinfoEntry>)>> {
 /// The kind of an entry that no kind of ours is responsible for, in words.
 fn kind_name(entry: &FileEntry) -> String {
     match FdTypes::try_from(entry.r#type) {
-        Ok(FdTypes::Inotify) => "an inotify instance".to_owned(),
         Ok(FdTypes::Fanotify) => "a fanotify group".to_owned(),
         Ok(FdTypes::Bpfmap) => "a BPF map".to_owned(),
-        Ok(FdTypes::Pidfd) => "a pidfd".to_owned(),
-        Ok(FdTypes::Ns) => "a namespace".to_owned(),
         Ok(FdTypes::Tunf) => "a tun device".to_owned(),
         Ok(kind) => format!("of CRIU's kind {}", kind.as_str_name()),
         Err(_) => format!("of an unknown kind ({})", entry.r#type),

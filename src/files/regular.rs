@@ -15,12 +15,11 @@ use nix::unistd::{Whence, lseek};
 
 use super::descriptor::{Descriptor, Stat};
 use super::{
-    Allow, Dumper, FileKind, Findings, Held, Opening, Outside, Refusal, Reopened, build_id, ghost,
-    proc_file,
+    Allow, Dumper, FileKind, Findings, Held, Newcomers, Opening, Outside, Refusal, Reopened,
+    build_id, ghost, proc_file,
 };
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, FownEntry, RegFileEntry};
-use crate::units::Pid;
 
 /// Memory devices (major 1) without state: null, zero, full, random, urandom.
 const STATELESS_DEVICES: [u32; 5] = [3, 5, 7, 8, 9];
@@ -100,7 +99,7 @@ impl FileKind for Regular {
         reopened(entry, &door).map(Some)
     }
 
-    fn open_late(&self, entry: &FileEntry, _: &dyn Fn(Pid) -> Pid) -> Result<Reopened> {
+    fn open_late(&self, entry: &FileEntry, _: &Newcomers<'_>) -> Result<Reopened> {
         let entry = part(entry)?;
         reopened(entry, Path::new(&entry.name))
     }
@@ -379,6 +378,7 @@ mod tests {
 
     use super::super::testing::descriptor;
     use super::*;
+    use crate::units::Pid;
 
     fn open_file(path: &Path) -> (File, Descriptor) {
         let file = fs::OpenOptions::new()

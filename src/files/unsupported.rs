@@ -45,9 +45,6 @@ pub(super) fn refusal(file: &Descriptor) -> Refusal {
             let what = known.map_or("an anonymous inode", |(_, words)| *words);
             (format!("{what} ({text})"), CLOSE_IT.to_owned())
         }
-        (_, Some((name, inode))) if inode.starts_with('[') => {
-            (format!("a {name} namespace ({text})"), CLOSE_IT.to_owned())
-        }
         _ => (
             format!("a file of a kind that cannot be dumped ({text})"),
             CLOSE_IT.to_owned(),
@@ -108,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_devices_and_namespaces_are_told_apart() {
+    fn sockets_and_devices_are_told_apart() {
         let socket = Stat {
             mode: libc::S_IFSOCK | 0o777,
             ..Stat::default()
@@ -120,13 +117,5 @@ mod tests {
             ..Stat::default()
         };
         assert_eq!(said("/dev/kvm", kvm).what, "the device /dev/kvm");
-        let net = Stat {
-            mode: libc::S_IFREG | 0o444,
-            ..Stat::default()
-        };
-        assert_eq!(
-            said("net:[4026531840]", net).what,
-            "a net namespace (net:[4026531840])"
-        );
     }
 }

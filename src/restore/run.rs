@@ -9,7 +9,7 @@ use super::tree::{Newborn, Wanted};
 use super::{Outcome, Plan};
 use crate::error::{Error, Kind, Obstacle, Result, TargetState};
 use crate::event::{Cancel, Event, Reporter};
-use crate::files::{self, Opened};
+use crate::files::{self, Newcomers, Opened};
 use crate::image::PagemapId;
 use crate::inject::{Foothold, Ground, Remote};
 use crate::memory::{huge, mappings, segments, space, sysv};
@@ -47,7 +47,10 @@ pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outc
     drop(aside);
     plan.anew.complete(born.remote(plan.root)?)?;
     let root = born.seen(plan.root);
-    opened.meet(&|id| born.seen(id))?;
+    opened.meet(&Newcomers {
+        seen: &|id| born.seen(id),
+        root: plan.root,
+    })?;
     reporter.report(Event::Phase("pages"));
     let alone = plan.anew.ipc.is_some();
     let inside = plan.anew.inside_ipc(root)?;

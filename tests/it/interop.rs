@@ -28,6 +28,7 @@ pub const KINDS: &[(&str, &[&str])] = &[
     ("creds", &["keep"]),
     ("creds", &["threads"]),
     ("descriptors", &["modest"]),
+    ("namespaces", &[]),
     ("nameless", &["modest"]),
     ("nameless", &["modest", "link"]),
     ("pidfds", &[]),

@@ -32,6 +32,7 @@ mod locks;
 mod matrix;
 mod namespaces;
 mod network;
+mod nsfs;
 mod passing;
 mod pidfds;
 mod places;

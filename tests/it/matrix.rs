@@ -56,6 +56,11 @@ const FILES: &[Row] = &[
         Both("pidfds"),
     ),
     (
+        "namespace",
+        Test("descriptors_of_namespaces_of_the_tree_come_back_from_every_layer"),
+        Both("namespaces"),
+    ),
+    (
         "terminal",
         Test("bash_with_a_coprocess_and_a_pipeline_goes_on_from_any_of_three_layers"),
         Both("terminals"),

@@ -36,6 +36,7 @@ const KINDS: &[Kind] = &[
     ("locks", &[], &[("child", "check")]),
     ("watches", &[], &[("child", "check")]),
     ("pidfds", &[], &[("child", "check")]),
+    ("namespaces", &[], &[("child", "check")]),
     ("events", &[], &[]),
     ("shared", &[], &[("child", "check")]),
     ("stops", &[], &[]),
@@ -44,7 +45,7 @@ const KINDS: &[Kind] = &[
     ("internet", &[], &[]),
 ];
 
-fn dump(sandbox: &Sandbox, target: &Target, words: &str) {
+pub fn dump(sandbox: &Sandbox, target: &Target, words: &str) {
     let pids = target.members();
     let words = format!("dump -t {} --link-remap --file-locks {words}", target.pid);
     sandbox.icecore(&words).ok();
@@ -53,7 +54,7 @@ fn dump(sandbox: &Sandbox, target: &Target, words: &str) {
     }
 }
 
-fn restored(sandbox: &Sandbox, target: &mut Target, layer: &str) {
+pub fn restored(sandbox: &Sandbox, target: &mut Target, layer: &str) {
     let file = sandbox.path("restored.pid");
     let words = format!("restore -D {layer} -d --pidfile {}", file.display());
     sandbox.icecore(&words).ok();

@@ -97,6 +97,13 @@ fn a_pidfd_of_an_outsider_is_an_obstacle() {
 }
 
 #[test]
+fn a_namespace_that_only_its_descriptor_holds_is_an_obstacle() {
+    let what = "a net namespace (net:[";
+    let words = [what, "in which no process of the tree is", "descriptor 4"];
+    refused("foreign-namespace", &words);
+}
+
+#[test]
 fn a_userfaultfd_is_an_obstacle() {
     refused("userfaultfd", &["userfaultfd", "descriptor 4", "pid 2"]);
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -106,6 +106,26 @@ pub fn run(mut desk: Desk, args: &[String]) {
         "pidfd" => {
             let pid = std::os::unix::process::parent_id().into();
             Some(kernel::call(libc::SYS_pidfd_open, [pid, 0, 0, 0, 0, 0]))
+        }
+        "foreign-namespace" => {
+            // Of a child that has left ours and then ends.
+            let child = kernel::child(|| {
+                nix::sched::unshare(namespace("net")).unwrap();
+                kernel::sleep_for_ever();
+            });
+            let link = format!("/proc/{child}/ns/net");
+            let ours = fs::read_link("/proc/self/ns/net").unwrap();
+            while fs::read_link(&link).unwrap() == ours {
+                std::thread::yield_now();
+            }
+            let file = File::open(link).unwrap();
+            nix::sys::signal::kill(child, nix::sys::signal::SIGKILL).unwrap();
+            nix::sys::wait::waitpid(child, None).unwrap();
+            Some(Ok(file.into_raw_fd().into()))
+        }
+        "mounted-namespace" => {
+            let place = desk.dir().parent().unwrap().join("mounted");
+            Some(Ok(File::open(place).unwrap().into_raw_fd().into()))
         }
         "userfaultfd" => Some(kernel::call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0])),
         _ => None,

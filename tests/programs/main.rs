@@ -31,6 +31,7 @@ mod knots;
 mod locks;
 mod memory;
 mod nameless;
+mod namespaces;
 mod options;
 mod owners;
 mod packets;
@@ -87,6 +88,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("knots", knots::run),
     ("locks", locks::run),
     ("memory", memory::run),
+    ("namespaces", namespaces::run),
     ("nameless", nameless::run),
     ("pidfds", pidfds::run),
     ("owners", owners::run),
