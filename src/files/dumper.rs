@@ -261,16 +261,21 @@ impl Dumper {
         std::mem::take(&mut self.warnings)
     }
 
-    /// What the tree calls `pid`, of which it has the pidfd `file`.
+    /// What the tree calls `pid`, of which it has `file`.
     pub(super) fn member(&self, pid: Pid, file: &Descriptor) -> Result<Pid> {
         if self.members.contains(&pid) {
             return Ok(self.ids.own(pid));
         }
-        let what = format!(
-            "{} is of process {pid}, which is not in the tree",
-            file.link.display()
-        );
-        Err(Error::new(Kind::Unsupported, what).hint(super::PASSING))
+        Err(stranger(pid, file))
+    }
+
+    /// Checks that the tree calls one of its members `pid`, of which it has `file`.
+    pub(super) fn member_called(&self, pid: Pid, file: &Descriptor) -> Result<()> {
+        let called = |seen: &Pid| self.ids.own(*seen) == pid;
+        if self.members.iter().any(called) {
+            return Ok(());
+        }
+        Err(stranger(pid, file))
     }
 
     /// Adds to that.
@@ -362,7 +367,7 @@ impl Dumper {
     /// Enters a file under a new id.
     fn enter(&mut self, id: u32, held: Held<'_>) -> Result<FdTypes> {
         let file = held.file;
-        if let Some(refusal) = refusal(file, &Outside::default(), &self.allow) {
+        if let Some(refusal) = refusal(file, &Outside::of(self.root), &self.allow) {
             let what = format!("Cannot dump process {}", file.pid);
             return Err(Error::refused(what, vec![obstacle(file, refusal)]));
         }
@@ -372,6 +377,14 @@ impl Dumper {
         kind.dump(held, id, self)?;
         Ok(kind.image_type())
     }
+}
+
+fn stranger(pid: Pid, file: &Descriptor) -> Error {
+    let what = format!(
+        "{} is of process {pid}, which is not in the tree",
+        file.link.display()
+    );
+    Error::new(Kind::Unsupported, what).hint(super::PASSING)
 }
 
 /// Where the description at `at` is, or belongs, in a list in the kernel's order.

@@ -51,8 +51,7 @@ impl FileKind for Namespace {
 
     fn refusal(&self, file: &Descriptor, outside: &Outside, _: &Allow) -> Option<Refusal> {
         // All processes of a tree are in the same ones.
-        outside.members.as_ref()?;
-        sort(&file.stat, file.pid).is_none().then(|| Refusal {
+        sort(&file.stat, outside.root?).is_none().then(|| Refusal {
             what: stranger(file),
             hint: CLOSE.to_owned(),
         })
@@ -68,7 +67,6 @@ impl FileKind for Namespace {
 
     fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
         let file = held.file;
-        // The root's: what is under way in a socket is a descriptor of ours.
         let found = dumper.root.and_then(|root| sort(&file.stat, root));
         let number = found.and_then(|(_, flag, number)| Some((flag, number(&dumper.namespaces)?)));
         let (flag, number) = number.ok_or_else(|| {
@@ -177,7 +175,6 @@ fn device() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
     use std::fs::File;
     use std::os::fd::AsRawFd as _;
 
@@ -186,8 +183,7 @@ mod tests {
     #[test]
     fn ours_are_told_apart_by_kind_and_a_file_is_none() {
         let me = Pid::this();
-        let mut outside = Outside::default();
-        outside.members = Some(HashSet::from([me]));
+        let outside = Outside::of(Some(me));
         for (name, flag, _) in SORTS {
             let Ok(file) = File::open(link(me, name)) else {
                 continue;
@@ -206,10 +202,8 @@ mod tests {
     #[test]
     fn one_in_which_nobody_is_is_named_with_its_kind_or_its_path() {
         let named = |text| {
-            let mut file = super::super::testing::descriptor(text, Stat::default());
-            file.pid = Pid::this();
-            let mut outside = Outside::default();
-            outside.members = Some(HashSet::new());
+            let file = super::super::testing::descriptor(text, Stat::default());
+            let outside = Outside::of(Some(Pid::this()));
             let refused = Namespace.refusal(&file, &outside, &Allow::default());
             refused.unwrap().what
         };

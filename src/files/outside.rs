@@ -30,6 +30,8 @@ pub struct Outside {
     holders: HashMap<(u64, u64), Holder>,
     /// The terminals of the target, whose other ends may be outside.
     pub(super) terminals: Option<Surveyed>,
+    /// The first process of the target, where it is known.
+    pub(super) root: Option<Pid>,
     /// The processes of the target, where they are known.
     pub(super) members: Option<HashSet<Pid>>,
     /// Sockets of the target, by inode number.
@@ -92,6 +94,14 @@ pub(super) fn each_open(
 }
 
 impl Outside {
+    /// Of outsiders nothing is known.
+    pub(super) fn of(root: Option<Pid>) -> Self {
+        Self {
+            root,
+            ..Self::default()
+        }
+    }
+
     /// Looks through all processes but those of `target` for files whose links say one of `texts`.
     pub fn scan(target: &HashSet<Pid>, texts: &HashSet<OsString>) -> Self {
         let mut holders = HashMap::new();

@@ -108,6 +108,11 @@ impl<'a> Findings<'a> {
         self.pids.contains(&pid.cast_unsigned())
     }
 
+    /// True when the layer is one of CRIU's.
+    pub(super) fn is_of_criu(&self) -> bool {
+        self.made.is_none()
+    }
+
     /// True when something of this time is newer than the layer.
     pub(super) fn is_later(&self, time: SystemTime) -> bool {
         self.made.is_some_and(|made| time > made)
@@ -145,14 +150,17 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
     let inodes: Vec<MemfdInodeEntry> = images.all("memfd.img")?;
     let inodes = inodes.into_iter();
     let sidecar = Sidecar::read(images)?.unwrap_or_default();
-    let processes: Vec<PstreeEntry> = images.all("pstree.img")?;
     let mut findings = Findings {
-        namespaces: namespaces(images, &processes)?,
+        namespaces: namespaces(images)?,
         open_files: sidecar.open_files.into_iter().map(|f| (f.id, f)).collect(),
         saved: sidecar.saved.into_iter().map(|file| file.path).collect(),
         entries: entries.iter().map(|entry| (entry.id, entry)).collect(),
         images: images.names()?.into_iter().collect(),
-        pids: processes.iter().map(|p| p.pid).collect(),
+        pids: images
+            .all("pstree.img")?
+            .iter()
+            .map(|p: &PstreeEntry| p.pid)
+            .collect(),
         remaps: Remaps::new(&remapped),
         allow: allow.clone(),
         terminals: tty::Recorded::read(images)?,
@@ -208,7 +216,8 @@ pub fn preflight(images: &Images, allow: &Allow) -> Result<(Vec<Obstacle>, Vec<O
 }
 
 /// The numbers of the namespaces of the root.
-fn namespaces(images: &Images, processes: &[PstreeEntry]) -> Result<TaskKobjIdsEntry> {
+fn namespaces(images: &Images) -> Result<TaskKobjIdsEntry> {
+    let processes: Vec<PstreeEntry> = images.all("pstree.img")?;
     let Some(root) = processes.first() else {
         return Ok(TaskKobjIdsEntry::default());
     };

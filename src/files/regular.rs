@@ -48,9 +48,9 @@ impl FileKind for Regular {
     }
 
     fn refusal(&self, file: &Descriptor, outside: &Outside, allow: &Allow) -> Option<Refusal> {
-        match file.path().and_then(proc_file::process) {
-            Some(pid) => proc_file::refusal(file, pid, outside),
-            None => message_queue(file).or_else(|| path_refusal(file, allow)),
+        match proc_file::is_one(file, outside.root) {
+            true => proc_file::refusal(file, outside),
+            false => message_queue(file).or_else(|| path_refusal(file, allow)),
         }
     }
 
@@ -59,9 +59,6 @@ impl FileKind for Regular {
     }
 
     fn dump(&self, held: Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
-        if let Some(pid) = held.file.path().and_then(proc_file::process) {
-            proc_file::dump(held.file, pid, dumper)?;
-        }
         push_entry(held.file, held.fown, id, dumper)
     }
 
@@ -91,7 +88,7 @@ impl FileKind for Regular {
         if opening.serves_another(entry.id) {
             return Ok(None);
         }
-        if proc_file::process(Path::new(&entry.name)).is_some() {
+        if proc_file::is_late(entry) {
             opening.late.wait(whole)?;
             return Ok(None);
         }
@@ -99,9 +96,9 @@ impl FileKind for Regular {
         reopened(entry, &door).map(Some)
     }
 
-    fn open_late(&self, entry: &FileEntry, _: &Newcomers<'_>) -> Result<Reopened> {
+    fn open_late(&self, entry: &FileEntry, there: &Newcomers<'_>) -> Result<Reopened> {
         let entry = part(entry)?;
-        reopened(entry, Path::new(&entry.name))
+        reopened(entry, &proc_file::door(entry, there))
     }
 }
 
@@ -145,11 +142,10 @@ pub(super) fn push_entry(
     id: u32,
     dumper: &mut Dumper,
 ) -> Result<()> {
-    let of_process = file.path().and_then(proc_file::process).is_some();
-    let name = if of_process {
-        file.shown().into_owned()
-    } else {
-        ghost::keep(file, id, dumper)?
+    let of_process = proc_file::is_one(file, dumper.root);
+    let (name, mnt_id) = match of_process {
+        true => proc_file::name(file, dumper)?,
+        false => (ghost::keep(file, id, dumper)?, None),
     };
     let regular = file.stat.file_type() == libc::S_IFREG;
     // Opening a leased file would break the lease.
@@ -172,6 +168,7 @@ pub(super) fn push_entry(
         pos: file.pos,
         fown,
         name,
+        mnt_id,
         size: (regular && size_matters(file.flags)).then_some(file.stat.size),
         mode: Some(file.stat.mode),
         ..RegFileEntry::default()
@@ -335,8 +332,8 @@ fn compare_build_id(entry: &RegFileEntry, findings: &mut Findings<'_>) {
 /// Opens the file that `door` leads to with its flags, at its offset.
 pub(super) fn reopen(entry: &RegFileEntry, door: &Path) -> Result<OwnedFd> {
     let mut never = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_TRUNC;
-    if door != Path::new(&entry.name) {
-        // A door below /proc is a link.
+    if door.starts_with("/proc/self/fd") {
+        // Such a door is a link.
         never |= OFlag::O_NOFOLLOW;
     }
     let flags = OFlag::from_bits_retain(entry.flags.cast_signed()) - never;

@@ -81,6 +81,7 @@ pub fn survey(
     }
     let mut outside = Outside::scan(&target, &texts);
     outside.held = held;
+    outside.root = pids.first().copied();
     outside.members = Some(pids.iter().chain(zombies).copied().collect());
     outside.unix = unix;
     let is_packet = |f: &Descriptor| f.socket.is_some_and(|s| s.domain == libc::AF_PACKET);
@@ -125,7 +126,7 @@ pub fn survey(
     for (pid, link) in mapped {
         let file = Descriptor::of_link(*pid, &descriptor::comm(*pid), link, 0)?;
         let refused = file.and_then(|file| {
-            let refusal = refusal(&file, &Outside::default(), allow)?;
+            let refusal = refusal(&file, &Outside::of(pids.first().copied()), allow)?;
             Some((file, refusal))
         });
         if let Some((file, refusal)) = refused {

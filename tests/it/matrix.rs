@@ -233,6 +233,15 @@ const REST: &[Row] = &[
         Both("places"),
     ),
     (
+        "files of /proc in a pid namespace",
+        Test(
+            "files_of_its_own_processes_come_back_from_every_layer_of_a_pid_namespace_with_its_own_proc_and_without",
+        ),
+        No(
+            "CRIU notes the ids that processes have outside of the namespace, and finds nothing there",
+        ),
+    ),
+    (
         "signals of files (F_SETOWN)",
         Test("who_is_told_about_a_file_comes_back_from_every_layer"),
         Both("owners"),

@@ -12,15 +12,18 @@ use crate::kernel::{child, sleep_for_ever};
 
 struct Places {
     maps: File,
-    /// Read in part.
+    /// Of the sleeper, read in part.
     status: File,
+    sleeper: i32,
     memory: File,
     score: File,
     numbers: File,
     /// What each descriptor leads to, with its flags.
     all: Vec<File>,
     expected: Vec<String>,
-    pid: u32,
+    /// This process as a directory, and `/proc`.
+    directories: Vec<File>,
+    pid: i32,
     state: String,
 }
 
@@ -28,8 +31,8 @@ struct Places {
 pub fn run(mut desk: Desk, args: &[String]) {
     let modest = args.iter().any(|a| a == "modest");
     let dir = desk.dir().to_owned();
-    let sleeper = child(|| sleep_for_ever());
-    let pid = std::process::id();
+    let sleeper = child(|| sleep_for_ever()).as_raw();
+    let pid = std::process::id().cast_signed();
     fs::write(dir.join("file"), "contents").unwrap();
     std::os::unix::fs::symlink("file", dir.join("link")).unwrap();
     nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
@@ -49,14 +52,16 @@ pub fn run(mut desk: Desk, args: &[String]) {
         all.push(place(dir.join("fifo"), 0));
         all.push(place(dir.join("socket"), 0));
         all.push(place("/proc/self/exe".into(), libc::O_NOFOLLOW));
-        // CRIU writes a byte too many of its name.
-        all.push(File::open("/proc/self").unwrap());
+        all.push(File::open("/proc/meminfo").unwrap());
     }
-    all.push(File::open(format!("/proc/self/task/{pid}/comm")).unwrap());
+    all.push(File::open("/proc/thread-self/comm").unwrap());
     all.push(File::open("/proc/net/dev").unwrap());
+    // CRIU writes a byte too many of their names.
+    let directories = ["/proc/self", "/proc"].into_iter().filter(|_| !modest);
     let mut state = Places {
         maps: File::open("/proc/self/maps").unwrap(),
-        status: File::open(format!("/proc/{sleeper}/status")).unwrap(),
+        status: File::open(format!("/proc/{}/status", shown(sleeper))).unwrap(),
+        sleeper,
         memory: File::open("/proc/self/mem").unwrap(),
         score: File::options()
             .read(true)
@@ -65,6 +70,7 @@ pub fn run(mut desk: Desk, args: &[String]) {
             .unwrap(),
         numbers: File::open("/proc/self/fd").unwrap(),
         all,
+        directories: directories.map(|path| File::open(path).unwrap()).collect(),
         expected: Vec::new(),
         pid,
         state: "0".to_owned(),
@@ -77,6 +83,46 @@ pub fn run(mut desk: Desk, args: &[String]) {
     desk.serve(&mut state);
 }
 
+/// The id in its own pid namespace, of `/proc/PID/status`.
+fn innermost(status: &str) -> Option<i32> {
+    let ids = status
+        .lines()
+        .find_map(|line| line.strip_prefix("NSpid:"))?;
+    ids.split_whitespace().last()?.parse().ok()
+}
+
+/// What a process of our pid namespace is called in `/proc`, which may be that of another one.
+fn shown(pid: i32) -> i32 {
+    let space = |of: &str| fs::read_link(format!("/proc/{of}/ns/pid")).ok();
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_it = |name: &String| {
+        let status = fs::read_to_string(format!("/proc/{name}/status")).unwrap_or_default();
+        name.parse::<i32>().is_ok()
+            && innermost(&status) == Some(pid)
+            && space(name) == space("self")
+    };
+    names.into_iter().find(is_it).unwrap().parse().unwrap()
+}
+
+/// A path below `/proc` with the id that the process has in its own pid namespace.
+fn named(path: &str) -> String {
+    let Some((shown, rest)) = path
+        .strip_prefix("/proc/")
+        .map(|path| path.split_once('/').unwrap_or((path, "")))
+    else {
+        return path.to_owned();
+    };
+    let status = fs::read_to_string(format!("/proc/{shown}/status")).unwrap_or_default();
+    match (shown.parse::<i32>(), innermost(&status)) {
+        (Ok(_), Some(pid)) => format!(
+            "/proc/{pid}/{}",
+            rest.replace(&format!("task/{shown}"), &format!("task/{pid}"))
+        ),
+        _ => path.to_owned(),
+    }
+}
+
 impl Places {
     /// Where each descriptor leads, and its offset and flags.
     fn seen(&self) -> Vec<String> {
@@ -87,7 +133,7 @@ impl Places {
             &self.score,
             &self.numbers,
         ];
-        let files = own.into_iter().chain(&self.all);
+        let files = own.into_iter().chain(&self.all).chain(&self.directories);
         let seen = files.map(|file| {
             let number = file.as_raw_fd();
             let link = fs::read_link(format!("/proc/self/fd/{number}")).unwrap();
@@ -96,7 +142,8 @@ impl Places {
             let lines = text
                 .lines()
                 .filter(|line| known.iter().any(|k| line.starts_with(k)));
-            format!("{number} {} {}", link.display(), lines.collect::<String>())
+            let link = named(&link.to_string_lossy());
+            format!("{number} {link} {}", lines.collect::<String>())
         });
         seen.collect()
     }
@@ -122,9 +169,24 @@ impl Program for Places {
         let mut score = [0; 16];
         let count = self.score.read_at(&mut score, 0).map_err(text)?;
         let score = String::from_utf8_lossy(&score[..count]).trim().to_owned();
-        let of = format!("/proc/{}/oom_score_adj", self.pid);
+        let of = format!("/proc/{}/oom_score_adj", shown(self.pid));
         let now = fs::read_to_string(of).map_err(text)?;
         same("score", &score.as_str(), &now.trim())?;
+        let mut status = [0; 1024];
+        let count = self.status.read_at(&mut status, 0).map_err(text)?;
+        let status = String::from_utf8_lossy(&status[..count]).into_owned();
+        same("the sleeper", &innermost(&status), &Some(self.sleeper))?;
+        for (file, within) in self.directories.iter().zip(["", "/self"]) {
+            let path = format!("/proc/self/fd/{}{within}/status", file.as_raw_fd());
+            let status = fs::read_to_string(&path).map_err(text)?;
+            // `/proc/self` is who looks.
+            let who = if within.is_empty() {
+                self.pid
+            } else {
+                std::process::id().cast_signed()
+            };
+            same(&path, &innermost(&status), &Some(who))?;
+        }
         Ok(self.state.clone())
     }
 
