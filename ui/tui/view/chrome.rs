@@ -31,8 +31,9 @@ pub(super) fn header(model: &Model, frame: &mut Frame<'_>, area: Rect) {
         " icecore  {}",
         crate::format::plain(&model.root.to_string_lossy())
     );
-    let left = fit(&left, width.saturating_sub(right.width()));
-    let line = Line::styled(cut(&format!("{left}{right}"), width), model.theme.bar());
+    // A long path does not run into what stands beside it.
+    let left = fit(&left, width.saturating_sub(right.width() + 1));
+    let line = Line::styled(cut(&format!("{left} {right}"), width), model.theme.bar());
     super::lines(frame, area, vec![line]);
 }
 
