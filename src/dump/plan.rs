@@ -237,6 +237,11 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     let shares = sharing::read(&settled, |p| p.pid.as_raw().cast_unsigned()).unwrap_or_default();
     let refused = sharing::obstacles(&shares, &kin(&plan.processes));
     plan.obstacles.extend(refused);
+    let root = settled
+        .first()
+        .filter(|process| process.pid == options.root);
+    plan.obstacles
+        .extend(root.map_or_else(Vec::new, |root| sharing::outside(root)));
     let (own, refused) = namespaces::survey(&plan.processes);
     plan.obstacles.extend(refused);
     if options.after == After::Kill {

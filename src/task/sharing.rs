@@ -35,9 +35,9 @@ pub struct Shares {
 /// # Errors
 /// When the kernel does not compare them: without the right to trace them, or without `CONFIG_KCMP`.
 pub fn read(processes: &[&Process], number: impl Fn(&Process) -> u32) -> Result<Vec<Shares>> {
-    let memory = numbers(processes, Resource::Vm, &number)?;
-    let files = numbers(processes, Resource::Files, &number)?;
-    let fs = numbers(processes, Resource::Fs, &number)?;
+    let [memory, files, fs] = [Thing::Memory, Thing::Files, Thing::Fs]
+        .map(|thing| numbers(processes, thing.resource(), &number));
+    let (memory, files, fs) = (memory?, files?, fs?);
     let of = |(index, process): (usize, &&Process)| Shares {
         pid: process.pid,
         parent: process.ppid,
@@ -114,6 +114,28 @@ pub fn obstacles(tree: &[Shares], kin: &[Kin]) -> Vec<Obstacle> {
     impossible(tree, is_stray).into_iter().map(refuse).collect()
 }
 
+/// What the root of a tree shares with its parent, which is not in the tree.
+pub fn outside(root: &Process) -> Vec<Obstacle> {
+    let shared = [Thing::Memory, Thing::Files, Thing::Fs].into_iter();
+    let shared = shared.filter(|thing| {
+        // Whose parent may not be asked is not dumped by the same user either.
+        kcmp::same(root.pid, root.ppid, thing.resource()).unwrap_or(false)
+    });
+    let refuse = |thing: Thing| {
+        Obstacle::unsupported(
+            format!(
+                "Process {} ({}) shares its {} with process {} outside of the tree",
+                root.pid,
+                root.comm,
+                thing.name(),
+                root.ppid
+            ),
+            format!("dump from that one: icecore dump -t {}", root.ppid),
+        )
+    };
+    shared.map(refuse).collect()
+}
+
 /// What can be shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Thing {
@@ -123,6 +145,14 @@ enum Thing {
 }
 
 impl Thing {
+    fn resource(self) -> Resource {
+        match self {
+            Self::Memory => Resource::Vm,
+            Self::Files => Resource::Files,
+            Self::Fs => Resource::Fs,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",

@@ -171,6 +171,25 @@ fn descriptors_that_are_shared_with_a_sibling_only_are_an_obstacle() {
 }
 
 #[test]
+fn what_is_shared_with_a_parent_outside_of_the_tree_is_an_obstacle() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    let target = sandbox.specimen("commons", &[]);
+    let members = target.members();
+    // The first child shares nothing; the next one shares its descriptors with the root.
+    let words = format!("dump -t {} -D 1 -R", members[2]);
+    let run = sandbox.icecore(&words).fails(5);
+    let what = "shares its descriptors with process 2 outside of the tree";
+    assert!(run.stderr.contains(what), "{}", run.stderr);
+    let words = format!("dump -t {} -D 1 -R", members[1]);
+    let run = sandbox.icecore(&words).fails(5);
+    assert!(!run.stderr.contains("shares its"), "{}", run.stderr);
+    target.check();
+}
+
+#[test]
 fn a_parent_that_waits_in_vfork_is_waited_for_or_an_obstacle() {
     let waits = ["Process 2", "waits for its child", "(vfork)"];
     refused("vfork", &waits);
