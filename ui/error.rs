@@ -1,6 +1,7 @@
 //! How an error is shown: one line with its causes, the obstacles, the state of the target, and what
 //! to try next.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use icecore::{Error, Kind, Obstacle, TargetState};
@@ -19,7 +20,8 @@ pub(crate) fn print(error: &Error, json: bool) {
 /// The error in lines.
 pub(crate) fn as_text(error: &Error) -> String {
     let mut text = format!("icecore: {}", error.one_line());
-    let obstacles = error.obstacles().iter();
+    let obstacles = gathered(error.obstacles());
+    let obstacles = obstacles.iter();
     for (what, hint) in once(obstacles.map(|o| (o.what.as_str(), o.hint.as_str()))) {
         text.push_str(&format!("\n  - {what}"));
         if let Some(hint) = hint {
@@ -36,6 +38,45 @@ pub(crate) fn as_text(error: &Error) -> String {
         text.push_str(&format!("\n  as root: {command}"));
     }
     text
+}
+
+/// So many that differ in their numbers only are told one by one.
+const ALIKE: usize = 4;
+
+/// Of many that differ in their numbers only (those of threads, descriptors, addresses) the first one, with how
+/// many more there are.
+pub(crate) fn gathered(all: &[Obstacle]) -> Vec<Obstacle> {
+    let key = |o: &Obstacle| (o.kind.exit_code(), numberless(&o.what), numberless(&o.hint));
+    let mut counts = BTreeMap::new();
+    for obstacle in all {
+        *counts.entry(key(obstacle)).or_insert(0) += 1;
+    }
+    let told = all.iter().filter_map(|obstacle| {
+        let count = counts.get_mut(&key(obstacle))?;
+        match std::mem::replace(count, if *count > ALIKE { 0 } else { *count }) {
+            0 => None,
+            1..=ALIKE => Some(obstacle.clone()),
+            n => Some(Obstacle {
+                what: format!("{} ({} more like this one)", obstacle.what, n - 1),
+                ..obstacle.clone()
+            }),
+        }
+    });
+    told.collect()
+}
+
+/// A text without what its numbers are, hexadecimal ones too.
+fn numberless(text: &str) -> String {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let number = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_digit())
+            && word.chars().all(|c| c.is_ascii_hexdigit())
+            || word.len() > 7 && word.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    let words: Vec<&str> = words
+        .map(|word| if number(word) { "#" } else { word })
+        .collect();
+    words.join(" ")
 }
 
 /// What is in the way, each with the next thing to try; of several in a row with the same, only the last one
@@ -140,6 +181,28 @@ mod tests {
             assert_eq!(as_json(&again), as_json(&error));
         }
         assert!(of_json("killed\n").is_none() && of_json("").is_none());
+    }
+
+    #[test]
+    fn what_differs_in_numbers_only_is_told_once_when_there_is_much_of_it() {
+        let thread = |n: usize| {
+            let what = format!("Thread {n} of process 5 maps 7f{n:06x}000-7fffffffffff");
+            Obstacle::new(Kind::Differs, what, format!("end thread {n}"))
+        };
+        let told = |count: usize| -> Vec<String> {
+            let all: Vec<_> = (10..10 + count).map(thread).collect();
+            let all = [all, vec![Obstacle::new(Kind::Busy, "thread", "wait")]].concat();
+            gathered(&all).into_iter().map(|o| o.what).collect()
+        };
+        assert_eq!(told(ALIKE).len(), ALIKE + 1);
+        let first = thread(10).what;
+        assert_eq!(
+            told(200),
+            [
+                format!("{first} (199 more like this one)"),
+                "thread".to_owned()
+            ]
+        );
     }
 
     #[test]

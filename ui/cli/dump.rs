@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::allow::DumpAllow;
 use super::schema::SCHEMA;
 use super::{Log, line, ourselves};
+use crate::error;
 use crate::format;
 
 /// Options of `dump`.
@@ -97,7 +98,7 @@ fn plan_as_text(plan: &Plan) -> String {
         plan.tracker,
         plan.tracker_reason
     );
-    for warning in &plan.warnings {
+    for warning in error::gathered(&plan.warnings) {
         text.push_str(&format!("\nwarning: {warning}"));
     }
     text
@@ -151,7 +152,7 @@ pub(crate) fn as_text(o: &Outcome) -> String {
             format::count(o.files_saved as u64, "file"),
         ));
     }
-    for warning in &o.warnings {
+    for warning in error::gathered(&o.warnings) {
         text.push_str(&format!("\nwarning: {warning}"));
     }
     text

@@ -16,6 +16,7 @@ use super::allow::Tcp;
 use super::foreground::Lender;
 use super::schema::SCHEMA;
 use super::{Log, line, ourselves};
+use crate::error;
 use crate::format;
 
 /// Options of `restore`.
@@ -140,7 +141,7 @@ fn show(plan: &Plan) -> Result<()> {
         format::count(plan.layers as u64, "layer")
     ))?;
     files(plan)?;
-    for warning in &plan.warnings {
+    for warning in error::gathered(&plan.warnings) {
         line(&format!("warning: {warning}"))?;
     }
     Ok(())
@@ -225,7 +226,7 @@ pub(crate) fn as_text(o: &Outcome) -> String {
         format::count(o.pages, "page"),
         format::duration(o.elapsed),
     );
-    for warning in &o.warnings {
+    for warning in error::gathered(&o.warnings) {
         text.push_str(&format!("\nwarning: {warning}"));
     }
     text

@@ -12,6 +12,7 @@ use icecore::{Cancel, Error, Kind, Obstacle, PAGE_SIZE, Pid, Reporter, Result, t
 use super::{Jobs, first_line, obstacles, shown};
 use crate::cli::dump as dump_line;
 use crate::cli::watch::freeze;
+use crate::error;
 use crate::format;
 use crate::home::{next_free, parent_of, past, stack_name};
 use crate::tui::message::{Made, Manner, Report, Wish};
@@ -245,7 +246,10 @@ impl Jobs {
         let line = dump_line::as_text(&outcome);
         Ok(Report {
             text: first_line(&self.inside(&line)),
-            warnings: outcome.warnings.iter().map(shown).collect(),
+            warnings: error::gathered(&outcome.warnings)
+                .iter()
+                .map(shown)
+                .collect(),
             result: Made::Layer(fs::canonicalize(&outcome.dir).unwrap_or(outcome.dir)),
         })
     }

@@ -121,6 +121,7 @@ impl Planner {
 
 fn obstacles(preview: &mut Preview, obstacles: &[Obstacle], warnings: &[Obstacle]) {
     for (mark, list) in [(Mark::Bad, obstacles), (Mark::Warn, warnings)] {
+        let list = error::gathered(list);
         let list = list.iter().map(|o| (o.what.as_str(), o.hint.as_str()));
         for (what, hint) in error::once(list) {
             preview.line(mark, format::plain(what));

@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use super::checklist::{Checklist, Otherwise, Replaced, Room};
 use super::{Jobs, first_line, shown};
 use crate::cli::restore as restore_line;
+use crate::error;
 use crate::tui::message::{Displaced, Made, Manner, Report};
 use crate::tui::popup::Preview;
 
@@ -183,10 +184,8 @@ impl Jobs {
         let line = restore_line::as_text(&outcome);
         Ok(Report {
             text: first_line(&line),
-            warnings: plan
-                .warnings
+            warnings: error::gathered(&[&plan.warnings[..], &outcome.warnings].concat())
                 .iter()
-                .chain(&outcome.warnings)
                 .map(shown)
                 .collect(),
             result: Made::Tree {
