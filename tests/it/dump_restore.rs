@@ -358,12 +358,12 @@ fn sleeping_calls_are_neither_interrupted_nor_cut_short() {
 }
 
 #[test]
-fn waiting_for_epoll_is_not_interrupted() {
+fn waiting_for_epoll_and_for_sockets_with_timeouts_is_not_interrupted() {
     if !require(&[Need::Root]) {
         return;
     }
     let mut sandbox = Sandbox::new();
-    let target = sandbox.specimen("sleepers", &["epoll_wait"]);
+    let target = sandbox.specimen("sleepers", &["epoll_wait", "receive", "accept"]);
     for layer in 0..10 {
         sandbox
             .icecore(&format!("dump -t {} -D {layer} -R", target.pid))

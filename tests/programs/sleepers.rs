@@ -1,9 +1,17 @@
 //! Threads that sleep in one system call each, for short times again and again, and for ever. None
 //! may see `EINTR` or wake up early because somebody looked at the process.
 
+use std::io::{ErrorKind, Read as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::time::TimeVal;
 
 use crate::desk::{Answer, Desk, Program};
 use crate::kernel;
@@ -20,6 +28,8 @@ const SLEEPS: &[(&str, Sleep)] = &[
     ("select", select),
     ("sigtimedwait", sigtimedwait),
     ("epoll_wait", epoll_wait),
+    ("receive", receive),
+    ("accept", accept),
 ];
 
 /// Those that need no descriptor of a kind that cannot be dumped yet.
@@ -159,6 +169,31 @@ fn sigtimedwait(time: Duration) -> Result<(), String> {
     let mut time = timespec(time);
     match kernel::call_with(libc::SYS_rt_sigtimedwait, &[address, 0], &mut time, &[8]) {
         Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// recv(2) from a socket with a timeout, to which nobody sends. The kernel itself returns `EINTR` when such
+/// a call is traced.
+fn receive(time: Duration) -> Result<(), String> {
+    let (mut near, _far) = UnixStream::pair().map_err(|e| e.to_string())?;
+    near.set_read_timeout(Some(time)).unwrap();
+    timed_out(near.read(&mut [0]).map(drop))
+}
+
+/// accept(2) with a timeout, to which nobody connects.
+fn accept(time: Duration) -> Result<(), String> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(|e| e.to_string())?;
+    let seconds = i64::try_from(time.as_secs()).unwrap();
+    let timeout = TimeVal::new(seconds, time.subsec_micros().into());
+    setsockopt(&listener, ReceiveTimeout, &timeout).unwrap();
+    let fd = u64::try_from(listener.as_raw_fd()).unwrap();
+    timed_out(kernel::call(libc::SYS_accept, [fd, 0, 0, 0, 0, 0]).map(drop))
+}
+
+fn timed_out(result: std::io::Result<()>) -> Result<(), String> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(()),
         other => Err(format!("{other:?}")),
     }
 }
