@@ -2144,6 +2144,11 @@ pub struct TtyInfoEntry {
     #[prost(uint32, optional, tag = "15")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: ::core::option::Option<u32>,
+    /// Of a master: the output of its slave is stopped, by a program (tcflow(3)) 1, by a character that was
+    /// typed 2.
+    #[prost(uint32, optional, tag = "1000")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halted: ::core::option::Option<u32>,
 }
 #[derive(::serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

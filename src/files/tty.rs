@@ -151,10 +151,12 @@ impl FileKind for Terminal {
             let what = format!("{} has the line discipline {line}", file.shown());
             return Err(Error::new(Kind::Unsupported, what).hint("only the usual one can be saved"));
         }
+        let mut halted = None;
         if let End::Master(index) = end {
-            let (read, written) = queue::peek(copy).map_err(cannot)?;
-            dumper.terminals.unread(End::Master(index), read);
-            dumper.terminals.unread(End::Slave(index), written);
+            let found = queue::peek(copy).map_err(cannot)?;
+            halted = found.halt.map(|halt| halt as u32);
+            dumper.terminals.unread(End::Master(index), found.read);
+            dumper.terminals.unread(End::Slave(index), found.written);
         }
         let path_id = dumper.new_id();
         let reg = RegFileEntry {
@@ -209,6 +211,7 @@ impl FileKind for Terminal {
             dev: Some(number(file.stat.dev)),
             uid: Some(file.stat.uid),
             gid: Some(file.stat.gid),
+            halted,
             ..TtyInfoEntry::default()
         };
         dumper.terminals.ends.insert(end.number(), (end, info));

@@ -169,6 +169,16 @@ pub fn turn(tty: impl AsFd, switch: Switch, on: bool) -> nix::Result<()> {
     }
 }
 
+/// Lets the output of a terminal go on, or stops it, as the program does (`TCXONC`). What was stopped by a
+/// character that was typed goes on only after it was stopped by this as well.
+///
+/// # Errors
+/// `EIO` when it was hung up.
+pub fn flow(tty: impl AsFd, on: bool) -> nix::Result<()> {
+    let action = if on { libc::TCOON } else { libc::TCOOFF };
+    plain(tty, libc::TCXONC as u32, action).map(drop)
+}
+
 /// `/dev/tty` opened with `flags` by a session leader whose controlling terminal is `slave`, which
 /// must be nobody's. The leader is a child that gives the terminal back and ends.
 ///

@@ -1,13 +1,16 @@
 //! Pseudo-terminals: one that is the controlling terminal of a session (the child at the desk
 //! `leader`) with another foreground group, one in packet mode without a session, and one that was hung
-//! up. Bytes wait unread in both directions.
+//! up. Bytes wait unread in both directions, and the output of the second is stopped.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, tcgetattr, tcsetattr};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{
+    FlowArg, LocalFlags, SetArg, SpecialCharacterIndices, tcflow, tcgetattr, tcsetattr,
+};
 use nix::unistd::{Pid, getpid, tcgetpgrp, tcsetpgrp};
 
 use crate::desk::{Answer, Desk, Program, same};
@@ -84,6 +87,10 @@ pub fn run(mut desk: Desk, args: &[String]) {
     if !modest {
         (&raw.master).write_all(b"typed\x03\nhalf").unwrap();
         (&raw.slave).write_all(b"shown").unwrap();
+        // The master is not told.
+        ioctl(&raw.master, libc::TIOCPKT, &mut 0i32).unwrap();
+        tcflow(&raw.slave, FlowArg::TCOOFF).unwrap();
+        ioctl(&raw.master, libc::TIOCPKT, &mut 1i32).unwrap();
     }
     let mut settings = tcgetattr(&session.slave).unwrap();
     settings.local_flags.remove(LocalFlags::ECHO);
@@ -162,6 +169,10 @@ impl Program for Terminals {
         let mut packets = 0i32;
         ioctl(&self.raw.master, libc::TIOCGPKT, &mut packets).map_err(|e| e.to_string())?;
         same("packet mode", &packets, &1)?;
+        let mut asked = [PollFd::new(self.raw.slave.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut asked, PollTimeout::ZERO).map_err(text)?;
+        let stopped = self.waiting != (0, 0);
+        same("takes output", &(asked[0].any() == Some(true)), &!stopped)?;
         same(
             "unread by the slave",
             &unread(&self.raw.slave),

@@ -10,6 +10,7 @@ use nix::fcntl::{OFlag, open as open_path};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Uid, fchown, getpgrp, isatty, tcgetpgrp, tcsetpgrp};
 
+use super::queue::Halt;
 use super::recorded::{Recorded, is_hung_up, is_master};
 use super::{queue, settings};
 use crate::error::{Error, Result};
@@ -109,13 +110,21 @@ impl Open {
     pub(in crate::files) fn complete(&self) -> Result<()> {
         let cannot = |e| Error::os("Cannot give a terminal its settings", e);
         let pairs = self.pairs.values();
-        let all = pairs.map(|pair| (&pair.slave, &pair.own, &*pair.written));
+        let all = pairs.map(|pair| {
+            let halt = pair.info.halted.and_then(Halt::from_image);
+            let halt = halt.map(|halt| (&pair.master, halt));
+            (&pair.slave, &pair.own, &*pair.written, halt)
+        });
         let lent = self.lent.iter().filter(|_| self.foreground.is_some());
-        for (slave, own, written) in all.chain(lent.map(|(tty, info)| (tty, info, &[][..]))) {
+        let lent = lent.map(|(tty, info)| (tty, info, &[][..], None));
+        for (slave, own, written, halt) in all.chain(lent) {
             let Some(entry) = &own.termios else { continue };
             let wanted = settings::from_image(entry);
             queue::settled(slave, &wanted, written);
             tty::set_termios(slave, &wanted).map_err(cannot)?;
+            if let Some((master, halt)) = halt {
+                halt.apply(master, slave, &wanted).map_err(cannot)?;
+            }
             let locked = own.termios_locked.as_ref().map(settings::from_image);
             // Locks are rare, and need a right of their own.
             if let Some(locked) =
