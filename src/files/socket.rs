@@ -11,7 +11,8 @@ use super::Refusal;
 use super::descriptor::Descriptor;
 use crate::image::proto::{SkBytesEntry, SkOptionEntry, SkOptsEntry};
 use crate::sys::socket::{
-    attach_filter, filter, filter_length, get, get_int, has_error, is_urgent, set, set_int, waits,
+    attach_filter, filter, filter_length, get, get_int, has_error, is_urgent, queued, set, set_int,
+    waits,
 };
 
 /// `TCP_CLOSE`.
@@ -40,6 +41,8 @@ pub struct Nature {
     pub opaque: bool,
     /// Something waits in it to be received.
     pub waits: bool,
+    /// It has a datagram that the program has begun and not sent (`MSG_MORE`, `UDP_CORK`).
+    pub begun: bool,
     /// Another protocol has been put between TCP and the program (`TCP_ULP`: TLS).
     pub layered: bool,
     /// Urgent data of a TCP connection waits, or is announced.
@@ -79,11 +82,16 @@ impl Nature {
             waits: waits(fd)?,
             opaque: filter == Err(Errno::EACCES),
             filtered: filter.map_or_else(|e| e == Errno::EACCES, |length| length != 0),
+            begun: false,
             layered: false,
             urgent: false,
             in_line: of(libc::SO_OOBINLINE)? != 0,
             failed: None,
         };
+        if nature.protocol == libc::IPPROTO_UDP && nature.kind == libc::SOCK_DGRAM {
+            // What has been sent counts only as long as the network has it.
+            nature.begun = queued(fd, libc::TIOCOUTQ)? != 0;
+        }
         if nature.is_tcp() {
             // struct tcp_info: the state, of a listener `tcpi_unacked` and `tcpi_sacked`, and `tcpi_rtt`,
             // which only who had another end knows.

@@ -156,7 +156,15 @@ impl FileKind for Inet {
             return Some(Refusal { what, hint });
         }
         let what = "an internet socket";
-        datagrams.then(|| waiting(file, what)).flatten()
+        let begun = nature.begun.then(|| Refusal {
+            what: format!(
+                "{what} with a datagram begun (MSG_MORE, UDP_CORK) and not sent ({})",
+                file.shown()
+            ),
+            hint: "let the program send it: a restored process does not have its beginning"
+                .to_owned(),
+        });
+        begun.or_else(|| datagrams.then(|| waiting(file, what)).flatten())
     }
 
     fn image_type(&self) -> FdTypes {
@@ -403,6 +411,9 @@ fn reopen(entry: &InetSkEntry) -> nix::Result<OwnedFd> {
         let backlog = i32::try_from(entry.backlog).unwrap_or(i32::MAX);
         listen(&socket, Backlog::new(backlog).unwrap_or(Backlog::MAXCONN))?;
     }
+    if was_tcp(entry) {
+        set_reuse(&socket, entry.opts.reuseaddr.unwrap_or(false))?;
+    }
     if entry.state == ESTABLISHED {
         let port = raw::true_port(entry);
         connect(
@@ -431,19 +442,20 @@ fn has_name(entry: &InetSkEntry) -> bool {
     entry.src_port != 0
 }
 
-/// Binds to the local address. What is left of connections of a former life is no hindrance.
+/// Binds to the local address. What is left of connections of a former life, and those that are held
+/// or made already, are no hindrance: that lasts (`SO_REUSEADDR`), since listen(2) asks for the address again.
 fn bound(socket: &OwnedFd, entry: &InetSkEntry) -> nix::Result<()> {
-    let reuse = |on| set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, i32::from(on));
-    let wanted = entry.opts.reuseaddr.unwrap_or(false);
-    let is_tcp = was_tcp(entry);
-    if is_tcp {
-        reuse(true)?;
+    if was_tcp(entry) {
+        set_reuse(socket, true)?;
     }
     bind(
         socket.as_raw_fd(),
         &*sockaddr(entry, &entry.src_addr, entry.src_port)?,
-    )?;
-    if is_tcp { reuse(wanted) } else { Ok(()) }
+    )
+}
+
+fn set_reuse(socket: &OwnedFd, on: bool) -> nix::Result<()> {
+    set_int(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, on.into())
 }
 
 /// Is its address free?
@@ -483,7 +495,9 @@ fn check(entry: &InetSkEntry, findings: &mut Findings<'_>) -> Result<()> {
         Ok(()) => return Ok(()),
         Err(Errno::EADDRINUSE) => (
             "is in use",
-            "end the program that has it (ss -lntup shows it)".to_owned(),
+            "end the program that has it (ss -lntup shows it), or wait a minute for the end of \
+             connections that are over (ss -tan)"
+                .to_owned(),
         ),
         Err(Errno::EADDRNOTAVAIL) => (
             "is none of this machine",
@@ -620,4 +634,57 @@ fn sockaddr(entry: &InetSkEntry, words: &[u32], port: u32) -> nix::Result<Box<dy
             )))
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::proto::SkOptsEntry;
+    use crate::sys::socket::get_int;
+
+    #[test]
+    fn a_listener_that_shares_no_address_is_made_beside_its_connections() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let _client = std::net::TcpStream::connect(at).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        // As repair mode makes it.
+        set_reuse(&OwnedFd::from(server.try_clone().unwrap()), true).unwrap();
+        drop(listener);
+        let entry = InetSkEntry {
+            family: libc::AF_INET.cast_unsigned(),
+            r#type: libc::SOCK_STREAM.cast_unsigned(),
+            proto: libc::IPPROTO_TCP.cast_unsigned(),
+            state: LISTEN,
+            src_port: at.port().into(),
+            src_addr: words(Some(at), libc::AF_INET),
+            backlog: 7,
+            opts: SkOptsEntry {
+                reuseaddr: Some(false),
+                ..SkOptsEntry::default()
+            },
+            ..InetSkEntry::default()
+        };
+        let again = reopen(&entry).unwrap();
+        let is_on = |name| get_int(&again, libc::SOL_SOCKET, name).unwrap() != 0;
+        assert!(is_on(libc::SO_ACCEPTCONN) && !is_on(libc::SO_REUSEADDR));
+    }
+
+    #[test]
+    fn a_datagram_that_was_begun_and_not_sent_is_seen() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(socket.local_addr().unwrap()).unwrap();
+        let begun = |socket: &std::net::UdpSocket| Nature::of(socket).unwrap().begun;
+        socket.send(b"sent").unwrap();
+        assert!(!begun(&socket));
+        nix::sys::socket::send(
+            socket.as_raw_fd(),
+            b"be",
+            nix::sys::socket::MsgFlags::from_bits_retain(libc::MSG_MORE),
+        )
+        .unwrap();
+        assert!(begun(&socket));
+        socket.send(b"gun").unwrap();
+        assert!(!begun(&socket));
+    }
 }
