@@ -24,7 +24,7 @@ mod raw;
 pub(in crate::files) mod signed;
 pub(in crate::files) mod tcp;
 
-use named::{lost_mark, signed as signs, untold, urgent};
+use named::{begun, lost_mark, signed as signs, untold, urgent};
 use options::{kinds_options, set_kinds_options, v6only};
 
 use super::descriptor::Descriptor;
@@ -33,7 +33,7 @@ use super::survey::obstacle;
 use super::{Allow, Dumper, FileKind, Findings, Held, Nature, Opening, Outside, Refusal, Reopened};
 use crate::error::{Error, Kind, Obstacle, Result};
 use crate::image::proto::{FdTypes, FileEntry, InetSkEntry, SkShutdown};
-use crate::sys::socket::{is_urgent, make, reads_no_more, set_int, waits};
+use crate::sys::socket::{is_urgent, make, queued, reads_no_more, set_int, waits};
 use crate::track::connections::{self, Connection};
 
 /// States of a socket, as the kernel and the images number them.
@@ -156,15 +156,11 @@ impl FileKind for Inet {
             return Some(Refusal { what, hint });
         }
         let what = "an internet socket";
-        let begun = nature.begun.then(|| Refusal {
-            what: format!(
-                "{what} with a datagram begun (MSG_MORE, UDP_CORK) and not sent ({})",
-                file.shown()
-            ),
-            hint: "let the program send it: a restored process does not have its beginning"
-                .to_owned(),
-        });
-        begun.or_else(|| datagrams.then(|| waiting(file, what)).flatten())
+        if nature.begun {
+            let (what, hint) = begun(&format!("{what} ({})", file.shown()));
+            return Some(Refusal { what, hint });
+        }
+        datagrams.then(|| waiting(file, what)).flatten()
     }
 
     fn image_type(&self) -> FdTypes {
@@ -312,6 +308,10 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
                 ),
                 "a restored process has to join it again",
             ));
+        }
+        if is_udp(nature) && queued(copy, libc::TIOCOUTQ).map_err(cannot)? != 0 {
+            let (what, hint) = begun(&shown(&entry));
+            dumper.warn(Obstacle::unsupported(what, hint));
         }
         if waits(copy).map_err(cannot)? {
             dumper.warn(Obstacle::unsupported(

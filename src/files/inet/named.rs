@@ -59,6 +59,13 @@ pub(super) fn lost_mark(what: &str) -> (String, String) {
     (what, hint.to_owned())
 }
 
+/// That a datagram which was begun in `what` is lost: what, and the hint.
+pub(super) fn begun(what: &str) -> (String, String) {
+    let what = format!("{what} with a datagram begun (MSG_MORE, UDP_CORK) and not sent");
+    let hint = "let the program send it: a restored process does not have its beginning";
+    (what, hint.to_owned())
+}
+
 /// That a program will not get the error by which the connection of `what` ended: what, and the hint.
 pub(super) fn untold(what: &str) -> (String, String) {
     let what = format!("{what} whose connection ended by an error that it has not been told yet");
