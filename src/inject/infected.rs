@@ -119,10 +119,16 @@ impl Infected {
         if (-4095..0).contains(&start.cast_signed()) {
             let errno = i32::try_from(-start.cast_signed()).unwrap_or(0);
             let error = nix::errno::Errno::from_raw(errno);
-            return Err(Error::os(
-                format!("Process {} cannot map a page for us", self.pid),
-                error,
-            ));
+            let pid = self.pid;
+            let what = format!("Process {pid} cannot map a page for us");
+            let failed = Error::os(what, error);
+            return Err(match error {
+                nix::errno::Errno::ENOMEM => failed.hint(format!(
+                    "it may be at a limit of its own: raise it (prlimit --pid {pid} --as=unlimited \
+                     --data=unlimited), or let it free memory"
+                )),
+                _ => failed,
+            });
         }
         self.site.batch = PageRange::new(start, start + BATCH_BYTES);
         Ok(())
