@@ -251,6 +251,7 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     plan.namespaces = own;
     for (process, mapped) in plan.processes.iter().zip(&plan.mappings) {
         if matches!(process.life, Life::Zombie(_)) {
+            plan.warnings.extend(super::process::lost(process));
             continue;
         }
         left_apart(process, &mut plan.obstacles);

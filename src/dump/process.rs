@@ -39,6 +39,24 @@ pub(super) struct Captured {
     pub(super) mappings: Vec<Mapping>,
 }
 
+/// What is lost of a zombie.
+pub(super) fn lost(process: &Process) -> Option<Obstacle> {
+    /// Of a wait status: memory was dumped (wait(2), `WCOREDUMP`).
+    const CORE: i32 = 0x80;
+    let Life::Zombie(status) = process.life else {
+        return None;
+    };
+    (status & CORE != 0).then(|| {
+        Obstacle::unsupported(
+            format!(
+                "Process {} ({}) has ended with a core file",
+                process.pid, process.comm
+            ),
+            "its parent is told the signal, but not that (WCOREDUMP)",
+        )
+    })
+}
+
 /// A zombie's only record.
 pub(super) fn zombie(process: &Process, status: i32) -> Captured {
     let core = CoreEntry {
@@ -238,4 +256,26 @@ fn entries(
         out.extend(inside.map(|g| vmas::guard(*g)));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_zombie_only_that_it_had_a_core_file_is_lost() {
+        let mut process = crate::task::process(Pid::this()).unwrap();
+        let mut lost_of = |life| {
+            process.life = life;
+            lost(&process).is_some()
+        };
+        assert!(lost_of(Life::Zombie(libc::SIGABRT | 0x80)));
+        for life in [
+            Life::Alive,
+            Life::Zombie(libc::SIGKILL),
+            Life::Zombie(42 << 8),
+        ] {
+            assert!(!lost_of(life));
+        }
+    }
 }

@@ -257,6 +257,7 @@ fn snapshot(
     for (index, process) in processes.into_iter().enumerate() {
         cancel.check()?;
         if let Life::Zombie(status) = process.life {
+            snapshot.warnings.extend(process::lost(&process));
             let captured = process::zombie(&process, status);
             snapshot.processes.push((process, captured));
             continue;

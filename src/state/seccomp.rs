@@ -34,8 +34,8 @@ impl Resource for Seccomp {
 
     fn check(&self, pid: Pid) -> Result<Vec<Obstacle>> {
         let mut obstacles = Vec::new();
-        for tid in proc::threads(pid)? {
-            if proc::status(pid, tid)?.seccomp.unwrap_or(0) != 0 && !task::may_suspend_seccomp() {
+        for (tid, status) in proc::of_threads(pid, proc::status)? {
+            if status.seccomp.unwrap_or(0) != 0 && !task::may_suspend_seccomp() {
                 let what = format!("{} is confined by seccomp", super::who(pid, tid));
                 obstacles.push(Obstacle::new(Kind::Permission, what, NO_RIGHT));
             }

@@ -47,6 +47,41 @@ fn a_shell_that_forks_all_the_time_is_dumped_and_counts_on() {
     assert!(made > 3, "only {made} of 20 dumps were made");
 }
 
+/// Counts in a file, with new threads for each number.
+const SPAWN: &str = "import os, threading
+n = 0
+while True:
+    n += 1
+    threads = [threading.Thread(target=int) for _ in range(20)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    open('count.partial', 'w').write(f'{n}\\n')
+    os.rename('count.partial', 'count')";
+
+#[test]
+fn a_program_whose_threads_come_and_go_is_checked_and_dumped_and_counts_on() {
+    if !require(&[Need::Root, Need::Program("python3")]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    fs::write(sandbox.path("spawn.py"), SPAWN).unwrap();
+    let script = format!("cd {}; exec python3 spawn.py", sandbox.path("").display());
+    let pid = sandbox.start("spawn.log", &["sh", "-c", &script]);
+    count(&sandbox);
+    for layer in 0..20 {
+        sandbox.icecore(&format!("check -t {pid}")).ok();
+        sandbox
+            .icecore(&format!("dump -t {pid} -D {layer} -R --track-mem"))
+            .ok();
+        let before = count(&sandbox);
+        wait_until("it counts on", || {
+            (count(&sandbox) > before + 1).then_some(())
+        });
+    }
+    let log = fs::read_to_string(sandbox.path("spawn.log")).unwrap();
+    assert_eq!(log, "");
+}
+
 #[test]
 fn a_target_that_ends_meanwhile_is_an_error_and_no_layer() {
     if !require(&[Need::Root]) {

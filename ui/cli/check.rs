@@ -52,7 +52,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let report = dump::check(&options, args.all)?;
     let refused = report.plan.check().err();
     if args.json {
-        let told = json!({ "dumpable": refused.is_none(), "lines": report.lines });
+        let warnings = report.plan.warnings.iter().map(ToString::to_string);
+        let warnings: Vec<String> = warnings.collect();
+        let told =
+            json!({ "dumpable": refused.is_none(), "lines": report.lines, "warnings": warnings });
         line(&format!("{:#}", versioned(&told)?))?;
     } else {
         line(&as_text(&report, args.tree))?;
@@ -74,6 +77,12 @@ pub(crate) fn as_text(report: &Report, pid: i32) -> String {
         if let Some(hint) = &line.hint {
             text.push_str(&format!("{:20}try: {}\n", "", format::plain(hint)));
         }
+    }
+    for warning in &report.plan.warnings {
+        text.push_str(&format!(
+            "warning: {}\n",
+            format::plain(&warning.to_string())
+        ));
     }
     let worst = report.lines.iter().map(|line| line.verdict).min();
     text.push_str(&match worst {
