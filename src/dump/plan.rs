@@ -1,6 +1,6 @@
 //! What a dump would do, and what is in its way; nothing is stopped or written here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::image::{Images, Sidecar};
 use crate::memory::{Backing, Mapping, aio, mappings, sysv};
 use crate::state::namespaces;
 use crate::sys::kcmp;
+use crate::task::numbers::{self, Members};
 use crate::task::sessions::{self, Kin, Stray};
 use crate::task::sharing;
 use crate::task::{self, Life, Process, members, proc, vfork};
@@ -247,6 +248,10 @@ fn plan_for(options: &Options, processes: Vec<Process>) -> Result<Plan> {
     if options.after == After::Kill {
         let strangers = namespaces::strangers(&own, &plan.processes)?;
         plan.obstacles.extend(strangers);
+        plan.warnings.extend(left_behind(
+            own,
+            &plan.processes.iter().map(|p| p.pid).collect(),
+        ));
     }
     plan.namespaces = own;
     for (process, mapped) in plan.processes.iter().zip(&plan.mappings) {
@@ -504,6 +509,29 @@ fn relations(all: &[Process], obstacles: &mut Vec<Obstacle>) {
             "dump from an ancestor of all processes of that session",
         ));
     }
+}
+
+/// Processes outside of the tree that keep ids of it in use when it ends: what it started and forgot. In a pid
+/// namespace of its own, nobody does.
+pub(super) fn left_behind(own: namespaces::Own, tree: &BTreeSet<Pid>) -> Vec<Obstacle> {
+    if own.pids {
+        return Vec::new();
+    }
+    let of = |(id, members): (&Pid, &Members)| {
+        Obstacle::new(
+            Kind::Busy,
+            format!(
+                "When the tree has ended, its id {id} stays the number of {}",
+                members.named()
+            ),
+            format!(
+                "before a restore end what is left of it (kill {}), or restore with --new-pid-namespace",
+                members.pids()
+            ),
+        )
+    };
+    let found = numbers::members(tree, tree);
+    found.iter().map(of).collect()
 }
 
 /// The processes as far as their sessions go.

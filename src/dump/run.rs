@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 
-use super::plan::kin;
+use super::plan::{kin, left_behind};
 use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
 use super::{After, Outcome, Plan};
@@ -156,6 +156,9 @@ fn once(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome
             return Err(error);
         }
         connections.end();
+        let tree = snapshot.processes.iter().map(|(p, _)| p.pid).collect();
+        let left = left_behind(plan.namespaces, &tree);
+        snapshot.warnings.extend(left);
     }
     drop(held);
     if plan.options.auto_dedup && plan.parent.is_some() {

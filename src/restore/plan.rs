@@ -1,5 +1,6 @@
 //! What a restore would do, and what is in its way; nothing is created here.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::image::{Images, PagemapId};
 use crate::memory::{huge, space, sysv};
 use crate::state::namespaces::{self, Anew};
 use crate::state::seccomp::Filters;
+use crate::task::numbers::{self, Members};
 use crate::task::sharing::{self, Shares};
 use crate::task::{self, Life};
 use crate::units::Pid;
@@ -186,15 +188,15 @@ pub fn plan(options: &Options) -> Result<Plan> {
             let _timed_out = poll(&mut [], PollTimeout::from(20u8));
         }
     }
-    let taken: Vec<Pid> = plan
-        .ids()
-        .chain(tree::passing_ids(&wanted))
-        .filter(|tid| {
-            !plan.anew.pids && !options.apart && Path::new(&format!("/proc/{tid}")).exists()
-        })
-        .collect();
-    for tid in taken {
-        plan.obstacles.push(taken_by(tid));
+    if !plan.anew.pids && !options.apart {
+        let ids: BTreeSet<Pid> = plan.ids().chain(tree::passing_ids(&wanted)).collect();
+        let (taken, free): (BTreeSet<Pid>, BTreeSet<Pid>) = ids
+            .into_iter()
+            .partition(|tid| Path::new(&format!("/proc/{tid}")).exists());
+        plan.obstacles.extend(taken.into_iter().map(taken_by));
+        let numbers = numbers::members(&free, &BTreeSet::new());
+        let numbers = numbers.iter().map(|(id, members)| number_of(*id, members));
+        plan.obstacles.extend(numbers);
     }
     if let Some(obstacle) = lesser_cpu(&plan)? {
         plan.obstacles.push(obstacle);
@@ -286,6 +288,18 @@ fn taken_by(tid: Pid) -> Obstacle {
         ),
     };
     Obstacle::new(Kind::Busy, what, hint)
+}
+
+/// A task id that nobody has, but a session or process group.
+fn number_of(id: Pid, members: &Members) -> Obstacle {
+    Obstacle::new(
+        Kind::Busy,
+        format!("Task id {id} is the number of {}", members.named()),
+        format!(
+            "end what is left of it first (kill {}), or restore with --new-pid-namespace",
+            members.pids()
+        ),
+    )
 }
 
 fn recorded(

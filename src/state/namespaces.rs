@@ -41,7 +41,7 @@ type Namespaces = BTreeMap<&'static str, PathBuf>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Own {
     /// Process ids.
-    pids: bool,
+    pub pids: bool,
     /// Names of the host.
     names: bool,
     /// Clocks.

@@ -3,6 +3,7 @@
 mod asleep;
 mod freeze;
 mod ids;
+pub mod numbers;
 pub(crate) mod proc;
 pub mod sessions;
 pub mod sharing;

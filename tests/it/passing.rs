@@ -136,3 +136,45 @@ time.sleep(1000)
     sandbox.icecore("restore -D 1 -d --shell-job").ok();
     assert!(sandbox.exists(child.parse().unwrap()));
 }
+
+#[test]
+fn what_a_tree_left_in_its_session_is_named_and_in_the_way_of_its_ids_until_it_ends() {
+    if !require(&[Need::Root, Need::Python]) {
+        return;
+    }
+    let mut sandbox = Sandbox::new();
+    // The go-between ends at once, so its child belongs to nobody of the tree.
+    let target = program(
+        &mut sandbox,
+        r#"
+import os, time
+if os.fork() == 0:
+    child = os.fork()
+    if child:
+        open("left.partial", "w").write(str(child))
+        os.rename("left.partial", "left")
+        os._exit(0)
+    while True:
+        time.sleep(1000)
+os.wait()
+open("ready", "w").close()
+while True:
+    time.sleep(1000)
+"#,
+    );
+    let left = fs::read_to_string(sandbox.path("left")).unwrap();
+    let told = format!("(pid {left})");
+    for words in ["check", "dump -D 1 --dry-run", "dump -D 1"] {
+        let run = sandbox.icecore(&format!("{words} -t {}", target.pid)).ok();
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(said.contains("warning"), "{words}: {said}");
+        assert!(said.contains(&told), "{words}: {said}");
+    }
+    let run = sandbox.icecore("restore -D 1 -d").fails(7);
+    assert!(run.stderr.contains(&told), "{run:?}");
+    assert!(run.stderr.contains(&format!("kill {left}")), "{run:?}");
+    sandbox.run("kill", &["-9", &left]).ok();
+    sandbox.wait_gone(&[left.parse().unwrap()]);
+    sandbox.icecore("restore -D 1 -d").ok();
+    target.runs();
+}
