@@ -84,6 +84,8 @@ pub enum TargetState {
     Stopped,
     /// It was killed.
     Killed,
+    /// It has ended by itself.
+    Gone,
     /// Nobody knows.
     Unknown,
 }
@@ -95,6 +97,7 @@ impl fmt::Display for TargetState {
             Self::Running => "running as before",
             Self::Stopped => "stopped",
             Self::Killed => "killed",
+            Self::Gone => "gone",
             Self::Unknown => "unknown",
         })
     }

@@ -125,11 +125,12 @@ const KINDS: [Kind; 12] = [
     Kind::FreezeBudget,
     Kind::Cancelled,
 ];
-const STATES: [TargetState; 5] = [
+const STATES: [TargetState; 6] = [
     TargetState::Untouched,
     TargetState::Running,
     TargetState::Stopped,
     TargetState::Killed,
+    TargetState::Gone,
     TargetState::Unknown,
 ];
 

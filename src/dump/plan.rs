@@ -122,7 +122,8 @@ fn look_once(options: &Options) -> Result<Plan> {
     }
 }
 
-fn is_still_there(process: &Process) -> bool {
+/// True when a process is neither gone nor has ended since it was read.
+pub(super) fn is_still_there(process: &Process) -> bool {
     let zombie = |p: &Process| matches!(p.life, Life::Zombie(_));
     task::process(process.pid)
         .is_ok_and(|now| now.start_time == process.start_time && zombie(&now) == zombie(process))

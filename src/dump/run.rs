@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollTimeout, poll};
 
-use super::plan::{kin, left_behind};
+use super::plan::{is_still_there, kin, left_behind};
 use super::process::{self, CGROUP_SET, Captured};
 use super::sidecar::{self, Figures};
 use super::{After, Outcome, Plan};
@@ -66,6 +66,19 @@ struct Snapshot {
 /// When an obstacle stands in the way (before or after the freeze) or something fails; nothing
 /// half-made stays behind, and the error tells how the target is left: as it was.
 pub fn run(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome> {
+    attempts(plan, reporter, cancel).map_err(|error| match plan.processes.first() {
+        // What failed then fails of that, in words that tell nothing.
+        Some(root) if error.target_state() == TargetState::Running && !is_still_there(root) => {
+            let what = format!("Process {} ({}) has ended meanwhile", root.pid, root.comm);
+            Error::new(Kind::TargetGone, what)
+                .because(error)
+                .target(TargetState::Gone)
+        }
+        _ => error,
+    })
+}
+
+fn attempts(plan: &Plan, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Outcome> {
     for _ in 0..ATTEMPTS {
         match once(plan, reporter, cancel) {
             // It was stopped in the moment in which it looked at another process.

@@ -95,6 +95,10 @@ fn a_target_that_ends_meanwhile_is_an_error_and_no_layer() {
         let run = sandbox.icecore(&format!("dump -t {pid} -D {n}"));
         assert!(matches!(run.code, 0 | 3 | 8), "{run:?}");
         assert!(!run.stderr.contains("panicked"), "{run:?}");
+        if run.stderr.contains("has ended meanwhile") {
+            assert_eq!(run.code, 8, "{run:?}");
+            assert!(run.stderr.contains("target: gone"), "{run:?}");
+        }
         assert_eq!(
             run.code == 0,
             sandbox.path(n.to_string()).exists(),
