@@ -68,6 +68,18 @@ fn a_connection_of_several_paths_is_an_obstacle_unless_it_is_dropped() {
 }
 
 #[test]
+fn what_was_sent_to_a_server_that_has_not_accepted_is_an_obstacle() {
+    let what = "a unix socket that has sent something to a server that has not accepted it yet";
+    refused("unaccepted", &[what, "descriptor 5", "pid 2"]);
+}
+
+#[test]
+fn a_waiting_connection_whose_client_has_closed_it_is_an_obstacle() {
+    let what = "a unix socket with a connection to be accepted whose client has closed it";
+    refused("left-unaccepted", &[what, "descriptor 4", "pid 2"]);
+}
+
+#[test]
 fn a_socket_with_an_extended_filter_is_an_obstacle() {
     let what = "an internet socket with an extended BPF filter";
     refused("extended-filter", &[what, "descriptor 5", "pid 2"]);

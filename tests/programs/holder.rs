@@ -2,9 +2,11 @@
 //! test sees that the process goes on undisturbed.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, IntoRawFd as _, OwnedFd};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::CloneFlags;
@@ -62,6 +64,19 @@ pub fn run(mut desk: Desk, args: &[String]) {
             let at = getsockname::<SockaddrIn>(listener.as_raw_fd()).unwrap();
             connect(client.as_raw_fd(), &at).unwrap();
             std::mem::forget((listener, client));
+            None
+        }
+        "unaccepted" | "left-unaccepted" => {
+            let name = SocketAddr::from_abstract_name(std::process::id().to_string()).unwrap();
+            let listener = UnixListener::bind_addr(&name).unwrap();
+            let mut client = UnixStream::connect_addr(&name).unwrap();
+            if what == "unaccepted" {
+                client.write_all(b"early").unwrap();
+                std::mem::forget(client);
+            } else {
+                drop(client);
+            }
+            std::mem::forget(listener);
             None
         }
         "extended-filter" => {

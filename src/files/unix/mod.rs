@@ -67,6 +67,22 @@ impl FileKind for Unix {
                 hint: APART.to_owned(),
             });
         }
+        if is_unaccepted(file.stat.ino, info, table) {
+            return Some(Refusal {
+                what: format!("a unix socket {UNACCEPTED} ({})", file.shown()),
+                hint: ACCEPT.to_owned(),
+            });
+        }
+        let closed = |client: &u32| table.get(u64::from(*client)).is_none();
+        if info.pending.iter().any(closed) {
+            return Some(Refusal {
+                what: format!(
+                    "a unix socket with a connection to be accepted whose client has closed it ({})",
+                    file.shown()
+                ),
+                hint: ACCEPT.to_owned(),
+            });
+        }
         let others = table.others(file.stat.ino);
         let foreign = others
             .into_iter()
@@ -183,6 +199,14 @@ impl Sockets {
     }
 }
 
+/// What nobody can look at: it waits in a socket that no process has.
+const UNACCEPTED: &str = "that has sent something to a server that has not accepted it yet";
+const ACCEPT: &str = "try again when the server has accepted the connection";
+
+fn is_unaccepted(ino: u64, info: &Info, table: &Table) -> bool {
+    table.listener_of(ino).is_some() && info.queues.1 != 0
+}
+
 fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     let file = held.file;
     let number = |ino: u64| {
@@ -208,16 +232,19 @@ fn enter(held: &Held<'_>, id: u32, dumper: &mut Dumper) -> Result<()> {
     let gone = || Error::corrupt(format!("The kernel does not list {}", file.shown()));
     let info = table.get(ino.into()).cloned().ok_or_else(gone)?;
     let state = u32::from(info.state);
-    let listener = table.listener_of(ino.into());
+    let (listener, unaccepted) = (
+        table.listener_of(ino.into()),
+        is_unaccepted(ino.into(), &info, &table),
+    );
     let peers_name = table.get(info.peer.into()).map(|peer| peer.name.clone());
     dumper.unix.table = Some(table);
     let shown = format!("{} (pid {}) {}", file.comm, file.pid, file.shown());
-    if listener.is_some() && info.queues.1 != 0 {
+    if unaccepted {
         return Err(Error::refused(
             format!("Cannot dump process {}", file.pid),
             vec![Obstacle::unsupported(
-                format!("{shown} has sent something to a server that has not accepted it yet"),
-                "try again when the server has accepted the connection",
+                format!("{shown} {UNACCEPTED}"),
+                ACCEPT,
             )],
         ));
     }
