@@ -310,7 +310,7 @@ pub(super) fn unnamed(files: &[Descriptor]) -> Vec<(&Descriptor, Refusal)> {
 fn closed(watched: RawFd) -> Refusal {
     Refusal {
         what: format!("an epoll instance that watches a file it has closed: {watched}"),
-        hint: "another process still holds the file: have it closed there, too".to_owned(),
+        hint: "another process, or a message of a unix socket under way, still holds the file: have it closed there, too".to_owned(),
     }
 }
 
