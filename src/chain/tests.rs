@@ -8,7 +8,8 @@ use super::model::{MADE as TASK, Made, scratch};
 use super::*;
 use crate::error::Kind;
 use crate::event::Cancel;
-use crate::image::{Images, PagemapId, Place, SIDECAR};
+use crate::image::proto::PstreeEntry;
+use crate::image::{Images, LayerWriter, PagemapId, Place, SIDECAR};
 use crate::units::{PAGE_SIZE, PageRange};
 
 const BASE: &[(u64, u64, Place)] = &[(0, 8, Place::Present)];
@@ -368,6 +369,25 @@ fn an_adopted_stack_is_sound_and_adopting_again_changes_nothing() {
     assert!(verified.is_sound(), "{verified:?}");
     assert_eq!((verified.layers.len(), verified.files), (2, 10));
     assert_eq!(found(root.path(), Depth::Quick).layers.len(), 2);
+}
+
+#[test]
+fn a_layer_in_the_making_is_no_problem_and_one_that_was_left_behind_is() {
+    let root = scratch();
+    sealed(root.path());
+    let writer = LayerWriter::create(root.path().join("3")).unwrap();
+    writer.all("pstree.img", &[PstreeEntry::default()]).unwrap();
+    let verified = found(root.path(), Depth::Full);
+    assert!(verified.is_sound(), "{verified:?}");
+    assert_eq!(verified.layers.len(), 2);
+    // As when its maker dies.
+    let left = root.path().join("4.partial");
+    fs::create_dir(&left).unwrap();
+    fs::copy(writer.partial().join("pstree.img"), left.join("pstree.img")).unwrap();
+    drop(writer);
+    let verified = found(root.path(), Depth::Full);
+    assert_eq!(verified.layers.len(), 3);
+    assert!(!verified.is_sound());
 }
 
 #[test]

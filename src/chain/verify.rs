@@ -17,7 +17,7 @@ use super::{Catalog, Ranges, Stack, check};
 use crate::error::{Error, Kind, Result};
 use crate::event::{Cancel, Event, Reporter};
 use crate::image::{Images, PagemapId, PagesDigest, Place, SIDECAR, Sidecar, is_content};
-use crate::store::Lock;
+use crate::store::{Lock, is_being_made};
 use crate::units::{PAGE_SIZE, PageRange};
 
 /// How much is looked at.
@@ -70,7 +70,8 @@ pub struct Verified {
     pub findings: Vec<Finding>,
 }
 
-/// Verifies the layer in `dir` with all its ancestors, or every layer below `dir` when it is none.
+/// Verifies the layer in `dir` with all its ancestors, or every layer below `dir` when it is none; there,
+/// layers that somebody is just making are left out.
 ///
 /// # Errors
 /// When there is no layer, or somebody changes one. Damage is a finding, no error.
@@ -90,7 +91,9 @@ pub fn verify(
     let own = catalog.find(dir);
     let wanted: Vec<usize> = match own {
         Some(own) => std::iter::successors(Some(own), |layer| catalog.parent(*layer)).collect(),
-        None => (0..catalog.layers().len()).collect(),
+        None => (0..catalog.layers().len())
+            .filter(|layer| !is_being_made(&catalog.layers()[*layer].dir))
+            .collect(),
     };
     if wanted.is_empty() {
         return Err(catalog.no_layer(dir));
@@ -111,8 +114,8 @@ pub fn verify(
         cancel.check()?;
         let is_tip = own.is_none() || done == 0;
         found.layer(&dir, depth, is_tip);
-        // Who makes a layer on top of these may finish it any time: then it has another name now.
-        if !dir.exists() {
+        // Who makes a layer on top of these may begin and finish it any time: then it has another name now.
+        if own.is_none() && is_being_made(&dir) || !dir.exists() {
             found.forget(&dir);
         }
         let (done, total) = (done as u64 + 1, wanted.len() as u64);

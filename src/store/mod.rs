@@ -32,5 +32,5 @@ mod staging;
 
 pub use holes::copy_with_holes;
 pub use lock::Lock;
-pub use partial::PartialDir;
+pub use partial::{PartialDir, is_being_made};
 pub use staging::{FRESH, clear, is_staging, remove};

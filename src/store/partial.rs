@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -19,6 +20,12 @@ use nix::fcntl::{Flock, FlockArg};
 use super::staging;
 use crate::error::{Error, Kind, Result};
 use crate::sys;
+
+/// How the name of a directory in the making ends.
+const PARTIAL: &str = ".partial";
+/// How often to try for a lock that somebody has, and how long after each time.
+const LOOKS: u32 = 3;
+const LOOK: Duration = Duration::from_millis(1);
 
 /// A directory being written. [`PartialDir::commit`] gives it its name; dropped before, it is
 /// removed with everything in it.
@@ -41,7 +48,7 @@ impl PartialDir {
     pub fn create(target: impl AsRef<Path>) -> Result<Self> {
         let target = settled(target.as_ref())?;
         let mut name = OsString::from(target.file_name().unwrap_or_default());
-        name.push(".partial");
+        name.push(PARTIAL);
         let path = target.with_file_name(name);
         refuse_contents(&target)?;
         remove_leftover(&path)?;
@@ -198,15 +205,23 @@ fn remove_leftover(path: &Path) -> Result<()> {
 /// Locks a directory; `None` when another process has it, or had and removed it.
 pub(super) fn lock(path: &Path) -> Result<Option<Flock<File>>> {
     let cannot = |e| Error::path("lock", path, e);
-    let file = match File::open(path) {
+    let mut file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(cannot(e)),
     };
-    let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => lock,
-        Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-        Err((_, errno)) => return Err(cannot(io::Error::from(errno))),
+    // Who only looks whether somebody has it lets it go at once.
+    let mut looks = 0..LOOKS;
+    let lock = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => break lock,
+            Err((again, Errno::EWOULDBLOCK)) if looks.next().is_some() => {
+                file = again;
+                thread::sleep(LOOK);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(cannot(io::Error::from(errno))),
+        }
     };
     let locked = lock.metadata().map_err(cannot)?;
     let still =
@@ -214,7 +229,19 @@ pub(super) fn lock(path: &Path) -> Result<Option<Flock<File>>> {
     Ok(still.then_some(lock))
 }
 
-pub(super) fn busy(path: &Path) -> Error {
+/// True while a living process makes the directory `path`, which has the name of one in the making.
+pub fn is_being_made(path: &Path) -> bool {
+    if !path.to_string_lossy().ends_with(PARTIAL) {
+        return false;
+    }
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    let lock = Flock::lock(file, FlockArg::LockSharedNonblock);
+    matches!(lock, Err((_, Errno::EWOULDBLOCK)))
+}
+
+pub(crate) fn busy(path: &Path) -> Error {
     let what = format!("Another process is writing {}", path.display());
     Error::new(Kind::Busy, what).hint("wait until it has finished, or choose another directory")
 }

@@ -37,6 +37,7 @@ fn everywhere(operation: &Operation) {
         .status()
         .unwrap();
     assert!(copied.success());
+    disk.sync();
     let words = placed(&disk.path().join("img"), operation.command);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     drop(disk);

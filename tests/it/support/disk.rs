@@ -49,6 +49,12 @@ impl Disk {
         &self.at
     }
 
+    /// Makes all that was written durable. Unmounting alone does not: another test may have begun a sandbox
+    /// with a copy of the mount, which keeps the file system.
+    pub fn sync(&self) {
+        nix::unistd::syncfs(fs::File::open(&self.at).unwrap()).unwrap();
+    }
+
     /// Copies what the disk holds now, without what was never written to it, to `image`. A copy takes
     /// a while; only when a second one is equal has the disk been so at one instant.
     pub fn cut(&self, image: &Path) {
