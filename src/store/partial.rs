@@ -12,10 +12,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollTimeout, poll};
 
 use super::staging;
 use crate::error::{Error, Kind, Result};
@@ -23,9 +23,9 @@ use crate::sys;
 
 /// How the name of a directory in the making ends.
 const PARTIAL: &str = ".partial";
-/// How often to try for a lock that somebody has, and how long after each time.
+/// How often to try for a lock that somebody has, and how many milliseconds after each time.
 const LOOKS: u32 = 3;
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: u8 = 1;
 
 /// A directory being written. [`PartialDir::commit`] gives it its name; dropped before, it is
 /// removed with everything in it.
@@ -217,7 +217,7 @@ pub(super) fn lock(path: &Path) -> Result<Option<Flock<File>>> {
             Ok(lock) => break lock,
             Err((again, Errno::EWOULDBLOCK)) if looks.next().is_some() => {
                 file = again;
-                thread::sleep(LOOK);
+                let _timed_out = poll(&mut [], PollTimeout::from(LOOK));
             }
             Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
             Err((_, errno)) => return Err(cannot(io::Error::from(errno))),
