@@ -2,6 +2,7 @@
 //! Files are not part of a layer, so the test keeps the data directory beside each layer, and those in
 //! `/dev/shm`, which the server removes when its first process is killed alone.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,22 +16,19 @@ pub struct Server {
     pub sandbox: Sandbox,
     pub port: String,
     pub pid: i32,
-    /// Its files in /dev/shm.
-    shared: BTreeSet<String>,
+    /// Its files in /dev/shm, and its segments of System V: what outlives its processes.
+    shared: RefCell<BTreeSet<String>>,
+    segments: RefCell<BTreeSet<String>>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nobody else ends what outlives the processes.
-        for line in self.maps() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            if let [.., id, path, _deleted] = words[..]
-                && path.starts_with("/SYSV")
-            {
-                drop(Command::new("ipcrm").args(["-m", id]).output());
-            }
+        // Nobody else ends them.
+        self.note();
+        for id in self.segments.borrow().iter() {
+            drop(Command::new("ipcrm").args(["-m", id]).output());
         }
-        for path in &self.shared {
+        for path in self.shared.borrow().iter() {
             drop(fs::remove_file(path));
         }
     }
@@ -72,12 +70,12 @@ impl Server {
         // It writes to its files when it is told to, so that a copy fits its layer.
         words.extend(["-c", "autovacuum=off", "-c", "checkpoint_timeout=1d"]);
         let pid = sandbox.start("server.log", &words);
-        let shared = BTreeSet::new();
         Self {
             sandbox,
             port,
             pid,
-            shared,
+            shared: RefCell::default(),
+            segments: RefCell::default(),
         }
     }
 
@@ -96,17 +94,28 @@ impl Server {
             .collect()
     }
 
+    /// Takes note of what outlives its processes.
+    fn note(&self) {
+        for line in self.maps() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [.., id, path, _deleted] if path.starts_with("/SYSV") => {
+                    self.segments.borrow_mut().insert(id.to_owned());
+                }
+                [.., path] if path.starts_with("/dev/shm/") => {
+                    self.shared.borrow_mut().insert(path.to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Keeps the files of a layer.
     fn keep(&mut self, layer: i32) {
         self.copy("cluster/data", &format!("data.{layer}"));
-        let maps = self.maps();
-        let files = maps
-            .iter()
-            .filter_map(|line| line.split_whitespace().last());
-        let shared = files.filter(|path| path.starts_with("/dev/shm/"));
-        self.shared.extend(shared.map(str::to_owned));
+        self.note();
         fs::create_dir(self.sandbox.path(format!("shm.{layer}"))).unwrap();
-        for path in &self.shared {
+        for path in self.shared.borrow().iter() {
             self.copy_file(path, &format!("shm.{layer}"));
         }
     }
@@ -141,7 +150,7 @@ impl Server {
         let address = self.address();
         let mut words: Vec<&str> = address.iter().map(String::as_str).collect();
         words.extend(["-Atqc", question]);
-        wait_until(question, || {
+        let answer = wait_until(question, || {
             let run = self.sandbox.run("psql", &words);
             assert!(
                 self.sandbox.exists(self.pid),
@@ -149,7 +158,9 @@ impl Server {
                 fs::read_to_string(self.sandbox.path("server.log")).unwrap()
             );
             (run.code == 0).then(|| run.stdout.trim().to_owned())
-        })
+        });
+        self.note();
+        answer
     }
 
     fn copy(&self, from: &str, to: &str) {

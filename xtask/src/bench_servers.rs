@@ -101,7 +101,9 @@ pub(crate) fn run() -> Result<()> {
 /// Starts the benchmark of a binary in a namespace.
 pub(crate) fn inside(icecore: &str) -> Result<()> {
     let status = Command::new("unshare")
-        .args(["--pid", "--mount", "--fork", "--kill-child", "--mount-proc"])
+        // What servers share by name goes with the namespaces.
+        .args(["--pid", "--mount", "--ipc", "--fork", "--kill-child"])
+        .arg("--mount-proc")
         .arg(std::env::current_exe()?)
         .args(["bench-servers-inside", icecore])
         .status()?;
@@ -112,6 +114,10 @@ pub(crate) fn inside(icecore: &str) -> Result<()> {
 /// The benchmark itself.
 pub(crate) fn measure(icecore: &str) -> Result<()> {
     icecore::sys::descriptor::close_on_exec_from(3)?;
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "tmpfs", "/dev/shm"])
+        .status()?;
+    ensure!(mounted.success(), "/dev/shm cannot be mounted");
     let icecore = fs::canonicalize(icecore)?;
     let criu = Criu::find();
     println!(
