@@ -104,6 +104,28 @@ impl Descriptor {
     /// # Errors
     /// Without the right to look, or when `/proc` is not as expected.
     pub fn read(pid: Pid, comm: &str, number: RawFd) -> Result<Option<Self>> {
+        let mut found = Self::look(pid, comm, number)?;
+        for _ in 0..LOOKS {
+            let Some(file) = found.take_if(|file| !file.is_of_one_moment()) else {
+                break;
+            };
+            // There are file systems that have two numbers for a file (overlayfs): it is what it was.
+            found = Self::look(pid, comm, number)?;
+            let same = |again: &Self| again.text == file.text && again.stat.same_file(&file.stat);
+            if found.as_ref().is_some_and(same) {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// False when a program that runs may have opened another file under the same number while one looked.
+    fn is_of_one_moment(&self) -> bool {
+        let told = self.details.iter().find(|(name, _)| name == "ino");
+        told.is_none_or(|(_, ino)| *ino == self.stat.ino.to_string())
+    }
+
+    fn look(pid: Pid, comm: &str, number: RawFd) -> Result<Option<Self>> {
         let link = PathBuf::from(format!("/proc/{pid}/fd/{number}"));
         let Some((text, stat)) = resolve(&link)? else {
             return Ok(None);
@@ -227,17 +249,21 @@ fn nature(pid: Pid, number: RawFd) -> Option<Nature> {
     Nature::of(copy).ok()
 }
 
+/// How often to look again at a descriptor that is another file meanwhile.
+const LOOKS: usize = 20;
+
 /// Text and stat of a magic link; `None` when it is not there.
 fn resolve(link: &Path) -> Result<Option<(OsString, Stat)>> {
+    // The text between the two that tell the inode: each change of the file meanwhile is seen.
+    let Some(meta) = present(fs::metadata(link), link)? else {
+        return Ok(None);
+    };
     let text = match fs::read_link(link) {
         // No magic link but the file itself: where the magic one may not be followed.
         Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(link.to_owned()),
         other => other,
     };
     let Some(text) = present(text, link)? else {
-        return Ok(None);
-    };
-    let Some(meta) = present(fs::metadata(link), link)? else {
         return Ok(None);
     };
     Ok(Some((text.into_os_string(), Stat::from(&meta))))
@@ -308,6 +334,34 @@ mod tests {
         assert_eq!(info.details.len(), 3);
         assert_eq!(info.details[2].0, "lock");
         assert!(info.details[2].1.starts_with("1: FLOCK"));
+    }
+
+    #[test]
+    fn a_descriptor_that_becomes_one_file_after_the_other_is_never_seen_as_half_of_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let files: Vec<fs::File> = (0..300)
+            .map(|n| fs::File::create(dir.path().join(n.to_string())).unwrap())
+            .collect();
+        let inodes: Vec<u64> = files
+            .iter()
+            .map(|file| Stat::from(&file.metadata().unwrap()).ino)
+            .collect();
+        let place = files[0].try_clone().unwrap();
+        let number = place.as_raw_fd();
+        let walk = std::thread::spawn(move || {
+            let mut place = std::os::fd::OwnedFd::from(place);
+            for file in &files {
+                nix::unistd::dup2(file, &mut place).unwrap();
+            }
+            place
+        });
+        while !walk.is_finished() {
+            let seen = Descriptor::read(Pid::this(), "x", number).unwrap().unwrap();
+            let name = seen.path().unwrap().file_name().unwrap();
+            let name: usize = name.to_str().unwrap().parse().unwrap();
+            assert_eq!(inodes[name], seen.stat.ino);
+        }
+        drop(walk.join());
     }
 
     #[test]
