@@ -62,6 +62,38 @@ pub fn restored(sandbox: &Sandbox, target: &mut Target, layer: &str) {
     target.runs();
 }
 
+/// Dumps three incremental layers of a tree of `kind` and its child in these namespaces of its own, and
+/// restores each, out of order; it finds its state of then, and is dumped again like any other tree.
+pub fn every_layer_comes_back_in(namespaces: &[&str], kind: &str) {
+    eprintln!("{namespaces:?}");
+    let mut sandbox = Sandbox::new();
+    let mut target = sandbox.specimen_apart(namespaces, kind, &[]);
+    for layer in 1..=3 {
+        target.ask(&format!("write {layer}"));
+        target.ask_at("child", &format!("expect {layer}"));
+        target.check();
+        target.ask_at("child", "check");
+        let words = match layer {
+            1 => "-R --track-mem".to_owned(),
+            2 => "-R --track-mem --prev-images-dir ../1".to_owned(),
+            _ => "--prev-images-dir ../2".to_owned(),
+        };
+        dump(&sandbox, &target, &format!("-D {layer} {words}"));
+    }
+    for layer in [2, 3, 1] {
+        restored(&sandbox, &mut target, &layer.to_string());
+        assert_eq!(target.check(), layer.to_string());
+        assert_eq!(target.ask_at("child", "check"), layer.to_string());
+        if layer != 1 {
+            sandbox.kill(&target);
+        }
+    }
+    dump(&sandbox, &target, "-D 4");
+    restored(&sandbox, &mut target, "4");
+    target.check();
+    target.ask_at("child", "check");
+}
+
 fn kill(sandbox: &Sandbox, target: &Target) {
     let members = target.members();
     sandbox

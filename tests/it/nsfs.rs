@@ -4,7 +4,7 @@
 use std::fs;
 
 use crate::files::every_layer_comes_back;
-use crate::namespaces::{dump, restored};
+use crate::namespaces::{dump, every_layer_comes_back_in, restored};
 use crate::support::{Need, Sandbox, require, wait_until};
 
 #[test]
@@ -22,26 +22,7 @@ fn descriptors_of_namespaces_of_the_tree_come_back_from_every_layer() {
         &["--pid", "--uts", "--ipc", "--time"],
         &["--pid", "--mount-proc", "--uts", "--ipc"],
     ] {
-        eprintln!("{namespaces:?}");
-        let mut sandbox = Sandbox::new();
-        let mut target = sandbox.specimen_apart(namespaces, "namespaces", &[]);
-        for layer in 1..=3 {
-            target.ask(&format!("write {layer}"));
-            target.ask_at("child", &format!("expect {layer}"));
-            target.check();
-            let words = match layer {
-                1 => "-R --track-mem".to_owned(),
-                2 => "-R --track-mem --prev-images-dir ../1".to_owned(),
-                _ => "--prev-images-dir ../2".to_owned(),
-            };
-            dump(&sandbox, &target, &format!("-D {layer} {words}"));
-        }
-        for layer in [2, 3, 1] {
-            restored(&sandbox, &mut target, &layer.to_string());
-            assert_eq!(target.check(), layer.to_string());
-            assert_eq!(target.ask_at("child", "check"), layer.to_string());
-            sandbox.kill(&target);
-        }
+        every_layer_comes_back_in(namespaces, "namespaces");
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::files::every_layer_comes_back;
-use crate::namespaces::{dump, restored};
+use crate::namespaces::{dump, every_layer_comes_back_in, restored};
 use crate::support::{Need, Sandbox, Target, require, wait_until};
 
 #[test]
@@ -24,34 +24,7 @@ fn files_of_its_own_processes_come_back_from_every_layer_of_a_pid_namespace_with
         &["--pid", "--mount-proc"],
         &["--mount-proc"],
     ] {
-        eprintln!("{namespaces:?}");
-        let mut sandbox = Sandbox::new();
-        let mut target = sandbox.specimen_apart(namespaces, "places", &[]);
-        for layer in 1..=3 {
-            target.ask(&format!("write {layer}"));
-            target.ask_at("child", &format!("expect {layer}"));
-            target.check();
-            target.ask_at("child", "check");
-            let words = match layer {
-                1 => "-R --track-mem".to_owned(),
-                2 => "-R --track-mem --prev-images-dir ../1".to_owned(),
-                _ => "--prev-images-dir ../2".to_owned(),
-            };
-            dump(&sandbox, &target, &format!("-D {layer} {words}"));
-        }
-        for layer in [2, 3, 1] {
-            restored(&sandbox, &mut target, &layer.to_string());
-            assert_eq!(target.check(), layer.to_string());
-            assert_eq!(target.ask_at("child", "check"), layer.to_string());
-            if layer != 1 {
-                sandbox.kill(&target);
-            }
-        }
-        // A restored tree is like any other.
-        dump(&sandbox, &target, "-D 4");
-        restored(&sandbox, &mut target, "4");
-        target.check();
-        target.ask_at("child", "check");
+        every_layer_comes_back_in(namespaces, "places");
     }
 }
 
